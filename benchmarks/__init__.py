@@ -1,0 +1,1 @@
+"""Commands that reproduce published tables, and time the package against its own parts."""

@@ -1,0 +1,140 @@
+"""Cells as tensors: the one container that travels from ``fit`` to the loss."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Sparse matrix from which rows are taken as a dense tensor, on any device."""
+
+    start: Tensor  # (n_rows + 1,) where each row starts
+    column: Tensor  # (n_nonzero,)
+    value: Tensor  # (n_nonzero,)
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_csr(cls, X: Any) -> "SparseRows":
+        """Share the memory of a scipy CSR matrix."""
+        start = torch.from_numpy(X.indptr.astype(np.int64))
+        return cls(start, _tensor(X.indices), _tensor(X.data), X.shape)
+
+    def to(self, device: torch.device) -> "SparseRows":
+        """Rows on another device."""
+        start, column = self.start.to(device), self.column.to(device)
+        return SparseRows(start, column, self.value.to(device), self.shape)
+
+    def _positions(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Row of each value in these rows, and where the value stands."""
+        start = self.start[index]
+        counts = self.start[index + 1] - start
+        offset = start - (torch.cumsum(counts, 0) - counts)
+        row = torch.repeat_interleave(counts)  # (n_nonzero of these rows,)
+        return row, torch.arange(len(row), device=row.device) + offset[row]
+
+    def index_select(self, dimension: int, index: Tensor) -> Tensor:
+        """Rows as a dense tensor, as a tensor's own ``index_select(0, index)`` gives."""
+        row, position = self._positions(index)
+        dense = self.value.new_zeros(len(index), self.shape[1])
+        dense[row, self.column[position]] = self.value[position]
+        return dense
+
+    def subset(self, index: Tensor) -> "SparseRows":
+        """These rows, sparse."""
+        row, position = self._positions(index)
+        counts = torch.bincount(row, minlength=len(index))
+        start = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+        shape = (len(index), self.shape[1])
+        return SparseRows(start, self.column[position], self.value[position], shape)
+
+
+def _tensor(array: Any) -> Tensor:
+    """Tensor that shares memory where it can; a read-only array (a memmap) is copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+class Cells(NamedTuple):
+    """Tensors with one row per cell.
+
+    The perturbations of a cell are kept as a list of its parts, not as a row of dosages, so that
+    a minibatch costs the same for ten perturbations as for ten thousand. A part with dosage 0 is
+    no part: a control cell has dosage 0 throughout.
+    """
+
+    x: Any  # (n_cells, n_genes) expression, a Tensor or SparseRows
+    library: Tensor  # (n_cells, 1) total counts
+    part: Tensor  # (n_cells, n_parts) which perturbation, an index
+    dosage: Tensor  # (n_cells, n_parts) how much of it
+    environment: Tensor  # (n_cells, n_environments), of width zero when there is none
+
+    @classmethod
+    def from_arrays(cls, X: Any, dosage: Any, environment: Any) -> "Cells":
+        """Cells from an array or CSR ``X``, CSR dosages and an array of environments."""
+        part, amount = _parts(dosage)
+        library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+        arrays = (library, part, amount, np.asarray(environment, dtype=np.float32))
+        return cls(cls.rows(X), *(torch.from_numpy(array) for array in arrays))
+
+    @staticmethod
+    def rows(X: Any) -> Any:
+        """Tensor or SparseRows that shares the memory of an array or CSR matrix."""
+        return _tensor(X) if isinstance(X, np.ndarray) else SparseRows.from_csr(X)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.dosage)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return int(self.x.shape[1])
+
+    def to(self, device: torch.device) -> "Cells":
+        """Cells on another device; on the same one nothing is copied."""
+        return Cells(*(tensor.to(device) for tensor in self))
+
+    def take(self, index: Tensor) -> "Cells":
+        """Cells of these rows, with dense expression."""
+        x = self.x.index_select(0, index)
+        return Cells(x, *(tensor.index_select(0, index) for tensor in self[1:]))
+
+    def subset(self, index: Tensor) -> "Cells":
+        """Cells of these rows, sparse if they are."""
+        x = self.x.subset(index) if isinstance(self.x, SparseRows) else self.x[index]
+        return Cells(x, *(tensor[index] for tensor in self[1:]))
+
+    def minibatches(self, batch_size: int, *, shuffle: bool = True) -> Iterator["Cells"]:
+        """All cells once, in random order or as they stand.
+
+        A last minibatch of one cell, of which no variance can be taken, joins the one before.
+        """
+        order = torch.randperm if shuffle else torch.arange
+        sizes = [batch_size] * (self.n_cells // batch_size)
+        rest = self.n_cells % batch_size
+        if rest == 1 and sizes:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        for index in torch.split(order(self.n_cells, device=self.dosage.device), sizes):
+            yield self.take(index)
+
+    def shift(self, effect: Tensor) -> Tensor:
+        """Sum over each cell's parts of dosage times effect, (n_cells, n_latent)."""
+        return (self.dosage[:, :, None] * effect[self.part]).sum(-2)
+
+
+def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Index and dosage of each perturbation of each cell, padded with dosage 0."""
+    counts = np.diff(dosage.indptr)
+    shape = (len(counts), max(counts.max(initial=0), 1))
+    part, amount = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    columns = np.arange(len(rows)) - np.repeat(dosage.indptr[:-1], counts)
+    part[rows, columns], amount[rows, columns] = dosage.indices, dosage.data
+    return part, amount

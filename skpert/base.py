@@ -1,0 +1,706 @@
+"""The border between scikit-learn (arrays, labels, parameters) and torch (modules)."""
+
+import inspect
+import logging
+import math
+import re
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Bunch, check_consistent_length, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from ._data import Cells, SparseRows
+from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
+from ._training import train
+from .nn import LIKELIHOODS
+from .objectives import iwelbo
+from .preprocessing import PerturbationEncoder, check_cells
+
+logger = logging.getLogger("skpert")
+
+ENCODE_SIZE = 4096  # cells that are encoded at once
+N_BASAL = 1000  # basal states over which a predicted response is averaged
+MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
+
+SHARED = {
+    "n_latent": """n_latent : int, default=@n_latent
+        Dimension of the latent space.""",
+    "network_parameters": """n_hidden : int, default=@n_hidden
+        Width of the hidden layers of encoder and decoder.
+    n_layers : int, default=@n_layers
+        Number of hidden layers of encoder and of decoder.
+    dropout : float, default=@dropout
+        Dropout rate of the encoder, in [0, 1).
+    likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal"}, \\
+            default="@likelihood"
+        Distribution of expression given the latent state; "normal" is for real values, such as
+        log-normalised expression.""",
+    "shared_parameters": """control : str, default="control"
+        Label of the untreated cells; its shift is pinned to zero.
+    sep : str or None, default="+"
+        What joins the names of a combination; None reads labels as they stand.
+    perturbation : str, default="perturbation"
+        Column of the labels, where the design is a DataFrame.
+    environment : list of str or None, default=None
+        Columns of the design that hold nuisance covariates, which enter the decoder only.
+        Columns of floats are continuous, all others categories.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression; None is its ``X``.
+    max_epochs : int, default=@max_epochs
+        Largest number of passes over the training cells.
+    batch_size : int, default=@batch_size
+        Cells of one gradient step.
+    learning_rate : float, default=@learning_rate
+        Learning rate of Adam, the peak of it for ``schedule="one_cycle"``.
+    schedule : {"one_cycle", "constant"}, default="@schedule"
+        Course of the learning rate over ``max_epochs``.
+    weight_decay : float, default=@weight_decay
+        L2 penalty on the weights of the networks.
+    n_epochs_kl_warmup : int, default=@n_epochs_kl_warmup
+        Epochs over which the weight of the KL terms rises from 0 to 1.
+    validation_fraction : float, default=@validation_fraction
+        Share of the cells, in [0, 1), held out of training to choose the best epoch by its
+        ELBO. Every perturbation keeps a training cell; tiny data keep them all.
+    patience : int or None, default=@patience
+        Epochs without a better validation ELBO after which training stops; None never stops.
+    n_particles : int, default=100
+        Samples of the latent state per cell in ``score``.
+    device : str, default="auto"
+        Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, minibatches and samples. An int makes results repeatable.
+    verbose : int, default=0
+        1 shows the progress of training on the standard error stream.""",
+    "mask_attributes": """embedding_ : ndarray of shape (n_perturbations, n_latent)
+        Shift of each latent by each perturbation that targets it.
+    mask_probability_ : ndarray of shape (n_perturbations, n_latent)
+        Probability that a perturbation targets a latent, in [0, 1].
+    mask_ : ndarray of bool of shape (n_perturbations, n_latent)
+        Where that probability is above 0.5.
+    targets_ : DataFrame of shape (n_perturbations, n_latent)
+        ``mask_ * embedding_`` with names.""",
+    "shared_attributes": """perturbations_ : ndarray of shape (n_perturbations,)
+        Sorted names, without the control; for a dosage matrix in the order of its columns.
+    design_ : PerturbationEncoder
+        The fitted encoder of the design.
+    history_ : DataFrame
+        A row per epoch: ``phase``, the mean of each term of the loss as optimised, nats per
+        cell, and ``validation_*``, the same and the ELBO on the cells held out.
+    n_iter_ : int
+        Number of epochs run.
+    n_features_in_ : int
+        Number of genes.
+    feature_names_in_ : ndarray of shape (n_genes,)
+        Names of genes, where X has names.
+    module_ : torch.nn.Module
+        The trained networks.""",
+}
+
+
+def with_shared_parameters(cls):
+    """Complete a class docstring with the parameters and attributes that estimators share.
+
+    ``{name}`` is replaced by the text ``SHARED[name]``, in which ``@parameter`` stands for the
+    parameter's default in this class.
+    """
+    defaults = {
+        name: str(parameter.default)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+    }
+    for name, text in SHARED.items():
+        text = re.sub(r"@(\w+)", lambda match: defaults[match[1]], text)
+        cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text)
+    return cls
+
+
+class PerturbationVAE(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+):
+    """Base of all models; a subclass adds ``__init__`` and ``_make_module``.
+
+    The module that ``_make_module`` returns keeps the protocol
+    ``skpert._training.PerturbationModule``; nothing else of it is used here.
+    """
+
+    _parameter_constraints = {
+        "n_latent": [Interval(Integral, 1, None, closed="left")],
+        "n_hidden": [Interval(Integral, 1, None, closed="left")],
+        "n_layers": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "control": [object],
+        "sep": [str, None],
+        "perturbation": [str],
+        "environment": ["array-like", None],
+        "layer": [str, None],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "schedule": [StrOptions({"one_cycle", "constant"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "n_particles": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    _additive = True  # whether the effect of a combination is the sum of its parts'
+
+    @abstractmethod
+    def _make_module(self, cells):
+        """Return the untrained module for these training cells."""
+
+    def _store(self, arguments):
+        """Keep the constructor's arguments, its ``locals()``, under their own names."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    @property
+    def _counts(self):
+        return self.likelihood != "normal"
+
+    @with_callbacks
+    def fit(self, X, y):
+        """Train on expression and design.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression: raw counts, or real values with ``likelihood="normal"``.
+        y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            The design A: a label per cell, dosages (a row of zeros is a control cell), or a
+            frame with a column of labels such as ``adata.obs``. Pass it by position.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X holds negative counts, NaN or infinity, if A is missing, of another length,
+            with missing labels or negative dosages, or names a single condition.
+        """
+        self._validate_params()
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: "
+                "give the design A as second argument, fit(X, A)"
+            )
+        design = PerturbationEncoder(
+            control=self.control,
+            sep=self.sep,
+            perturbation=self.perturbation,
+            environment=self.environment,
+            additive=self._additive,
+        ).fit(y)
+        values = check_cells(self, X, counts=self._counts, layer=self.layer, reset=True)
+        cells = _cells(values, design, y)
+        device = _device(self.device)
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.design_, self.perturbations_ = design, design.perturbations_
+        self._population = _population(cells, np.random.default_rng(self._seed))
+        with _seeded(self._seed, device):
+            training, validation = _split(cells, self.validation_fraction, device)
+            self._n_training_cells = training.n_cells
+            module = self._make_module(training).to(device)
+            monitor = Monitor(self, X, y, {"module_": module, "n_iter_": 1})
+            history = self._optimise(module, training, validation, monitor)
+            monitor.close()
+        return self._keep(module, history, "fit")
+
+    def _optimise(self, module, cells, validation, monitor):
+        """Fit the module and return the history; models of several phases override this."""
+        return self._train(module, cells, validation, monitor, self.max_epochs)
+
+    def _train(self, module, cells, validation, monitor, max_epochs):
+        return train(
+            module,
+            cells,
+            validation=validation,
+            max_epochs=max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            n_epochs_kl_warmup=self.n_epochs_kl_warmup,
+            patience=self.patience,
+            on_epoch=monitor,
+        )
+
+    def _keep(self, module, history, phase):
+        self.module_ = module
+        self.history_ = pd.DataFrame(history)
+        self.history_.insert(0, "phase", phase)
+        self.n_iter_ = len(history)
+        return self
+
+    def adapt(self, X, A):
+        """Learn perturbations never trained on, with all else kept as it is.
+
+        Encoder and decoder are frozen; the new perturbations get rows of their own after the
+        known ones, whose values do not change by a bit.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design, in any form that ``fit`` takes. Control cells change nothing.
+
+        Returns
+        -------
+        adapted : estimator
+            A new fitted estimator; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already, or X or A are not as ``fit`` wants them.
+        """
+        check_is_fitted(self)
+        return self._adapted(X, A, self.module_.extended)
+
+    def _adapted(self, X, A, extend):
+        values = check_cells(self, X, counts=self._counts, layer=self.layer)
+        design = self.design_.extended(A)
+        cells = _cells(values, design, A)
+        n_new = len(design.perturbations_) - len(self.perturbations_)
+        with _seeded(self._seed, self._device):
+            treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
+            cells = cells.take(treated).to(self._device)
+            module = extend(cells, n_new)
+            history = []
+            if module.parameter_groups():
+                history = self._optimise(module, cells, None, None)
+        adapted = self._copy()
+        adapted.design_, adapted.perturbations_ = design, design.perturbations_
+        return adapted._keep(module, history, "adapt")
+
+    def refine(self, X, A):
+        """Train on with the discrete structure fixed, as step 2 of the published protocol does.
+
+        Masks are set to ``mask_`` and their prior is dropped; everything else is trained again
+        from where it stands.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Training cells.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design.
+
+        Returns
+        -------
+        refined : estimator
+            A new fitted estimator; this one stays as it is.
+        """
+        cells = self._check(X, A)
+        with _seeded(self._seed, self._device):
+            training, validation = _split(cells, self.validation_fraction, self._device)
+            module = self.module_.refined()
+            history = self._optimise(module, training, validation, None)
+        return self._copy()._keep(module, history, "refine")
+
+    def _copy(self):
+        """Another estimator with the same attributes, none of which is changed in place."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def transform(self, X):
+        """Latent state of each cell: posterior mean, from its expression only.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression of the genes seen in ``fit``.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_cells, n_latent)
+            Latent states, float32.
+        """
+        check_is_fitted(self)
+        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        Z = np.empty((X.shape[0], self._n_features_out), dtype=np.float32)
+        x = Cells.rows(X)
+        with self._inference():
+            for index in torch.arange(len(Z)).split(ENCODE_SIZE):
+                Z[index] = self.module_.encode(x.index_select(0, index).to(self._device)).cpu()
+        return Z
+
+    def posterior(self, X, A=None):
+        """Latent states with what is known of each cell's perturbation.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame, \
+                default=None
+            Design; None reads all cells as untreated.
+
+        Returns
+        -------
+        posterior : Bunch of ndarrays of shape (n_cells, n_latent)
+            ``z``, the mean of the latent state, ``scale``, its standard deviation, and
+            ``z_basal``, the mean of the state the cell would have untreated.
+        """
+        check_is_fitted(self)
+        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
+        cells = Cells.from_arrays(X, dosage, np.empty((X.shape[0], 0)))
+        if A is not None:
+            cells = _cells(X, self.design_, A)
+        parts = []
+        with self._inference():
+            for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+                parts.append(self.module_.posterior(batch.to(self._device)))
+        return Bunch(**{k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]})
+
+    def score_cells(self, X, A, *, n_particles=None):
+        """Importance-weighted ELBO of each cell, nats; higher is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Design, of known perturbations.
+        n_particles : int or None, default=None
+            Samples of the latent state per cell; None is the constructor's. The value rises
+            with it towards log p(x | a).
+
+        Returns
+        -------
+        scores : ndarray of shape (n_cells,)
+            Summed over genes, with every constant of the likelihood.
+
+        Raises
+        ------
+        ValueError
+            If A names a perturbation not seen in ``fit``, or ``n_particles`` is below 1.
+        """
+        n_particles = self.n_particles if n_particles is None else n_particles
+        if not isinstance(n_particles, Integral) or n_particles < 1:
+            raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
+        cells = self._check(X, A)
+        n_rows = max(MAX_ELEMENTS // cells.n_genes, 2)
+        chunk = min(n_particles, n_rows)
+        scores = []
+        with self._inference():
+            for batch in cells.minibatches(max(n_rows // chunk, 2), shuffle=False):
+                batch = batch.to(self._device)
+                sizes = [chunk] * (n_particles // chunk) + [n_particles % chunk]
+                weights = [self.module_.log_weights(batch, size) for size in sizes if size]
+                scores.append(iwelbo(torch.cat(weights)).cpu())
+        return torch.cat(scores).numpy().astype(np.float64)
+
+    def score(self, X, y, sample_weight=None):
+        """Mean importance-weighted ELBO, nats per cell; higher is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            The design A, of known perturbations.
+        sample_weight : array-like of shape (n_cells,), default=None
+            Weights of the cells in the mean.
+
+        Returns
+        -------
+        score : float
+            A lower bound of the mean of log p(x | a), comparable between models.
+        """
+        scores = self.score_cells(X, y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, scores)
+        return float(np.average(scores, weights=sample_weight))
+
+    def predict_intervention(self, A, X=None, *, library_size=None):
+        """Expected expression under interventions.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs to predict; a bare string is one.
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+            Control cells. If given, the answer is how these very cells would express under
+            the one design of A, or each under its own row of A.
+        library_size : float or None, default=None
+            Total counts of the predicted cells; None is the median of training, and with X
+            each cell's own.
+
+        Returns
+        -------
+        expression : ndarray of shape (n_designs, n_genes) or (n_cells, n_genes)
+            Expected counts; real values with ``likelihood="normal"``. Without X the mean over
+            a fixed sample of basal states, the same for all designs, and over the
+            environments of training unless A is a frame that names them.
+
+        Raises
+        ------
+        ValueError
+            If A names what the model cannot predict, or its length does not match X.
+        """
+        check_is_fitted(self)
+        designs = self._designs(A, library_size)
+        if X is not None:
+            return self._counterfactual(designs, X, library_size)
+        with self._inference():
+            z_basal = self.module_.basal_states(N_BASAL)
+            responses = [
+                self.module_.intervene(z_basal, population).mean.mean(0)
+                for population in self._populations(designs, N_BASAL)
+            ]
+        return torch.stack(responses).cpu().numpy()
+
+    def _counterfactual(self, designs, X, library_size):
+        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        n_designs, n_cells = designs.n_cells, X.shape[0]
+        if n_designs not in (1, n_cells):
+            raise ValueError(
+                f"A has {n_designs} designs for {n_cells} cells: give one design, or one per cell"
+            )
+        if designs.environment.shape[1] != self.design_.n_environments_:
+            raise ValueError(
+                f"these cells have environments: give A as a frame with {self.environment}"
+            )
+        x, responses = Cells.rows(X), np.empty((n_cells, self.n_features_in_), dtype=np.float32)
+        with self._inference():
+            for index in torch.arange(n_cells).split(ENCODE_SIZE):
+                rows = x.index_select(0, index).to(self._device)
+                cells = designs.take(index if n_designs > 1 else torch.zeros_like(index))
+                cells = cells.to(self._device)
+                if library_size is None:
+                    cells = cells._replace(library=rows.sum(1, keepdim=True))
+                p_x = self.module_.intervene(self.module_.encode(rows), cells)
+                responses[index] = p_x.mean.cpu()
+        return responses
+
+    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+        """Expression of cells drawn under interventions, noise included.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs; a bare string is one.
+        n_samples : int
+            Cells per design.
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+            Control cells whose basal states and library sizes are drawn with replacement;
+            None draws the states from the prior and library sizes from training controls.
+        library_size : float or None, default=None
+            Total counts of every drawn cell.
+        random_state : int, RandomState instance or None, default=None
+            Seeds the draws.
+
+        Returns
+        -------
+        expression : ndarray of shape (n_designs, n_samples, n_genes)
+            Counts; real values with ``likelihood="normal"``.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
+        designs = self._designs(A, library_size)
+        random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+        samples = np.empty((designs.n_cells, n_samples, self.n_features_in_), dtype=np.float32)
+        states, library = None, self._population["library"]
+        if X is not None:
+            states = self.transform(X)
+            X = check_cells(self, X, counts=self._counts, layer=self.layer)
+            library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+        with self._inference(int(random.integers(2**31))):
+            for i, population in enumerate(self._populations(designs, n_samples)):
+                drawn = random.integers(len(library), size=n_samples)
+                if library_size is None:
+                    sizes = torch.from_numpy(library[drawn]).to(self._device)
+                    population = population._replace(library=sizes)
+                if states is None:
+                    z_basal = self.module_.basal_states(n_samples)
+                else:
+                    z_basal = torch.from_numpy(states[drawn]).to(self._device)
+                samples[i] = self.module_.intervene(z_basal, population).sample().cpu()
+        return samples
+
+    def _designs(self, A, library_size):
+        """One row of cells, without expression, per design."""
+        if library_size is not None and not self._counts:
+            raise ValueError("library_size has no meaning with likelihood='normal': leave it out")
+        if library_size is not None and not 0 < library_size < math.inf:
+            raise ValueError(f"library_size must be a positive number, got {library_size!r}")
+        dosage = self.design_.transform(A)
+        columns = getattr(A, "columns", ())
+        known = self.environment is not None and set(self.environment) <= set(columns)
+        environment = self.design_.environments(A) if known else np.empty((dosage.shape[0], 0))
+        designs = Cells.from_arrays(np.empty((dosage.shape[0], 0)), dosage, environment)
+        library = self._population["median"] if library_size is None else library_size
+        return designs._replace(library=torch.full_like(designs.library, float(library)))
+
+    def _populations(self, designs, n_cells):
+        """``n_cells`` cells of each design in turn, in the environments of training if unsaid."""
+        rows = self._population["environment"]
+        environment = torch.from_numpy(rows[np.arange(n_cells) % len(rows)])
+        for i in range(designs.n_cells):
+            cells = designs.take(torch.full((n_cells,), i))
+            if designs.environment.shape[1] < environment.shape[1]:
+                cells = cells._replace(environment=environment)
+            yield cells.to(self._device)
+
+    @property
+    def embedding_(self):
+        """Effect of each perturbation on each latent it targets, (n_perturbations, n_latent)."""
+        return self._learned("embedding")
+
+    @property
+    def mask_(self):
+        """Which latents each perturbation moves, bool array (n_perturbations, n_latent)."""
+        return self._learned("mask")
+
+    @property
+    def mask_probability_(self):
+        """Probability that a perturbation moves a latent, (n_perturbations, n_latent)."""
+        return self._learned("mask_probability")
+
+    @property
+    def targets_(self):
+        """Effects on the targeted latents, zero elsewhere, a DataFrame with names."""
+        return pd.DataFrame(
+            self.mask_ * self.embedding_,
+            index=pd.Index(self.perturbations_, name="perturbation"),
+            columns=self.get_feature_names_out(),
+        )
+
+    def _learned(self, name):
+        check_is_fitted(self)
+        learned = self.module_.learned()
+        if name not in learned:
+            raise AttributeError(f"{type(self).__name__} learns no {name!r}")
+        return learned[name].detach().cpu().numpy()
+
+    def _check(self, X, A):
+        """Cells of validated expression and design."""
+        check_is_fitted(self)
+        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        return _cells(X, self.design_, A)
+
+    @contextmanager
+    def _inference(self, seed=None):
+        """Without gradients, and with the same samples at every call."""
+        with _seeded(self._seed if seed is None else seed, self._device), torch.no_grad():
+            yield
+
+    @property
+    def _device(self):
+        return next(self.module_.parameters()).device
+
+    @property
+    def _n_features_out(self):
+        return self.n_latent
+
+    def __sklearn_is_fitted__(self):
+        """Whether training has ended."""
+        return hasattr(self, "module_")
+
+    def __getstate__(self):
+        """State in which the module is a dict of arrays, so that any machine can read it."""
+        state = super().__getstate__()
+        if "module_" in state:
+            weights = state["module_"].state_dict()
+            state = state | {"module_": {k: v.cpu().numpy() for k, v in weights.items()}}
+        return state
+
+    def __setstate__(self, state):
+        """Rebuild the module from its arrays."""
+        super().__setstate__(state)
+        weights = state.get("module_")
+        if isinstance(weights, dict):
+            with _seeded(0, torch.device("cpu")):
+                module = self._make_module(self._training_shape())
+            tensors = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
+            module.load_state_dict(tensors)
+            self.module_ = module.eval()
+
+    def _training_shape(self):
+        """Cells of the training data's shape that hold nothing."""
+        n_cells = self._n_training_cells
+        nothing = torch.zeros(0)
+        start = torch.zeros(n_cells + 1, dtype=torch.long)
+        x = SparseRows(start, start[:0], nothing, (n_cells, self.n_features_in_))
+        part = torch.zeros((n_cells, 1), dtype=torch.long)
+        environment = torch.zeros(n_cells, self.design_.n_environments_)
+        return Cells(x, environment.new_zeros(n_cells, 1), part, part.float(), environment)
+
+    def __sklearn_tags__(self):
+        """Capabilities, as scikit-learn asks for them."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = self._counts
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _cells(X, design, A):
+    dosage = design.transform(A)
+    check_consistent_length(X, dosage)
+    return Cells.from_arrays(X, dosage, design.environments(A))
+
+
+def _device(name):
+    if name != "auto":
+        return torch.device(name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    logger.info("device='auto' is %s", device)
+    return device
+
+
+@contextmanager
+def _seeded(seed, device):
+    """Draw from a generator of our own and leave the caller's as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _split(cells, fraction, device):
+    """Training and validation cells, on the device; every perturbation keeps a training cell."""
+    order = torch.randperm(cells.n_cells)
+    condition = torch.where(cells.dosage > 0, cells.part, -1)[order]
+    first = np.unique(condition.numpy(), return_index=True)[1] // condition.shape[1]
+    free = torch.ones(cells.n_cells, dtype=torch.bool)
+    free[torch.from_numpy(first)] = False
+    n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
+    if n_validation == 0 or cells.n_cells - n_validation < 2:
+        return cells.to(device), None
+    held_out = order[free][:n_validation]
+    kept = torch.ones(cells.n_cells, dtype=torch.bool)
+    kept[held_out] = False
+    return cells.subset(kept.nonzero()[:, 0]).to(device), cells.subset(held_out).to(device)
+
+
+def _population(cells, random):
+    """What predictions draw on: library sizes of untreated cells, environments of all."""
+    library, control = cells.library.numpy(), (cells.dosage == 0).all(1).numpy()
+    drawn = random.integers(cells.n_cells, size=N_BASAL)
+    return {
+        "median": float(np.median(library)),
+        "library": library[control] if control.any() else library,
+        "environment": cells.environment.numpy()[drawn],
+    }

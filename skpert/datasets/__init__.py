@@ -1,0 +1,6 @@
+"""Simulated screens with known truth, and readers of real ones."""
+
+from ._screens import load_screen
+from ._simulators import make_sparse_shift
+
+__all__ = ["load_screen", "make_sparse_shift"]

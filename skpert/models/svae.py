@@ -1,0 +1,692 @@
+r"""The sVAE+ family: a perturbation shifts few latents of a cell.
+
+.. math::
+
+    \gamma_{ai} \sim \mathrm{Bernoulli}(\pi_{ai}), \qquad
+    z \mid a \sim \mathcal{N}(\gamma_a \circ \mu_a, I), \qquad
+    x_g \mid z \sim \mathrm{NB}(l \, \mathrm{softmax}_g f(z), \theta_g)
+
+with shifts :math:`\mu` (``embedding_``), masks :math:`\gamma`, observed library size :math:`l` and
+no shift for control cells. The members differ in the prior of z alone: ``VAE`` and ``BetaVAE``
+have no shift, ``IVAE`` has :math:`\gamma = 1`, ``SVAE`` pays :math:`\alpha` times the mean of
+:math:`\pi` and ``SVAEPlus`` has :math:`\pi_{ai} \sim \mathrm{Beta}(1, \alpha)` (Lopez et al.,
+Learning causal representations of single cells via sparse mechanism shift modeling, CLeaR 2023).
+"""
+
+import copy
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Normal, kl_divergence
+
+from .._data import Cells
+from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from ..distributions import StraightThroughBernoulli
+from ..nn import Decoder, GaussianEncoder, Table
+from ..objectives import beta_log_prob
+
+LOGIT_START = 5.0  # every edge starts with probability 0.993
+TABLE_RATE = 3.0  # learning rate of shifts and masks relative to the networks'
+
+
+class ShiftModule(nn.Module):
+    """The equation above in torch, with the same symbols."""
+
+    def __init__(self, encoder, decoder, embedding=None, mask_logit=None, penalty=None, beta=1.0):
+        super().__init__()
+        self.encoder = encoder  # q(z | x)
+        self.decoder = decoder  # p(x | z)
+        self.embedding = embedding  # mu, a Table, or None without shifts
+        self.mask_logit = mask_logit  # logit of pi, a Table, or None without masks
+        self.penalty = penalty  # of the logits of pi: nats per cell
+        self.beta = beta  # weight of the KL of z
+        self.frozen = False
+
+    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms whose sum is the negative ELBO, in nats per cell."""
+        q_z = self.encoder(self.decoder.features(cells.x))
+        p_x = self.decoder(q_z.rsample(), cells.library, cells.environment)
+        kl_z = kl_divergence(q_z, Normal(self.prior_mean(cells), 1.0, validate_args=False)).sum(-1)
+        terms = {
+            "reconstruction": -p_x.log_prob(cells.x).mean(),
+            "kl_z": self.beta * kl_weight * kl_z.mean(),
+        }
+        if self.penalty is not None:
+            terms["sparsity"] = self.penalty(self.mask_logit.rows, kl_weight)
+        return terms
+
+    def prior_mean(self, cells: Cells, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
+        if self.embedding is None:
+            return cells.dosage.new_zeros(1)
+        effect = self.embedding()[cells.part]  # (n_cells, n_parts, n_latent)
+        if self.mask_logit is not None:
+            q_mask = StraightThroughBernoulli(self.mask_logit()[cells.part])
+            effect = effect * q_mask.rsample(sample_shape)
+        return (cells.dosage[:, :, None] * effect).sum(-2)
+
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
+        """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""
+        q_z = self.encoder(self.decoder.features(cells.x))
+        noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
+        z = q_z.mean + q_z.stddev * noise
+        log_p_z = -(z - self.prior_mean(cells, (n_particles,))).square() / 2
+        log_q_z = -noise.square() / 2 - q_z.stddev.log()
+        p_x = self.decoder(z, cells.library, cells.environment)
+        return p_x.log_prob(cells.x) + (log_p_z - log_q_z).sum(-1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of the latent state, (n_cells, n_latent)."""
+        mean: Tensor = self.encoder(self.decoder.features(x)).mean
+        return mean
+
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Moments of q(z | x), and the state without the shift of the cell's perturbation."""
+        q_z = self.encoder(self.decoder.features(cells.x))
+        z_basal = q_z.mean - self.shift(cells)
+        return {"z": q_z.mean, "scale": q_z.stddev, "z_basal": z_basal}
+
+    def shift(self, cells: Cells) -> Tensor:
+        """Shift of each cell under the most probable mask, (n_cells, n_latent)."""
+        if self.embedding is None:
+            return cells.dosage.new_zeros(1)
+        effect = self.embedding()
+        if self.mask_logit is not None:
+            effect = effect * (self.mask_logit() > 0)
+        return cells.shift(effect)
+
+    def basal_states(self, n_states: int) -> Tensor:
+        """Latent states of control cells, (n_states, n_latent)."""
+        weight = self.encoder.mean.weight
+        return torch.randn(n_states, len(weight), device=weight.device)
+
+    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+        """Distribution of expression of these states after the shifts of ``cells``."""
+        p_x: Distribution = self.decoder(
+            z_basal + self.shift(cells), cells.library, cells.environment
+        )
+        return p_x
+
+    def learned(self) -> dict[str, Tensor]:
+        """Shifts and masks, (n_perturbations, n_latent); without masks the two largest shifts."""
+        if self.embedding is None:
+            return {}
+        embedding = self.embedding()
+        if self.mask_logit is None:
+            top = embedding.abs().topk(min(2, embedding.shape[1])).indices
+            mask = torch.zeros_like(embedding, dtype=torch.bool).scatter(1, top, True)
+            return {"embedding": embedding, "mask": mask}
+        probability = torch.sigmoid(self.mask_logit())
+        return {
+            "embedding": embedding,
+            "mask": probability > 0.5,
+            "mask_probability": probability,
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks, shifts and masks; the latter learn faster and without weight decay."""
+        tables = [t for t in (self.embedding, self.mask_logit, self.penalty) if t is not None]
+        few = [p for table in tables for p in table.parameters()]
+        known = {id(p) for p in few}
+        others = [p for p in self.parameters() if id(p) not in known]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        groups.append({"params": few, "lr": TABLE_RATE, "weight_decay": 0.0})
+        trained = ({**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups)
+        return [group for group in trained if group["params"]]
+
+    def train(self, mode: bool = True) -> "ShiftModule":
+        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
+        return super().train(mode and not self.frozen)
+
+    def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
+        """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.
+
+        With masks of one and the encoder frozen, the mean of the posterior means minimises the
+        published objective exactly, so that nothing is left to train; with ``sparse`` the new
+        masks are learned from there.
+        """
+        module = copy.deepcopy(self).requires_grad_(False)
+        module.frozen = True
+        if self.embedding is None:
+            return module
+        n_known, n_latent = self.embedding().shape
+        module.embedding.extend(self._mean_states(cells, n_known + n_new)[n_known:])
+        if self.mask_logit is not None:
+            start = LOGIT_START if sparse else float("inf")
+            module.mask_logit.extend(torch.full((n_new, n_latent), start))
+            module.penalty = self.penalty.extended(n_new, cells.n_cells) if sparse else None
+        module.embedding.requires_grad_(sparse)
+        return module
+
+    @torch.no_grad()
+    def _mean_states(self, cells: Cells, n_perturbations: int) -> Tensor:
+        """Mean posterior mean of the cells of each perturbation."""
+        n_latent = len(self.encoder.mean.weight)
+        total = torch.zeros(n_perturbations, n_latent + 1, device=cells.dosage.device)
+        for batch in cells.minibatches(4096, shuffle=False):
+            z = self.encode(batch.x)
+            one = z.new_ones(len(z), 1)
+            total.index_add_(0, batch.part[:, 0], torch.cat([z, one], 1))
+        return total[:, :-1] / total[:, -1:].clamp(min=1)
+
+    def refined(self) -> "ShiftModule":
+        """A copy whose masks are fixed at their most probable value, without their prior."""
+        module = copy.deepcopy(self)
+        if module.mask_logit is not None:
+            logit = module.mask_logit()
+            fixed = torch.where(logit > 0, torch.inf, -torch.inf)
+            module.mask_logit = Table(fixed).requires_grad_(False)
+            module.penalty = None
+        return module
+
+
+class L1Penalty(nn.Module):
+    r"""Prior of sVAE: :math:`\alpha` times the mean edge probability, as released."""
+
+    def __init__(self, strength: float):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell; not warmed up."""
+        return self.strength * torch.sigmoid(logit).mean()
+
+    def extended(self, n_new: int, n_cells: int) -> "L1Penalty":
+        """The penalty of new rows."""
+        return self
+
+
+class BetaPenalty(nn.Module):
+    r"""Prior of sVAE+: :math:`-\sum \log \mathrm{Beta}(\pi; 1, \alpha)` once per data set."""
+
+    concentration: Tensor  # alpha
+
+    def __init__(self, concentration: float, n_cells: float):
+        super().__init__()
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.n_cells = n_cells
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell."""
+        return -kl_weight * beta_log_prob(logit, self.concentration).sum() / self.n_cells
+
+    def extended(self, n_new: int, n_cells: int) -> "BetaPenalty":
+        """The penalty of new rows, on that many cells."""
+        return BetaPenalty(float(self.concentration), n_cells)
+
+
+class ExactBetaPenalty(nn.Module):
+    r"""Exact bound of sVAE+: :math:`\sum \mathrm{KL}(\pi \| \psi) - \log \mathrm{Beta}(\psi)`."""
+
+    concentration: Tensor  # alpha
+
+    def __init__(self, concentration: float, n_cells: float, shape: tuple[int, int]):
+        super().__init__()
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.n_cells = n_cells
+        self.prior_logit = nn.Parameter(torch.ones(shape))  # logit of psi
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell."""
+        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, self.prior_logit))
+        cost = kl_divergence(q, p) - beta_log_prob(self.prior_logit, self.concentration)
+        return kl_weight * cost.sum() / self.n_cells
+
+    def extended(self, n_new: int, n_cells: int) -> "ExactBetaPenalty":
+        """The penalty of new rows, on that many cells."""
+        shape = (n_new, self.prior_logit.shape[1])
+        return ExactBetaPenalty(float(self.concentration), n_cells, shape)
+
+
+@with_shared_parameters
+class VAE(PerturbationVAE):
+    """Variational autoencoder that ignores perturbations: the floor of the family.
+
+    The latent state is N(0, I) for every cell, so a latent has no meaning of its own, and every
+    intervention is predicted to do nothing.
+
+    Parameters
+    ----------
+    {n_latent}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {shared_attributes}
+
+    See Also
+    --------
+    SVAEPlus : Shifts few latents per perturbation.
+
+    References
+    ----------
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism
+       shift modeling, CLeaR 2023, PMLR 213:662-691.
+
+    Examples
+    --------
+    >>> from skpert import VAE
+    >>> from skpert.datasets import make_sparse_shift
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = VAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.transform(screen.X).shape
+    (240, 3)
+    """
+
+    _additive = False
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs=100,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup=10,
+        validation_fraction=0.1,
+        patience=None,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        return _shift_module(self, cells)
+
+
+@with_shared_parameters
+class BetaVAE(PerturbationVAE):
+    """Variational autoencoder whose KL term is multiplied by beta.
+
+    Parameters
+    ----------
+    {n_latent}
+    beta : float, default=10
+        Weight of the KL of the latent state; 1 is ``VAE``. The score is the ELBO proper.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {shared_attributes}
+
+    See Also
+    --------
+    VAE : The same with ``beta=1``.
+
+    References
+    ----------
+    .. [1] Higgins et al., beta-VAE: learning basic visual concepts with a constrained
+       variational framework, ICLR 2017.
+
+    Examples
+    --------
+    >>> from skpert import BetaVAE
+    >>> from skpert.datasets import make_sparse_shift
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = BetaVAE(n_latent=3, beta=4, max_epochs=2, random_state=0)
+    >>> model.fit(screen.X, screen.A).transform(screen.X).shape
+    (240, 3)
+    """
+
+    _additive = False
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "beta": [Interval(Real, 0, None, closed="left")]
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        beta=10.0,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs=100,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup=10,
+        validation_fraction=0.1,
+        patience=None,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        return _shift_module(self, cells, beta=self.beta)
+
+
+@with_shared_parameters
+class IVAE(PerturbationVAE):
+    """Identifiable VAE: every perturbation shifts the latent state, by a free vector.
+
+    Parameters
+    ----------
+    {n_latent}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    embedding_ : ndarray of shape (n_perturbations, n_latent)
+        Shift of the latent state by each perturbation.
+    mask_ : ndarray of bool of shape (n_perturbations, n_latent)
+        The two largest shifts of each perturbation, as the paper reads a graph off this model.
+        Predictions use all of ``embedding_``.
+    targets_ : DataFrame of shape (n_perturbations, n_latent)
+        ``mask_ * embedding_`` with names.
+    {shared_attributes}
+
+    See Also
+    --------
+    SVAEPlus : The same with few shifts per perturbation.
+
+    References
+    ----------
+    .. [1] Khemakhem et al., Variational autoencoders and nonlinear ICA: a unifying framework,
+       AISTATS 2020.
+    .. [2] Lopez et al., Learning causal representations of single cells via sparse mechanism
+       shift modeling, CLeaR 2023, PMLR 213:662-691.
+
+    Examples
+    --------
+    >>> from skpert import IVAE
+    >>> from skpert.datasets import make_sparse_shift
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = IVAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.embedding_.shape
+    (5, 3)
+    """
+
+    _additive = False
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs=100,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup=10,
+        validation_fraction=0.1,
+        patience=None,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        return _shift_module(self, cells, shifted=True)
+
+
+@with_shared_parameters
+class SVAE(PerturbationVAE):
+    """Sparse VAE: masked shifts with an L1 prior on the edge probabilities.
+
+    Parameters
+    ----------
+    {n_latent}
+    sparsity : float or None, default=None
+        Strength of the penalty on the mean edge probability, nats per cell; None is the number
+        of perturbations.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {mask_attributes}
+    {shared_attributes}
+
+    See Also
+    --------
+    SVAEPlus : The same with a Beta prior, whose strength needs less tuning.
+
+    References
+    ----------
+    .. [1] Lachapelle et al., Disentanglement via mechanism sparsity regularization, CLeaR 2022.
+    .. [2] Lopez et al., Learning causal representations of single cells via sparse mechanism
+       shift modeling, CLeaR 2023, PMLR 213:662-691.
+
+    Examples
+    --------
+    >>> from skpert import SVAE
+    >>> from skpert.datasets import make_sparse_shift
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = SVAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.mask_probability_.shape
+    (5, 3)
+    """
+
+    _additive = False
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "sparsity": [Interval(Real, 0, None, closed="left"), None]
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        sparsity=None,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs=100,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup=10,
+        validation_fraction=0.1,
+        patience=None,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        penalty = L1Penalty(_default(self.sparsity, len(self.perturbations_)))
+        return _shift_module(self, cells, shifted=True, penalty=penalty)
+
+    def adapt(self, X, A, *, sparse=False):
+        """Learn perturbations never trained on; see ``SVAEPlus.adapt``."""
+        check_is_fitted(self)
+        return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
+
+
+@with_shared_parameters
+class SVAEPlus(PerturbationVAE):
+    """Sparse VAE with a Beta prior on the edge probabilities, sVAE+.
+
+    Parameters
+    ----------
+    {n_latent}
+    sparsity : float or None, default=None
+        Second parameter of the Beta(1, sparsity) prior of each edge, at least 1; larger is
+        sparser. None is the number of perturbations.
+    bound : {"practical", "exact"}, default="practical"
+        "practical" sets the edges' posterior equal to their prior (psi = pi), as in all
+        experiments of the paper; "exact" learns both (its equation 12).
+    pseudo_sample_size : float or None, default=None
+        Number of cells against which the prior is weighed (equation 13); None is the number of
+        training cells. Smaller is sparser.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {mask_attributes}
+    {shared_attributes}
+
+    See Also
+    --------
+    IVAE : The same without masks.
+
+    References
+    ----------
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism
+       shift modeling, CLeaR 2023, PMLR 213:662-691.
+
+    Examples
+    --------
+    >>> from skpert import SVAEPlus
+    >>> from skpert.datasets import make_sparse_shift
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = SVAEPlus(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.targets_.shape
+    (5, 3)
+    >>> model.predict_intervention(["P0", "P3"]).shape
+    (2, 50)
+    """
+
+    _additive = False
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "sparsity": [Interval(Real, 1, None, closed="left"), None],
+        "bound": [StrOptions({"practical", "exact"})],
+        "pseudo_sample_size": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        sparsity=None,
+        bound="practical",
+        pseudo_sample_size=None,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs=100,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup=10,
+        validation_fraction=0.1,
+        patience=None,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        sparsity = _default(self.sparsity, len(self.perturbations_))
+        n_cells = _default(self.pseudo_sample_size, cells.n_cells)
+        if self.bound == "exact":
+            shape = (len(self.perturbations_), self.n_latent)
+            penalty = ExactBetaPenalty(sparsity, n_cells, shape)
+        else:
+            penalty = BetaPenalty(sparsity, n_cells)
+        return _shift_module(self, cells, shifted=True, penalty=penalty)
+
+    def adapt(self, X, A, *, sparse=False):
+        """Learn perturbations never trained on, with all else kept as it is.
+
+        Encoder and decoder are frozen; the new perturbations get rows of their own after the
+        known ones, whose values do not change by a bit.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design, in any form that ``fit`` takes. Control cells change nothing.
+        sparse : bool, default=False
+            False sets the new masks to one and the shifts to their exact optimum, the
+            published step 3; True learns sparse masks too, by gradient steps.
+
+        Returns
+        -------
+        adapted : SVAEPlus
+            A new fitted estimator; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already, or X or A are not as ``fit`` wants them.
+        """
+        check_is_fitted(self)
+        return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
+
+
+def _default(value, default):
+    return default if value is None else value
+
+
+def _shift_module(estimator, cells, *, shifted=False, penalty=None, beta=1.0):
+    """Module of the estimator's sizes; ``penalty`` makes it a masked one."""
+    sizes = {"n_hidden": estimator.n_hidden, "n_layers": estimator.n_layers}
+    n_latent, rows = estimator.n_latent, (len(estimator.perturbations_), estimator.n_latent)
+    encoder = GaussianEncoder(cells.n_genes, n_latent, dropout=estimator.dropout, **sizes)
+    decoder = Decoder(
+        n_latent,
+        cells.n_genes,
+        likelihood=estimator.likelihood,
+        n_environments=cells.environment.shape[1],
+        **sizes,
+    )
+    embedding = Table(torch.randn(rows)) if shifted else None
+    mask_logit = Table(torch.full(rows, LOGIT_START)) if penalty is not None else None
+    return ShiftModule(encoder, decoder, embedding, mask_logit, penalty, beta)

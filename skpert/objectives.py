@@ -1,0 +1,33 @@
+"""Terms of the objectives that are not a distribution's own method."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def iwelbo(log_weights: Tensor) -> Tensor:
+    r"""Importance-weighted ELBO of each cell, (n_cells,), in nats.
+
+    .. math:: \log \frac1K \sum_k w_k, \qquad w_k = \frac{p(x, z_k)}{q(z_k \mid x)}
+
+    ``log_weights`` is (n_particles, n_cells). A lower bound of log p(x) in expectation that rises
+    with the number of particles and is the ELBO for one [1]_.
+
+    References
+    ----------
+    .. [1] Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, ICLR 2016, eq. 8.
+    """
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+
+
+def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:
+    r"""Log-density of Beta(1, concentration) at sigmoid(logit), elementwise.
+
+    .. math:: \log \beta + (\beta - 1) \log(1 - \sigma(t)) = \log \beta - (\beta - 1) \,
+              \mathrm{softplus}(t)
+
+    Finite where the probability itself rounds to 1.
+    """
+    return concentration.log() - (concentration - 1) * softplus(logit)

@@ -1,0 +1,305 @@
+"""Reading a design A, what was done to each cell, in any of the accepted forms."""
+
+import re
+import warnings
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array, issparse
+
+from ..exceptions import DataWarning
+
+
+class Design(NamedTuple):
+    """Treatments, and the one that each cell had.
+
+    A treatment is a row of dosages over single perturbations; the control is the row of zeros.
+    """
+
+    names: np.ndarray  # (n_names,) text: columns of `dosage`
+    dosage: csr_array  # (n_treatments, n_names) float32, sorted, without stored zeros
+    codes: np.ndarray  # (n_cells,) row of `dosage`
+    form: str  # "labels", "frame" (dosages with names) or "array" (dosages by position)
+
+
+def perturbation_labels(A, *, control="control", sep="+", perturbation="perturbation"):
+    """One canonical label per cell, for any form of the design A.
+
+    Two cells have the same label when the same was done to them: parts of a combination are
+    sorted, repeated parts and the control are left out of it. A dosage other than 1 is part of
+    the label, as in ``"A*0.5+B"``.
+
+    Parameters
+    ----------
+    A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
+            (n_cells, n_columns), or str
+        Design, in the forms that :class:`PerturbationEncoder` takes.
+    control : str, default="control"
+        Label of untreated cells.
+    sep : str or None, default="+"
+        What stands between the parts of a combination; None: every label is one perturbation.
+    perturbation : str, default="perturbation"
+        Column of a design frame that holds the labels.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_cells,) and dtype object
+        Text; an untreated cell has the label ``control``.
+
+    Raises
+    ------
+    ValueError
+        If A is none of the forms, or has missing labels, or negative or missing dosages.
+
+    Examples
+    --------
+    >>> from skpert.preprocessing import perturbation_labels
+    >>> perturbation_labels(["B+A", "A + B", "A+control", "control"]).tolist()
+    ['A+B', 'A+B', 'A', 'control']
+    >>> perturbation_labels([[0.5, 1], [0, 0]]).tolist()
+    ['0*0.5+1', 'control']
+    """
+    design = read_design(A, control=control, sep=sep, perturbation=perturbation)
+    return treatment_labels(design, control=control, sep=sep)
+
+
+def read_design(A, *, control, sep, perturbation):
+    """Read any form of A; ValueError says what is wrong with it."""
+    if A is None:
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None: it is the design "
+            "A, for example one label per cell."
+        )
+    if sep == "":
+        raise ValueError("sep='' cannot separate perturbations; use sep=None for no combinations.")
+    control = text(control)
+    if isinstance(A, pd.DataFrame) and perturbation in A.columns:
+        return _read_labels(A[perturbation], control, sep)
+    if isinstance(A, pd.DataFrame):
+        return _read_frame(A, control, perturbation)
+    if isinstance(A, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
+        return _read_labels(A, control, sep)
+    values = A if issparse(A) else _array([A] if isinstance(A, str) else A)
+    if values.ndim == 1 and not issparse(A):
+        return _read_labels(values, control, sep)
+    return _read_array(values, control)
+
+
+def text(label):
+    """Label as canonical text: without outer blanks; 1, 1.0 and "1" are all "1"."""
+    if isinstance(label, bytes):
+        label = label.decode()
+    elif isinstance(label, (float, np.floating)) and float(label).is_integer():
+        label = int(label)
+    return str(label).strip()
+
+
+def listed(names, limit):
+    """Names in quotes, at most ``limit`` of them."""
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return f"{shown} ... and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def distinct(design):
+    """Merge equal treatments of a design."""
+    dosage = design.dosage
+    n_parts = np.diff(dosage.indptr)
+    doses, _ = pd.factorize(dosage.data)
+    group = np.zeros(dosage.shape[0], dtype=np.int64)
+    for k in range(n_parts.max(initial=0)):  # one more part of every treatment that has it
+        rows = np.flatnonzero(n_parts > k)
+        at = dosage.indptr[rows] + k
+        for key in (dosage.indices, doses):
+            pair = group[rows] * (int(key.max()) + 1) + key[at]
+            group[rows] = group.max() + 1 + pd.factorize(pair)[0]
+    codes, _ = pd.factorize(group)
+    first = np.flatnonzero(~pd.Series(codes).duplicated())
+    return design._replace(dosage=dosage[first], codes=codes[design.codes])
+
+
+def treatment_names(design, *, control, sep):
+    """Canonical label of each row of ``design.dosage``, as a list of text."""
+    names, doses = design.names[design.dosage.indices], design.dosage.data
+    join = "+" if sep is None else sep
+    labels = []
+    for i, j in pairwise(design.dosage.indptr):
+        parts = sorted(zip(names[i:j], doses[i:j], strict=True))
+        labels.append(join.join(_dosed(name, dose) for name, dose in parts) or text(control))
+    return labels
+
+
+def as_interventions(design, *, control, sep):
+    """Make every combination of a design a name and a column of its own."""
+    graded = design.dosage.data != 1
+    if graded.any():
+        raise ValueError(
+            "Dosages must be 0 or 1 here, because a combination is an intervention of its own; A "
+            f"has {design.dosage.data[graded][0]}."
+        )
+    design = distinct(design)
+    labels = treatment_names(design, control=control, sep=sep)
+    ends = design.dosage.indptr
+    parts = [tuple(design.dosage.indices[i:j]) for i, j in pairwise(ends)]
+    treated = {part: label for part, label in zip(parts, labels, strict=True) if part}
+    if design.form == "labels":
+        names = sorted(treated.values())
+    else:
+        combinations = [treated[part] for part in sorted(treated) if len(part) > 1]
+        names = list(dict.fromkeys([*design.names, *combinations]))
+    column = {name: j for j, name in enumerate(names)}
+    indices = np.array([column[treated[part]] for part in parts if part], dtype=np.int32)
+    indptr = np.cumsum([0, *map(bool, parts)], dtype=np.int32)
+    data = np.ones(len(indices), dtype=np.float32)
+    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    return design._replace(names=np.array(names, dtype=object), dosage=dosage)
+
+
+def treatment_labels(design, *, control, sep):
+    """Canonical label of each cell, object array of text."""
+    design = distinct(design)
+    names = treatment_names(design, control=control, sep=sep)
+    return np.array(names, dtype=object)[design.codes]
+
+
+def warn_of_single_cells(names, n_cells):
+    """One warning for all perturbations that have a single cell."""
+    single = [name for name, n in zip(names, n_cells, strict=True) if n == 1]
+    if single:
+        warnings.warn(
+            f"Perturbations with one cell only ({len(single)}): {listed(single, 5)}; their "
+            "effects cannot be told from the noise of that cell.",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_controls(names, control, n_control_cells):
+    """One warning when there is no control, or when another name looks like one."""
+    word = (
+        "(ctrl|ctl|control|nt|ntc|nontargeting|safetargeting|scrambled?|neg(ative)?(ctrl|control)"
+        r"|unperturbed|untreated|vehicle|dmso)\d*"
+    )
+    plain = [re.sub(r"[\W_]", "", name.lower()) for name in names]
+    alike = [n for n, p in zip(names, plain, strict=True) if re.fullmatch(f"({word})+", p)]
+    parts = []
+    if alike:
+        parts.append(
+            f"A has labels that look like a control, {listed(alike, 5)}, but `control` names "
+            f"{control!r}; they are taken for perturbations."
+        )
+    if n_control_cells == 0:
+        parts.append(
+            f"A has no control cell (label {control!r}): effects are then relative to the mean "
+            "of all training cells."
+        )
+    if parts:
+        warnings.warn(" ".join(parts), DataWarning, stacklevel=3)
+
+
+def _dosed(name, dose):
+    if dose == 1:
+        return name
+    return f"{name}*{np.format_float_positional(dose, trim='-')}"
+
+
+def _array(A):
+    """Make A an array whose dtype tells numbers from other things."""
+    if hasattr(A, "__array__"):
+        values = np.asarray(A)
+    else:
+        # numpy would turn [1.0, "A", None] into text
+        values = np.asarray(A, dtype=object)
+    if values.ndim == 2 and values.dtype.kind == "O":
+        values = np.array(values.tolist()).reshape(values.shape)
+    return values
+
+
+def _read_labels(labels, control, sep):
+    try:
+        codes, uniques = pd.factorize(labels)
+    except TypeError as error:  # not hashable
+        raise ValueError(
+            "Labels in A must be text or numbers; write a combination as one text, such as 'A+B'."
+        ) from error
+    texts = [text(label) for label in np.asarray(uniques, dtype=object)]
+    empty = [code for code, label in enumerate(texts) if not label]
+    missing = np.flatnonzero(np.isin(codes, [-1, *empty]))
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(codes)} labels in A are missing, the first in row "
+            f"{missing[0]}; leave those cells out, or give them the control label {control!r}."
+        )
+    parts = [_parts(label, control, sep) for label in texts]
+    names = sorted(set().union(*parts))
+    column = {name: j for j, name in enumerate(names)}
+    indices = np.array([column[name] for row in parts for name in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+    data = np.ones(len(indices), dtype=np.float32)
+    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    return Design(np.array(names, dtype=object), dosage, codes, "labels")
+
+
+def _parts(label, control, sep):
+    """Sorted names of the single perturbations in a label; none for the control."""
+    if label == control:
+        return ()
+    parts = {label} if sep is None else {part.strip() for part in label.split(sep)}
+    if "" in parts:
+        raise ValueError(
+            f"Label {label!r} in A has an empty part before or after {sep!r}, which separates "
+            "the parts of a combination. If the sign belongs to the name, use sep=None."
+        )
+    return sorted(parts - {control})
+
+
+def _read_frame(A, control, perturbation):
+    columns = listed(list(A.columns), 20)
+    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in A.dtypes):
+        raise ValueError(
+            f"The DataFrame A has no column {perturbation!r} to read labels from and is not a "
+            f"matrix of dosages, because not all of its columns are numeric. Its columns are "
+            f"{columns}; name the one with the labels by the parameter `perturbation`."
+        )
+    names = np.array([text(column) for column in A.columns], dtype=object)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Columns of the dosages A have the same name twice: {columns}.")
+    keep = names != control  # as pandas.get_dummies makes it: no perturbation, no dosage
+    values = A.loc[:, keep].to_numpy(dtype=np.float32, na_value=np.nan)
+    return _dosages(values, names[keep], "frame")
+
+
+def _read_array(values, control):
+    if values.ndim != 2:
+        raise ValueError(
+            f"A must be 1-D labels or 2-D dosages, one row per cell; it has {values.ndim} "
+            "dimensions."
+        )
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"A is 2-D and its dtype {values.dtype} is not that of dosages. Give labels as a 1-D "
+            "array, or a DataFrame with a column of labels."
+        )
+    names = np.array([str(j) for j in range(values.shape[1])], dtype=object)
+    if control in names:
+        raise ValueError(
+            f"Column {control} of the dosages A has the name of the control; give a DataFrame "
+            "with names of perturbations as its columns, or change `control`."
+        )
+    return _dosages(values, names, "array")
+
+
+def _dosages(values, names, form):
+    dosage = csr_array(values, dtype=np.float32, copy=True)
+    dosage.sum_duplicates()
+    bad = np.flatnonzero(~(np.isfinite(dosage.data) & (dosage.data >= 0)))
+    if len(bad):
+        row = np.searchsorted(dosage.indptr, bad[0], side="right") - 1
+        raise ValueError(
+            f"Dosages must be finite and not negative, 0 meaning untreated; A has "
+            f"{dosage.data[bad[0]]} in row {row}, column {names[dosage.indices[bad[0]]]!r} "
+            f"({len(bad)} such values)."
+        )
+    dosage.eliminate_zeros()
+    return Design(names, dosage, np.arange(dosage.shape[0]), form)

@@ -1,0 +1,73 @@
+"""Cells and minibatches against dense numpy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from skpert._data import Cells, SparseRows
+
+
+@pytest.fixture
+def counts():
+    return np.random.default_rng(0).poisson(0.4, (57, 11)).astype(np.float32)
+
+
+@pytest.fixture
+def dosage():
+    random = np.random.default_rng(1)
+    return sparse.csr_array(
+        (random.random((57, 5)) < 0.3) * random.random((57, 5)), dtype=np.float32
+    )
+
+
+def test_rows_of_a_sparse_matrix_are_those_of_the_dense_one(counts):
+    rows = SparseRows.from_csr(sparse.csr_array(counts))
+    index = torch.tensor([3, 3, 56, 0, 12])
+    np.testing.assert_array_equal(rows.index_select(0, index).numpy(), counts[index])
+    subset = rows.subset(torch.arange(10, 40))
+    np.testing.assert_array_equal(subset.index_select(0, torch.arange(30)).numpy(), counts[10:40])
+    assert subset.shape == (30, 11)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(10, [10] * 5 + [7]), (28, [28, 29]), (99, [57])]
+)
+def test_minibatches_hold_every_cell_once_and_never_one_alone(
+    counts, dosage, form, batch_size, sizes
+):
+    cells = Cells.from_arrays(form(counts), dosage, np.arange(57.0)[:, None])
+    batches = list(cells.minibatches(batch_size))
+    assert [batch.n_cells for batch in batches] == sizes
+    order = torch.cat([batch.environment[:, 0] for batch in batches]).long().numpy()
+    assert sorted(order) == list(range(57))
+    assert (order != np.arange(57)).any()
+    np.testing.assert_array_equal(torch.cat([b.x for b in batches]).numpy(), counts[order])
+    in_order = torch.cat([b.x for b in cells.minibatches(batch_size, shuffle=False)])
+    np.testing.assert_array_equal(in_order.numpy(), counts)
+
+
+def test_effects_add_up_by_dosage_as_a_matrix_product_does(counts, dosage):
+    cells = Cells.from_arrays(counts, dosage, np.empty((57, 0)))
+    effect = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        cells.shift(torch.from_numpy(effect)).numpy(), dosage @ effect, atol=1e-6
+    )
+
+
+def test_library_size_is_the_total_and_memory_is_shared(counts, dosage):
+    cells = Cells.from_arrays(counts, dosage, np.empty((57, 0)))
+    np.testing.assert_array_equal(cells.library[:, 0].numpy(), counts.sum(1))
+    assert cells.x.data_ptr() == counts.ctypes.data
+    assert cells.to(torch.device("cpu")).x is cells.x
+    matrix = sparse.csr_array(counts)
+    assert SparseRows.from_csr(matrix).value.data_ptr() == matrix.data.ctypes.data
+
+
+def test_data_without_cells_of_two_parts_hold_one_part_each():
+    dosage = sparse.csr_array(np.array([[0, 1], [0, 0], [1, 0]], dtype=np.float32))
+    cells = Cells.from_arrays(np.ones((3, 2), dtype=np.float32), dosage, np.empty((3, 0)))
+    assert cells.part.shape == (3, 1)
+    assert cells.dosage[:, 0].tolist() == [1, 0, 1]
+    assert cells.part[[0, 2], 0].tolist() == [1, 0]

@@ -1,0 +1,175 @@
+"""Distributions against scipy, sums to one, finite differences and the limits."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.autograd import gradcheck
+
+from skpert.distributions import (
+    NegativeBinomial,
+    Poisson,
+    StraightThroughBernoulli,
+    ZeroInflatedNegativeBinomial,
+    log_rising_ratio,
+)
+
+
+def negative_binomial(x, mean, theta):
+    x, mean, theta = (torch.tensor(v, dtype=torch.float64).reshape(-1) for v in (x, mean, theta))
+    return NegativeBinomial(mean.log(), theta.log()).log_prob(x).item()
+
+
+@pytest.mark.parametrize(
+    ("x", "mean", "theta", "expected"),
+    [
+        (0.0, 2.0, 1.0, -1.0986122887),
+        (3.0, 2.0, 1.0, -2.3150076130),
+        (5.0, 2.5, 0.5, -3.2095302367),
+        (10.0, 7.0, 4.0, -2.9102630733),
+        (0.0, 1e-8, 1.0, -0.0000000100),
+        (1.0, 0.3, 100.0, -1.5065192113),
+        (3.0, 2.0, 1e6, -1.7123189269),
+    ],
+)
+def test_negative_binomial_known_values(x, mean, theta, expected):
+    assert negative_binomial(x, mean, theta) == pytest.approx(expected, abs=1e-8)
+
+
+def test_a_cell_sums_over_its_genes():
+    x, rho, theta = [4.0, 1.0, 0.0], [0.5, 0.3, 0.2], [1.0, 2.0, 0.5]
+    mean = 5 * torch.tensor(rho, dtype=torch.float64)
+    p_x = NegativeBinomial(mean.log(), torch.tensor(theta, dtype=torch.float64).log())
+    log_prob = p_x.log_prob(torch.tensor(x, dtype=torch.float64))
+    assert log_prob.item() == pytest.approx(-4.4213403150, abs=1e-8)
+
+
+def test_negative_binomial_sums_to_one_with_its_moments():
+    x = torch.arange(2001, dtype=torch.float64)[:, None]
+    log_mean, log_theta = (torch.tensor([v], dtype=torch.float64).log() for v in (7.0, 4.0))
+    p_x = NegativeBinomial(log_mean, log_theta)
+    mass = p_x.log_prob(x).exp()
+    assert mass.sum().item() == pytest.approx(1, abs=1e-10)
+    assert (mass * x[:, 0]).sum().item() == pytest.approx(7, abs=1e-8)
+    assert p_x.variance.item() == pytest.approx(19.25)
+
+
+@pytest.mark.parametrize("theta", [1e-3, 0.3, 1.0, 7.5, 300.0, 1e5])
+def test_float32_agrees_with_scipy_for_every_dispersion(theta):
+    x = np.array([0, 1, 2, 5, 17, 120, 3000], dtype=np.float32)
+    mean = np.array([0.01, 0.5, 2, 9, 11, 100, 2500], dtype=np.float32)
+    p_x = NegativeBinomial(
+        torch.tensor(mean).log()[:, None], torch.tensor([np.log(theta)], dtype=torch.float32)
+    )
+    expected = stats.nbinom.logpmf(x, theta, theta / (theta + mean.astype(float)))
+    np.testing.assert_allclose(
+        p_x.log_prob(torch.tensor(x)[:, None]).numpy(), expected, rtol=2e-5, atol=6e-3
+    )
+
+
+def test_fast_log_gamma_ratio_and_its_slope_agree_with_float64():
+    x = torch.tensor([0.0, 1.0, 2.5, 8.0, 60.0, 900.0])[:, None]
+    theta = torch.tensor([1e-3, 0.1, 0.9, 3.0, 25.0, 400.0, 1e5], requires_grad=True)
+    value = log_rising_ratio(x, theta)
+    exact = torch.lgamma(x.double() + theta.detach().double())
+    exact = exact - torch.lgamma(theta.detach().double())
+    exact = exact - x.double() * theta.detach().double().log()
+    np.testing.assert_allclose(value.detach().numpy(), exact.numpy(), rtol=1e-5, atol=2e-4)
+    (slope,) = torch.autograd.grad(value.sum(), theta)
+    exact_theta = theta.detach().double().requires_grad_()
+    (exact_slope,) = torch.autograd.grad(
+        log_rising_ratio(x.double(), exact_theta).sum(), exact_theta
+    )
+    np.testing.assert_allclose(slope.numpy(), exact_slope.numpy(), rtol=2e-3, atol=1e-6)
+
+
+def test_no_counts_give_exactly_nothing():
+    assert torch.equal(log_rising_ratio(torch.zeros(3), torch.rand(3) + 0.1), torch.zeros(3))
+
+
+def test_poisson_agrees_with_scipy_and_is_the_limit():
+    x, mean = torch.tensor([[3.0, 0.0]]), torch.tensor([[2.0, 0.4]])
+    log_prob = Poisson(mean.log()).log_prob(x)
+    assert log_prob.item() == pytest.approx(stats.poisson.logpmf([3, 0], [2, 0.4]).sum(), abs=1e-5)
+    limit = NegativeBinomial(mean.log(), torch.full((2,), 15.0)).log_prob(x)
+    assert limit.item() == pytest.approx(log_prob.item(), abs=1e-4)
+
+
+def test_zero_inflation_mixes_a_zero_with_the_counts():
+    log_mean, log_theta = torch.tensor([0.7]), torch.tensor([0.2])
+    logit = torch.tensor([-0.4])
+    lost = torch.sigmoid(logit).item()
+    x = torch.arange(400.0)[:, None]
+    mass = ZeroInflatedNegativeBinomial(log_mean, log_theta, logit).log_prob(x).exp()
+    counts = NegativeBinomial(log_mean, log_theta).log_prob(x).exp()
+    expected = (1 - lost) * counts
+    expected[0] += lost
+    np.testing.assert_allclose(mass.numpy(), expected.numpy(), atol=1e-6)
+    mean = ZeroInflatedNegativeBinomial(log_mean, log_theta, logit).mean
+    assert (mass * x[:, 0]).sum().item() == pytest.approx(mean.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["negative_binomial", "poisson", "zero_inflated"])
+def test_gradients_by_finite_differences(family):
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(4, 3, dtype=torch.float64))
+    log_mean = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    log_theta = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    logit = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    functions = {
+        "negative_binomial": lambda m, t, d: NegativeBinomial(m, t).log_prob(x),
+        "poisson": lambda m, t, d: Poisson(m).log_prob(x),
+        "zero_inflated": lambda m, t, d: ZeroInflatedNegativeBinomial(m, t, d).log_prob(x),
+    }
+    function = functions[family]
+    assert gradcheck(
+        lambda m, t, d: function(m, t, d) + 0 * (t.sum() + d.sum()), (log_mean, log_theta, logit)
+    )
+
+
+@pytest.mark.parametrize(
+    "p_x",
+    [
+        Poisson(torch.tensor([0.2, 1.5])),
+        NegativeBinomial(torch.tensor([0.2, 1.5]), torch.tensor([0.0, 1.0])),
+        ZeroInflatedNegativeBinomial(
+            torch.tensor([0.2, 1.5]), torch.tensor([0.0, 1.0]), torch.tensor([-1.0, 0.5])
+        ),
+    ],
+)
+def test_samples_have_the_mean(p_x):
+    torch.manual_seed(0)
+    x = p_x.sample((40_000,))
+    assert x.shape == (40_000, 2)
+    error = (x.mean(0) - p_x.mean).abs() / (x.std(0) / 200)
+    assert error.max() < 4
+
+
+@pytest.mark.parametrize(
+    ("logit", "u", "temperature", "soft", "hard", "slope"),
+    [
+        (0.0, 0.5, 1.0, 0.5, 0, 0.25),
+        (5.0, 0.5, 1.0, 0.9933071491, 1, 0.0066480567),
+        (0.4, 0.25, 1.0, 0.3321199731, 0, 0.2218162966),
+        (0.4, 0.25, 0.5, 0.1982568985, 0, 0.3179022014),
+        (-2.0, 0.95, 1.0, 0.7199954378, 1, 0.2016020073),
+    ],
+)
+def test_masks_are_hard_and_their_slope_is_soft(logit, u, temperature, soft, hard, slope):
+    logits = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
+    mask = StraightThroughBernoulli(logits, temperature).relaxed(
+        torch.tensor([u], dtype=torch.float64)
+    )
+    assert mask.item() == hard
+    mask.backward()
+    assert logits.grad.item() == pytest.approx(slope, abs=1e-8)
+    assert soft * (1 - soft) / temperature == pytest.approx(slope, abs=1e-8)
+
+
+def test_masks_occur_with_their_probability_and_never_in_between():
+    torch.manual_seed(0)
+    logits = torch.tensor([-30.0, -1.0, 0.0, 2.0, torch.inf])
+    mask = StraightThroughBernoulli(logits).rsample((20_000,))
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    np.testing.assert_allclose(mask.mean(0).numpy(), torch.sigmoid(logits).numpy(), atol=0.015)
+    assert mask[:, -1].min() == 1

@@ -1,0 +1,187 @@
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+from skpert import IVAE, VAE, SVAEPlus  # noqa: E402
+from skpert.datasets import make_sparse_shift  # noqa: E402
+from skpert.plotting import HistoryDisplay, TargetsDisplay  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return make_sparse_shift(
+        5, n_cells_per_perturbation=30, n_control_cells=30, n_latent=3, n_genes=50, random_state=0
+    )
+
+
+@pytest.fixture
+def targets():
+    """Two programmes, strong and weak members of each in turn, and two without effect."""
+    effects = np.zeros((8, 6))
+    effects[[0, 2, 4]] = np.outer([3.0, 0.3, 1.0], [0, 1, 0, -0.5, 0, 0])
+    effects[[1, 3, 6]] = np.outer([0.4, 4.0, 2.0], [0, 0, 0, 0, 1, 0])
+    names = ["IFNGR1", "SMAD4", "IRF1", "SMAD3", "JAK2", "CD86", "SMAD2", "ATF2"]
+    return pd.DataFrame(effects, index=names, columns=[f"svaeplus{i}" for i in range(6)])
+
+
+def labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_the_map_shows_the_targets_in_the_order_of_its_labels(targets):
+    display = TargetsDisplay(targets).plot()
+    rows = labels(display.ax_.yaxis)
+    columns = [f"svaeplus{number}" for number in labels(display.ax_.xaxis)]
+    assert sorted(rows) == sorted(targets.index)
+    np.testing.assert_array_equal(display.im_.get_array(), targets.loc[rows, columns])
+    pd.testing.assert_frame_equal(display.ordered_, targets.loc[rows, columns])
+    np.testing.assert_array_equal(display.ax_.get_yticks(), range(8))
+    assert display.ax_.yaxis_inverted()  # first row on top
+
+
+def test_members_of_a_programme_stand_together_and_the_silent_below(targets):
+    display = TargetsDisplay(targets).plot()
+    programmes = [name[:4] for name in display.ordered_.index]
+    assert programmes[6:] == ["CD86", "ATF2"]
+    assert {frozenset(display.ordered_.index[i : i + 3]) for i in (0, 3)} == {
+        frozenset(["IFNGR1", "IRF1", "JAK2"]),
+        frozenset(["SMAD2", "SMAD3", "SMAD4"]),
+    }
+    assert display.dendrogram_ax_.texts[0].get_text() == "no target\n(2)"
+    assert sorted(display.ordered_.columns) == ["svaeplus1", "svaeplus3", "svaeplus4"]
+    assert display.ax_.get_xlabel() == "latent (3 more are moved by nothing)"
+
+
+def test_the_dendrogram_joins_neighbouring_rows(targets):
+    display = TargetsDisplay(targets).plot()
+    [collection] = display.dendrogram_ax_.collections
+    joints = sorted(collection.get_segments(), key=lambda joint: joint[:, 0].max())
+    assert len(joints) == 5  # of six rows
+    np.testing.assert_allclose([joint[:, 0].max() for joint in joints[:4]], 0, atol=1e-7)
+    np.testing.assert_allclose(joints[4][:, 0], [0, 2**0.5, 2**0.5, 0], atol=1e-7)
+    below, above = sorted({joint.item() for joint in joints[4][:, 1]})
+    assert 0 <= below <= 2 < 3 <= above <= 5
+    assert display.dendrogram_ax_.get_ylim() == display.ax_.get_ylim()
+
+
+def test_colours_are_symmetric_about_zero(targets):
+    display = TargetsDisplay(-targets).plot(cmap="PiYG")
+    assert display.im_.get_clim() == (-4, 4)
+    assert display.im_.get_cmap().name == "PiYG"
+    assert display.colorbar_.ax.get_xlabel() == "shift (prior s.d.)"
+
+
+def test_columns_follow_the_rows_that_are_moved():
+    display = TargetsDisplay(pd.DataFrame(np.eye(12)[::-1])).plot()
+    np.testing.assert_array_equal(display.im_.get_array(), np.eye(12))
+
+
+@pytest.mark.parametrize("n_moving", [0, 1, 2])
+def test_few_or_no_targets(n_moving):
+    effects = np.diag([1.0, -2.0, 0.0]) * (np.arange(3) < n_moving)
+    display = TargetsDisplay(pd.DataFrame(effects, index=list("abc"))).plot()
+    assert display.ordered_.shape == (3, n_moving or 3)
+    assert (display.ordered_.iloc[n_moving:] == 0).all(axis=None)
+    assert sorted(labels(display.ax_.yaxis)) == list("abc")
+    display.figure_.canvas.draw()
+
+
+def test_labels_of_many_perturbations_do_not_overlap():
+    random = np.random.default_rng(0)
+    effects = random.normal(size=(1500, 40)) * (random.random((1500, 40)) < 0.05)
+    names = [f"GENE{i}" for i in range(1500)]
+    display = TargetsDisplay(pd.DataFrame(effects, index=names)).plot()
+    display.figure_.canvas.draw()
+    for axis in (display.ax_.xaxis, display.ax_.yaxis):
+        boxes = [text.get_window_extent() for text in axis.get_ticklabels()]
+        assert not any(box.overlaps(after) for box, after in pairwise(boxes))
+    shown = dict(zip(display.ax_.get_yticks(), labels(display.ax_.yaxis), strict=True))
+    assert 50 < len(shown) < 500
+    assert all(display.ordered_.index[row] == name for row, name in shown.items())
+
+
+def test_targets_of_an_estimator_and_axes_of_ones_own(screen):
+    model = SVAEPlus(n_latent=3, max_epochs=5, random_state=0).fit(screen.X, screen.A)
+    _, (ax, other) = plt.subplots(1, 2)
+    display = TargetsDisplay.from_estimator(model, ax=ax)
+    assert display.ax_ is ax
+    assert display.figure_ is ax.figure is other.figure
+    ordered = model.targets_.loc[display.ordered_.index, display.ordered_.columns]
+    np.testing.assert_array_equal(display.im_.get_array(), ordered)
+
+
+class Dense(BaseEstimator):
+    """An estimator with an embedding only."""
+
+    def fit(self, X, y):
+        self.perturbations_ = np.array(["A", "B"])
+        self.embedding_ = np.array([[0.1, 2.0], [1.0, 0.0]])
+        return self
+
+    def get_feature_names_out(self):
+        return ["dense0", "dense1"]
+
+
+def test_an_embedding_without_mask_is_shown_whole():
+    model = Dense().fit(None, None)
+    display = TargetsDisplay.from_estimator(model)
+    shown = display.ordered_.loc[["A", "B"], ["dense0", "dense1"]]
+    np.testing.assert_array_equal(shown, model.embedding_)
+
+
+def test_estimators_without_effects_or_fit_are_refused(screen):
+    model = VAE(n_latent=3, max_epochs=1, random_state=0)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        TargetsDisplay.from_estimator(model)
+    with pytest.raises(ValueError, match="VAE learns no effects"):
+        TargetsDisplay.from_estimator(model.fit(screen.X, screen.A))
+
+
+@pytest.mark.parametrize(("cls", "terms"), [(IVAE, 2), (SVAEPlus, 3)])
+def test_the_history_shows_every_term_and_the_elbo(cls, terms, screen):
+    model = cls(n_latent=3, max_epochs=12, random_state=0).fit(screen.X, screen.A)
+    display = HistoryDisplay.from_estimator(model)
+    assert [ax.get_title() for ax in display.axes_] == [*model.history_.columns[1 : terms + 1]] + [
+        "ELBO"
+    ]
+    assert set(display.lines_) == set(model.history_.columns) - {"phase"}
+    for name, line in display.lines_.items():
+        np.testing.assert_array_equal(line.get_ydata(), model.history_[name])
+        np.testing.assert_array_equal(line.get_xdata(), range(12))
+    best = model.history_["validation_elbo"].argmax()
+    legend = [text.get_text() for text in display.axes_[-1].get_legend().get_texts()]
+    assert legend == ["held-out cells", f"best epoch, {best}"]
+
+
+def test_a_history_without_held_out_cells_or_with_axes_of_ones_own():
+    history = pd.DataFrame({"phase": "fit", "reconstruction": [9.0, 5.0], "kl_z": [0.0, 1.0]})
+    _, axes = plt.subplots(1, 2)
+    display = HistoryDisplay(history).plot(axes)
+    assert display.axes_.tolist() == axes.tolist()
+    assert list(display.lines_) == ["reconstruction", "kl_z"]
+    with pytest.raises(ValueError, match="axes must be 2"):
+        HistoryDisplay(history).plot(axes[:1])
+    with pytest.raises(ValueError, match="no epoch"):
+        HistoryDisplay(history[:0][["phase"]]).plot()
+
+
+@pytest.mark.parametrize("display", [TargetsDisplay, HistoryDisplay])
+def test_without_matplotlib_the_error_names_the_extra(display, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"Display needs matplotlib: .*'skpert\[plot\]'"):
+        display(pd.DataFrame({"kl_z": [1.0]})).plot()

@@ -1,0 +1,142 @@
+"""The loop on a problem whose optimum is known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from skpert._data import Cells
+from skpert._training import one_cycle, train
+from skpert.exceptions import TrainingWarning
+
+
+class Mean(nn.Module):
+    """Finds the mean of the first gene; ``poison`` turns the loss to NaN after so many steps."""
+
+    def __init__(self, poison=math.inf, interrupt=math.inf):
+        super().__init__()
+        self.mean, self.free = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+        self.poison, self.interrupt, self.n_steps = poison, interrupt, 0
+        self.modes, self.kl_weights = [], []
+
+    def loss_terms(self, cells, kl_weight=1.0):
+        self.kl_weights.append(kl_weight)
+        if self.training:
+            self.n_steps += 1
+        if self.n_steps > self.interrupt:
+            raise KeyboardInterrupt
+        loss = (cells.x[:, 0] - self.mean).square().mean()
+        return {
+            "squares": loss * (math.nan if self.n_steps > self.poison else 1),
+            "none": 0 * loss,
+        }
+
+    def log_weights(self, cells, n_particles):
+        return -(cells.x[:, 0] - self.mean).square().expand(n_particles, -1)
+
+    def parameter_groups(self):
+        return [{"params": [self.mean]}, {"params": [self.free], "lr": 3.0, "weight_decay": 0.0}]
+
+
+def cells_around(mean, n_cells=64):
+    torch.manual_seed(0)
+    x = mean + torch.randn(n_cells, 2)
+    nothing = torch.zeros(n_cells, 1)
+    return Cells(x, nothing, nothing.long(), nothing, nothing[:, :0])
+
+
+SETTINGS = {"batch_size": 16, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_it_finds_the_optimum(schedule):
+    cells, module = cells_around(2.0), Mean()
+    history = train(module, cells, max_epochs=60, schedule=schedule, **SETTINGS)
+    assert module.mean.item() == pytest.approx(cells.x[:, 0].mean().item(), abs=0.15)
+    assert len(history) == 60
+    assert history[-1].keys() == {"squares", "none"}
+    assert not module.training
+
+
+def test_kl_weight_warms_up_by_epoch():
+    module = Mean()
+    train(module, cells_around(0.0), max_epochs=6, n_epochs_kl_warmup=4, **SETTINGS)
+    assert module.kl_weights[::4] == [0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_history_is_the_mean_over_cells_of_what_was_optimised():
+    cells, module = cells_around(1.0, 50), Mean()
+    (row,) = train(module, cells, max_epochs=1, batch_size=16, learning_rate=1e-12)
+    assert row["squares"] == pytest.approx(cells.x[:, 0].square().mean().item(), rel=1e-5)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_it():
+    module = Mean()
+    history = train(
+        module,
+        cells_around(3.0),
+        validation=cells_around(1.0),  # training drives past it
+        max_epochs=200,
+        patience=5,
+        **SETTINGS,
+    )
+    elbo = [row["validation_elbo"] for row in history]
+    best = max(range(len(elbo)), key=elbo.__getitem__)
+    assert len(history) == best + 1 + 5
+    kept = module.log_weights(cells_around(1.0), 1).mean().item()
+    assert kept == pytest.approx(elbo[best], rel=1e-5)
+
+
+def test_nan_stops_with_the_last_finite_weights_and_says_where():
+    module = Mean(poison=12)
+    with pytest.warns(TrainingWarning, match="squares became nan in epoch 3: lower learning_rate"):
+        history = train(module, cells_around(2.0), max_epochs=9, **SETTINGS)
+    assert len(history) == 3
+    assert math.isfinite(module.mean.item())
+    assert module.mean.item() > 0
+
+
+def test_nan_from_the_start_is_an_error():
+    with pytest.raises(FloatingPointError, match="epoch 0"):
+        train(Mean(poison=0), cells_around(2.0), max_epochs=9, **SETTINGS)
+
+
+def test_ctrl_c_keeps_what_was_learned():
+    module = Mean(interrupt=10)
+    with pytest.warns(TrainingWarning, match="interrupted; the weights of epoch 1"):
+        history = train(module, cells_around(2.0), max_epochs=9, **SETTINGS)
+    assert len(history) == 2
+    assert module.mean.item() > 0
+
+
+def test_ctrl_c_before_anything_was_learned_is_passed_on():
+    with pytest.raises(KeyboardInterrupt):
+        train(Mean(interrupt=2), cells_around(2.0), max_epochs=9, **SETTINGS)
+
+
+def test_a_listener_can_stop_and_own_minibatches_are_used():
+    cells, module, seen = cells_around(2.0), Mean(), []
+    history = train(
+        module,
+        cells,
+        max_epochs=9,
+        minibatches=lambda size: iter([cells.take(torch.arange(8))]),
+        on_epoch=lambda row: seen.append(row) or len(seen) == 2,
+        **SETTINGS,
+    )
+    assert history == seen
+    assert module.n_steps == 2
+
+
+def test_groups_scale_rate_and_decay():
+    module = Mean()
+    with torch.no_grad():
+        module.free.fill_(5.0)
+    train(module, cells_around(0.0), max_epochs=3, weight_decay=0.5, **SETTINGS)
+    assert module.free.item() == 5.0  # no gradient, and no decay in its group
+
+
+def test_one_cycle_rises_peaks_and_falls_to_nothing():
+    rate = [one_cycle(progress) for progress in (0, 0.15, 0.3, 0.65, 1)]
+    assert rate == pytest.approx([0.04, 0.52, 1, 0.5, 0])
