@@ -81,12 +81,13 @@ def log_evidence(X, mean, rate, start, n_particles, random):
     result : Bunch
         ``log_evidence`` and ``effective_sample_size``, (n_cells,) each.
     """
-    log_weights = np.empty((len(X), n_particles))
-    for rows in gen_batches(len(X), max(N_ROWS // n_particles, 1)):
-        x, m = np.asarray(X[rows], dtype=np.float64), mean[rows]
-        mode, precision = posterior_mode(x, m, rate, start[rows])
-        z, log_q = _student(mode, np.linalg.cholesky(precision), n_particles, random)
-        log_p = _log_joint(x[:, None], m[:, None], rate, z)
+    x = np.asarray(X, dtype=np.float64)
+    mode, precision = posterior_mode(x, mean, rate, start)
+    root = np.linalg.cholesky(precision)
+    log_weights = np.empty((len(x), n_particles))
+    for rows in gen_batches(len(x), max(N_ROWS // n_particles, 1)):
+        z, log_q = _student(mode[rows], root[rows], n_particles, random)
+        log_p = _log_joint(x[rows, None], mean[rows, None], rate, z)
         log_weights[rows] = log_p - log_q
     total = logsumexp(log_weights, axis=1)
     effective = np.exp(2 * total - logsumexp(2 * log_weights, axis=1))
@@ -122,9 +123,11 @@ def posterior_mode(x, mean, rate, start, *, n_steps=30):
     for _ in range(n_steps):
         candidate = z + length[:, None] * step
         value = _log_joint(x, mean, rate, candidate)
-        better = value > best
+        better = value > best + 1e-9
         z[better], best[better] = candidate[better], value[better]
         length = np.where(better, np.minimum(2 * length, 1), length / 4)
+        if length.max() < 1e-3:  # nothing to gain anywhere
+            break
         if better.any():
             step[better], precision[better] = _newton_step(
                 x[better], mean[better], rate, z[better]

@@ -5,6 +5,7 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from shutil import rmtree
 
 import skpert
 
@@ -67,10 +68,11 @@ def write_api():
     A name stands where it is first met: in ``skpert`` itself, then in its modules by alphabet.
     """
     folder = HERE / "api"
-    folder.mkdir(exist_ok=True)
+    rmtree(folder, ignore_errors=True)  # names that are gone must not stay
+    folder.mkdir()
     modules = ["skpert"]
     modules += [f"skpert.{m.name}" for m in iter_modules(skpert.__path__) if m.name[0] != "_"]
-    pages, seen = {}, set()
+    seen = set()
     for name in modules:
         module = import_module(name)
         members = {key: getattr(module, key) for key in getattr(module, "__all__", ())}
@@ -81,14 +83,8 @@ def write_api():
             others = sorted(new.keys() - set(classes))
             summary = (module.__doc__ or "").strip().split("\n\n")[0]
             page = f"{name}\n{'=' * len(name)}\n\n{summary}\n\n"
-            pages[name] = page + table(name, "Classes", classes) + table(name, "Functions", others)
-    for old in folder.glob("*.rst"):
-        if old.stem not in pages:
-            old.unlink()
-    for name, page in pages.items():
-        path = folder / f"{name}.rst"
-        if not path.exists() or path.read_text() != page:  # an untouched page is not built again
-            path.write_text(page)
+            page += table(name, "Classes", classes) + table(name, "Functions", others)
+            (folder / f"{name}.rst").write_text(page)
 
 
 write_api()

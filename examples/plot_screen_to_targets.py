@@ -16,7 +16,7 @@ its path, or say ``make demo SCREEN=path.h5ad``. A screen of 20,000 cells takes 
 # --------
 #
 # Without a screen of yours, cells are simulated: 18 perturbations that move one or two of six
-# processes, and 6 that do nothing, as many do in real screens.
+# processes, and 6 that do nothing (GENE18 to GENE23), as many do in real screens.
 
 import os
 import sys
@@ -30,24 +30,22 @@ from skpert.datasets import load_screen, make_sparse_shift
 from skpert.plotting import TargetsDisplay
 
 
-def simulated_screen(n_silent=6, n_cells=100):
-    """Counts and labels, with names that look like those of genes."""
+def simulated_screen(n_cells=200, n_moving=18, n_silent=6):
+    """Counts and labels; the last ``n_silent`` perturbations do nothing."""
     screen = make_sparse_shift(
-        18,
+        n_moving,
         n_cells_per_perturbation=n_cells,
         n_control_cells=n_cells * (n_silent + 4),
-        n_latent=10,
-        n_covered=6,
+        n_latent=6,
         n_targets=(1, 2),
-        effect_size=2.0,
-        n_genes=200,
+        effect_size=3.0,
         library_size=2000,
         random_state=0,
     )
     labels = pd.Series(screen.A).str.replace("P", "GENE")
     untreated = labels.index[labels == "control"]
     for i in range(n_silent):  # control cells under another name
-        labels[untreated[i * n_cells : (i + 1) * n_cells]] = f"GENE{18 + i}"
+        labels[untreated[i * n_cells : (i + 1) * n_cells]] = f"GENE{n_moving + i}"
     return screen.X, labels.to_numpy()
 
 
@@ -67,7 +65,9 @@ print(f"{X.shape[0]} cells, {X.shape[1]} genes, {len(set(A)) - 1} perturbations"
 # per cell, a model foresees the expression of cells it has not seen. The plain VAE does not know
 # what was done to a cell, so that the difference is what the perturbations explain.
 
-X_train, X_test, A_train, A_test = train_test_split(X, A, test_size=0.2, stratify=A, random_state=0)
+X_train, X_test, A_train, A_test = train_test_split(
+    X, A, test_size=0.2, stratify=A, random_state=0
+)
 model = SVAEPlus(n_latent=15, random_state=0).fit(X_train, A_train)
 vae = VAE(n_latent=15, random_state=0).fit(X_train, A_train)
 for fitted in (model, vae):
@@ -77,9 +77,9 @@ for fitted in (model, vae):
 # Targets
 # -------
 #
-# ``targets_`` is a table of shifts, a row per perturbation and a column per latent, zero where the
-# perturbation leaves the latent alone. The unit is the standard deviation of the latent among cells
-# of one perturbation.
+# ``targets_`` is a table of shifts, a row per perturbation and a column per latent, zero where
+# the perturbation leaves the latent alone. The unit is the standard deviation of the latent among
+# cells of one perturbation.
 
 targets = model.targets_
 moved = targets[(targets != 0).any(axis=1)]

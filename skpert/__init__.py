@@ -1,8 +1,23 @@
 """Causal representation learning for single-cell perturbation screens."""
 
-from . import datasets, metrics, preprocessing
+from . import datasets, exceptions, metrics, model_selection, plotting, preprocessing
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
+from .persistence import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["IVAE", "SVAE", "VAE", "BetaVAE", "SVAEPlus", "datasets", "metrics", "preprocessing"]
+__all__ = [
+    "IVAE",
+    "SVAE",
+    "VAE",
+    "BetaVAE",
+    "SVAEPlus",
+    "datasets",
+    "exceptions",
+    "load",
+    "metrics",
+    "model_selection",
+    "plotting",
+    "preprocessing",
+    "save",
+]

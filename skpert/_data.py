@@ -129,6 +129,22 @@ class Cells(NamedTuple):
         return (self.dosage[:, :, None] * effect[self.part]).sum(-2)
 
 
+def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, Cells | None]:
+    """Training and validation cells, on the device; every perturbation keeps a training cell."""
+    order = torch.randperm(cells.n_cells)
+    condition = torch.where(cells.dosage > 0, cells.part, -1)[order]
+    first = np.unique(condition.numpy(), return_index=True)[1] // condition.shape[1]
+    free = torch.ones(cells.n_cells, dtype=torch.bool)
+    free[torch.from_numpy(first)] = False
+    n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
+    if n_validation == 0 or cells.n_cells - n_validation < 2:
+        return cells.to(device), None
+    held_out = order[free][:n_validation]
+    kept = torch.ones(cells.n_cells, dtype=torch.bool)
+    kept[held_out] = False
+    return cells.subset(kept.nonzero()[:, 0]).to(device), cells.subset(held_out).to(device)
+
+
 def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Index and dosage of each perturbation of each cell, padded with dosage 0."""
     counts = np.diff(dosage.indptr)

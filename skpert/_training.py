@@ -5,7 +5,6 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -88,21 +87,26 @@ def train(
     with the weights kept so far; so it does at Ctrl-C. Both warn.
     """
     optimizer = _optimizer(module, learning_rate, weight_decay)
+    rate = one_cycle if schedule == "one_cycle" else _constant
     history: list[dict[str, float]] = []
     best_elbo, best_epoch, best = -math.inf, 0, copy.deepcopy(module.state_dict())
     try:
         for epoch in range(max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
-            row = _epoch(
-                module,
-                (minibatches or cells.minibatches)(batch_size),
-                kl_weight,
-                optimizer,
-                partial(_rate, schedule, epoch * cells.n_cells, max_epochs * cells.n_cells),
-            )
+            total, n_seen = torch.zeros(()), 0
+            module.train()
+            for batch in (minibatches or cells.minibatches)(batch_size):
+                terms = module.loss_terms(batch, kl_weight)
+                values = torch.stack(tuple(terms.values()))
+                progress = (epoch + n_seen / cells.n_cells) / max_epochs
+                _step(optimizer, values.sum(), rate(progress))
+                total = total.to(values.device) + values.detach() * batch.n_cells
+                n_seen += batch.n_cells
+            module.eval()
+            row = dict(zip(terms, (total / n_seen).tolist(), strict=True))  # synchronises, once
             if validation is not None:
                 row |= _validate(module, validation, kl_weight, batch_size)
-            _check_finite(row, epoch)
+            _check_finite(row, optimizer, epoch)
             history.append(row)
             if validation is None or row["validation_elbo"] > best_elbo:
                 best_elbo, best_epoch = row.get("validation_elbo", best_elbo), epoch
@@ -113,9 +117,8 @@ def train(
     except (KeyboardInterrupt, FloatingPointError) as reason:
         if not history:
             raise
-        message = str(reason) or "interrupted"
-        advice = f"{message}; the weights of epoch {best_epoch} are kept"
-        warnings.warn(advice, TrainingWarning, stacklevel=2)
+        message = f"{str(reason) or 'interrupted'}; the weights of epoch {best_epoch} are kept"
+        warnings.warn(message, TrainingWarning, stacklevel=2)
     module.load_state_dict(best)
     module.eval()
     return history
@@ -165,34 +168,17 @@ def one_cycle(progress: float) -> float:
     return (1 + math.cos(math.pi * min((progress - 0.3) / 0.7, 1.0))) / 2
 
 
-def _rate(schedule: str, n_before: int, n_total: int, n_seen: int) -> float:
-    """Relative learning rate after so many cells of this epoch."""
-    return one_cycle((n_before + n_seen) / n_total) if schedule == "one_cycle" else 1.0
+def _constant(progress: float) -> float:
+    return 1.0
 
 
-def _epoch(
-    module: PerturbationModule,
-    batches: Iterator[Cells],
-    kl_weight: float,
-    optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
-) -> dict[str, float]:
-    """Train on these minibatches; the mean of each term as optimised, nats per cell."""
-    module.train()
-    total, n_seen = torch.zeros(()), 0
-    names: tuple[str, ...] = ()
-    for batch in batches:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(n_seen)
-        terms = module.loss_terms(batch, kl_weight)
-        values = torch.stack(tuple(terms.values()))
-        optimizer.zero_grad(set_to_none=False)
-        values.sum().backward()
-        optimizer.step()
-        total = total.to(values.device) + values.detach() * batch.n_cells
-        n_seen, names = n_seen + batch.n_cells, tuple(terms)
-    module.eval()
-    return dict(zip(names, (total / n_seen).tolist(), strict=True))  # the one synchronisation
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, factor: float) -> None:
+    """Follow the gradient, at this factor of the peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    optimizer.zero_grad(set_to_none=False)
+    loss.backward()
+    optimizer.step()
 
 
 @torch.no_grad()
@@ -201,7 +187,7 @@ def _validate(
 ) -> dict[str, float]:
     """Mean of each term and of the ELBO over held-out cells, nats per cell."""
     row: dict[str, float] = defaultdict(float)
-    for batch in cells.minibatches(batch_size, shuffle=False):
+    for batch in cells.minibatches(8 * batch_size, shuffle=False):
         share = batch.n_cells / cells.n_cells
         for name, term in module.loss_terms(batch, kl_weight).items():
             row[f"validation_{name}"] += float(term) * share
@@ -209,7 +195,9 @@ def _validate(
     return dict(row)
 
 
-def _check_finite(row: dict[str, float], epoch: int) -> None:
+def _check_finite(row: dict[str, float], optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    row = row | {"a weight": float(sum(weight.detach().sum() for weight in weights))}
     for name, value in row.items():
         if not math.isfinite(value):
             raise FloatingPointError(

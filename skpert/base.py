@@ -1,11 +1,11 @@
 """The border between scikit-learn (arrays, labels, parameters) and torch (modules)."""
 
-import inspect
 import logging
 import math
-import re
+import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import wraps
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,7 +17,8 @@ from sklearn.utils import Bunch, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from ._data import Cells, SparseRows
+from ._data import Cells, SparseRows, split
+from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._training import train
 from .nn import LIKELIHOODS
@@ -29,96 +30,23 @@ logger = logging.getLogger("skpert")
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
-
-SHARED = {
-    "n_latent": """n_latent : int, default=@n_latent
-        Dimension of the latent space.""",
-    "network_parameters": """n_hidden : int, default=@n_hidden
-        Width of the hidden layers of encoder and decoder.
-    n_layers : int, default=@n_layers
-        Number of hidden layers of encoder and of decoder.
-    dropout : float, default=@dropout
-        Dropout rate of the encoder, in [0, 1).
-    likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal"}, \\
-            default="@likelihood"
-        Distribution of expression given the latent state; "normal" is for real values, such as
-        log-normalised expression.""",
-    "shared_parameters": """control : str, default="control"
-        Label of the untreated cells; its shift is pinned to zero.
-    sep : str or None, default="+"
-        What joins the names of a combination; None reads labels as they stand.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    environment : list of str or None, default=None
-        Columns of the design that hold nuisance covariates, which enter the decoder only.
-        Columns of floats are continuous, all others categories.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
-    max_epochs : int, default=@max_epochs
-        Largest number of passes over the training cells.
-    batch_size : int, default=@batch_size
-        Cells of one gradient step.
-    learning_rate : float, default=@learning_rate
-        Learning rate of Adam, the peak of it for ``schedule="one_cycle"``.
-    schedule : {"one_cycle", "constant"}, default="@schedule"
-        Course of the learning rate over ``max_epochs``.
-    weight_decay : float, default=@weight_decay
-        L2 penalty on the weights of the networks.
-    n_epochs_kl_warmup : int, default=@n_epochs_kl_warmup
-        Epochs over which the weight of the KL terms rises from 0 to 1.
-    validation_fraction : float, default=@validation_fraction
-        Share of the cells, in [0, 1), held out of training to choose the best epoch by its
-        ELBO. Every perturbation keeps a training cell; tiny data keep them all.
-    patience : int or None, default=@patience
-        Epochs without a better validation ELBO after which training stops; None never stops.
-    n_particles : int, default=100
-        Samples of the latent state per cell in ``score``.
-    device : str, default="auto"
-        Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if there is one.
-    random_state : int, RandomState instance or None, default=None
-        Seeds initial weights, minibatches and samples. An int makes results repeatable.
-    verbose : int, default=0
-        1 shows the progress of training on the standard error stream.""",
-    "mask_attributes": """embedding_ : ndarray of shape (n_perturbations, n_latent)
-        Shift of each latent by each perturbation that targets it.
-    mask_probability_ : ndarray of shape (n_perturbations, n_latent)
-        Probability that a perturbation targets a latent, in [0, 1].
-    mask_ : ndarray of bool of shape (n_perturbations, n_latent)
-        Where that probability is above 0.5.
-    targets_ : DataFrame of shape (n_perturbations, n_latent)
-        ``mask_ * embedding_`` with names.""",
-    "shared_attributes": """perturbations_ : ndarray of shape (n_perturbations,)
-        Sorted names, without the control; for a dosage matrix in the order of its columns.
-    design_ : PerturbationEncoder
-        The fitted encoder of the design.
-    history_ : DataFrame
-        A row per epoch: ``phase``, the mean of each term of the loss as optimised, nats per
-        cell, and ``validation_*``, the same and the ELBO on the cells held out.
-    n_iter_ : int
-        Number of epochs run.
-    n_features_in_ : int
-        Number of genes.
-    feature_names_in_ : ndarray of shape (n_genes,)
-        Names of genes, where X has names.
-    module_ : torch.nn.Module
-        The trained networks.""",
-}
+GENERATOR = threading.RLock()  # held while torch's generator is ours
 
 
-def with_shared_parameters(cls):
-    """Complete a class docstring with the parameters and attributes that estimators share.
+def all_or_nothing(fit):
+    """Return ``fit`` as a method that leaves the estimator as it was if it fails."""
 
-    ``{name}`` is replaced by the text ``SHARED[name]``, in which ``@parameter`` stands for the
-    parameter's default in this class.
-    """
-    defaults = {
-        name: str(parameter.default)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items()
-    }
-    for name, text in SHARED.items():
-        text = re.sub(r"@(\w+)", lambda match: defaults[match[1]], text)
-        cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text)
-    return cls
+    @wraps(fit)
+    def guarded(self, X, y):
+        before = vars(self).copy()
+        try:
+            return fit(self, X, y)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return guarded
 
 
 class PerturbationVAE(
@@ -170,6 +98,7 @@ class PerturbationVAE(
     def _counts(self):
         return self.likelihood != "normal"
 
+    @all_or_nothing
     @with_callbacks
     def fit(self, X, y):
         """Train on expression and design.
@@ -210,10 +139,11 @@ class PerturbationVAE(
         cells = _cells(values, design, y)
         device = _device(self.device)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        vars(self).pop("module_", None)  # it does not fit the new design
         self.design_, self.perturbations_ = design, design.perturbations_
         self._population = _population(cells, np.random.default_rng(self._seed))
         with _seeded(self._seed, device):
-            training, validation = _split(cells, self.validation_fraction, device)
+            training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
             module = self._make_module(training).to(device)
             monitor = Monitor(self, X, y, {"module_": module, "n_iter_": 1})
@@ -221,21 +151,18 @@ class PerturbationVAE(
             monitor.close()
         return self._keep(module, history, "fit")
 
-    def _optimise(self, module, cells, validation, monitor):
+    def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
         """Fit the module and return the history; models of several phases override this."""
-        return self._train(module, cells, validation, monitor, self.max_epochs)
-
-    def _train(self, module, cells, validation, monitor, max_epochs):
         return train(
             module,
             cells,
             validation=validation,
-            max_epochs=max_epochs,
+            max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             weight_decay=self.weight_decay,
-            n_epochs_kl_warmup=self.n_epochs_kl_warmup,
+            n_epochs_kl_warmup=0 if warm else self.n_epochs_kl_warmup,
             patience=self.patience,
             on_epoch=monitor,
         )
@@ -280,11 +207,11 @@ class PerturbationVAE(
         n_new = len(design.perturbations_) - len(self.perturbations_)
         with _seeded(self._seed, self._device):
             treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
-            cells = cells.take(treated).to(self._device)
+            cells = cells.subset(treated).to(self._device)
             module = extend(cells, n_new)
             history = []
             if module.parameter_groups():
-                history = self._optimise(module, cells, None, None)
+                history = self._optimise(module, cells, warm=True)
         adapted = self._copy()
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
         return adapted._keep(module, history, "adapt")
@@ -308,10 +235,12 @@ class PerturbationVAE(
             A new fitted estimator; this one stays as it is.
         """
         cells = self._check(X, A)
+        if cells.n_cells < 2:
+            raise ValueError(f"refine needs at least 2 cells to train on, got {cells.n_cells}")
         with _seeded(self._seed, self._device):
-            training, validation = _split(cells, self.validation_fraction, self._device)
+            training, validation = split(cells, self.validation_fraction, self._device)
             module = self.module_.refined()
-            history = self._optimise(module, training, validation, None)
+            history = self._optimise(module, training, validation, warm=True)
         return self._copy()._keep(module, history, "refine")
 
     def _copy(self):
@@ -450,7 +379,8 @@ class PerturbationVAE(
         expression : ndarray of shape (n_designs, n_genes) or (n_cells, n_genes)
             Expected counts; real values with ``likelihood="normal"``. Without X the mean over
             a fixed sample of basal states, the same for all designs, and over the
-            environments of training unless A is a frame that names them.
+            environments of training unless A is a frame that names them. Zero inflation takes
+            its share: what is expected is what is left after dropout.
 
         Raises
         ------
@@ -546,7 +476,7 @@ class PerturbationVAE(
             raise ValueError(f"library_size must be a positive number, got {library_size!r}")
         dosage = self.design_.transform(A)
         columns = getattr(A, "columns", ())
-        known = self.environment is not None and set(self.environment) <= set(columns)
+        known = self.environment is not None and not set(self.environment).isdisjoint(columns)
         environment = self.design_.environments(A) if known else np.empty((dosage.shape[0], 0))
         designs = Cells.from_arrays(np.empty((dosage.shape[0], 0)), dosage, environment)
         library = self._population["median"] if library_size is None else library_size
@@ -665,7 +595,13 @@ def _cells(X, design, A):
 
 def _device(name):
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.zeros(0, device=name).device
+        except (RuntimeError, AssertionError) as reason:
+            raise ValueError(
+                f"device={name!r} cannot be used here ({str(reason).splitlines()[0]}): choose "
+                "another, or 'auto' for a GPU where there is one"
+            ) from reason
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("device='auto' is %s", device)
     return device
@@ -673,26 +609,13 @@ def _device(name):
 
 @contextmanager
 def _seeded(seed, device):
-    """Draw from a generator of our own and leave the caller's as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Draw from a generator of our own and leave the caller's as it was.
+
+    Torch has one generator for all threads, so that one seeded piece of work waits for another.
+    """
+    with GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _split(cells, fraction, device):
-    """Training and validation cells, on the device; every perturbation keeps a training cell."""
-    order = torch.randperm(cells.n_cells)
-    condition = torch.where(cells.dosage > 0, cells.part, -1)[order]
-    first = np.unique(condition.numpy(), return_index=True)[1] // condition.shape[1]
-    free = torch.ones(cells.n_cells, dtype=torch.bool)
-    free[torch.from_numpy(first)] = False
-    n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
-    if n_validation == 0 or cells.n_cells - n_validation < 2:
-        return cells.to(device), None
-    held_out = order[free][:n_validation]
-    kept = torch.ones(cells.n_cells, dtype=torch.bool)
-    kept[held_out] = False
-    return cells.subset(kept.nonzero()[:, 0]).to(device), cells.subset(held_out).to(device)
 
 
 def _population(cells, random):

@@ -73,7 +73,7 @@ def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
     """
     if x.dtype == torch.float64:
         return torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()
-    result: Tensor = _LogRisingRatio.apply(x, theta)  # type: ignore[no-untyped-call]
+    result: Tensor = _LogRisingRatio.apply(x, theta)
     return result
 
 

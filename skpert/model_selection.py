@@ -10,6 +10,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import Bunch, check_random_state
 
 from .preprocessing import perturbation_labels
+from .preprocessing._labels import text
 
 __all__ = [
     "LeavePerturbationsOut",
@@ -100,11 +101,13 @@ class PerturbationKFold(_PerturbationSplit):
         if len(labels) < self.n_splits:
             raise ValueError(f"cannot make {self.n_splits} folds of {len(labels)} cells")
         order = random.permutation(len(labels))
-        codes, inverse, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
-        sequence = np.argsort(inverse, kind="stable")  # condition by condition, shuffled within
-        alone = counts[inverse[sequence]] == 1
+        _, inverse, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
+        alone = counts[inverse] == 1
+        # condition by condition, shuffled within; the single cells last, lest they take a turn
+        sequence = np.lexsort((inverse, alone))
         fold = np.empty(len(labels), dtype=int)
-        fold[order[sequence]] = np.where(alone, -1, np.arange(len(labels)) % self.n_splits)
+        turn = np.arange(len(labels)) % self.n_splits
+        fold[order[sequence]] = np.where(alone[sequence], -1, turn)
         return fold
 
 
@@ -138,7 +141,7 @@ class LeavePerturbationsOut(_PerturbationSplit):
 
     def _folds(self, labels, random):
         names, inverse = np.unique(labels, return_inverse=True)
-        treated = np.flatnonzero(names != str(self.control))
+        treated = np.flatnonzero(names != text(self.control))
         if len(treated) < self.n_splits:
             raise ValueError(
                 f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower it"
@@ -199,7 +202,7 @@ def interventional_nll(
         A, control=estimator.control, sep=estimator.sep, perturbation=estimator.perturbation
     )
     scores = pd.Series(estimator.score_cells(X, A, n_particles=n_particles))
-    treated = labels != str(estimator.control)
+    treated = labels != text(estimator.control)
     grouped = scores[treated].groupby(labels[treated])
     table = pd.DataFrame({"nll": -grouped.mean(), "n_cells": grouped.size()})
     table.index.name = "perturbation"

@@ -48,14 +48,14 @@ class GaussianEncoder(nn.Module):
     def __init__(self, n_in: int, n_latent: int, *, n_hidden: int, n_layers: int, dropout: float):
         super().__init__()
         self.hidden = DenseStack(n_in, n_hidden, n_layers, dropout)
-        self.mean = nn.Linear(n_hidden, n_latent)
-        self.log_variance = nn.Linear(n_hidden, n_latent)
+        self.n_latent = n_latent
+        self.moments = nn.Linear(n_hidden, 2 * n_latent)  # mean and log-variance, side by side
 
     def forward(self, x: Tensor) -> Normal:
         """Posterior of the latent state of each cell."""
-        h = self.hidden(x, x[:, :0])
-        variance = self.log_variance(h).clamp(max=15).exp() + 1e-4
-        return Normal(self.mean(h), variance.sqrt(), validate_args=False)
+        mean, log_variance = self.moments(self.hidden(x, x[:, :0])).chunk(2, -1)
+        variance = log_variance.clamp(max=15).exp() + 1e-4
+        return Normal(mean, variance.sqrt(), validate_args=False)
 
 
 class PoissonHead(nn.Module):
@@ -159,9 +159,11 @@ class Decoder(nn.Module):
 class Table(nn.Module):
     """One row of parameters per perturbation; rows can be added, and the old ones frozen."""
 
+    frozen: Tensor  # (n_frozen, n_latent)
+
     def __init__(self, rows: Tensor):
         super().__init__()
-        self.register_buffer("frozen", rows[:0])  # (n_frozen, n_latent)
+        self.register_buffer("frozen", rows[:0])
         self.rows = nn.Parameter(rows)  # (n_rows, n_latent), the last ones
 
     def forward(self) -> Tensor:
@@ -172,3 +174,15 @@ class Table(nn.Module):
         """Freeze the rows there are and append new ones to be learned."""
         self.frozen = self().detach()
         self.rows = nn.Parameter(rows.to(self.frozen))
+
+    def thaw(self) -> None:
+        """Make all rows learnable again."""
+        self.rows = nn.Parameter(self().detach())
+        self.frozen = self.rows.detach()[:0]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load a table that was extended since it was made as this one."""
+        frozen, rows = state_dict[f"{prefix}frozen"], state_dict[f"{prefix}rows"]
+        if rows.shape != self.rows.shape:
+            self.frozen, self.rows = torch.empty_like(frozen), nn.Parameter(torch.empty_like(rows))
+        super()._load_from_state_dict(state_dict, prefix, *args)

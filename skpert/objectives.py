@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 
@@ -20,6 +21,11 @@ def iwelbo(log_weights: Tensor) -> Tensor:
     .. [1] Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, ICLR 2016, eq. 8.
     """
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+
+
+def kl_from_unit_normal(q: Normal, mean: Tensor) -> Tensor:
+    r""":math:`\mathrm{KL}(q \| \mathcal{N}(\mathrm{mean}, 1))`, elementwise, in nats."""
+    return (q.variance + (q.mean - mean).square() - 1) / 2 - q.stddev.log()
 
 
 def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:

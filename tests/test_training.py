@@ -140,3 +140,10 @@ def test_groups_scale_rate_and_decay():
 def test_one_cycle_rises_peaks_and_falls_to_nothing():
     rate = [one_cycle(progress) for progress in (0, 0.15, 0.3, 0.65, 1)]
     assert rate == pytest.approx([0.04, 0.52, 1, 0.5, 0])
+
+
+def test_a_weight_that_overflows_at_the_last_step_is_not_kept():
+    module = Mean()
+    settings = {"batch_size": 64, "learning_rate": 1e39}
+    with pytest.raises(FloatingPointError, match="a weight became"):
+        train(module, cells_around(2.0), max_epochs=2, **settings)

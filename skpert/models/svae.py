@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Normal, kl_divergence
+from torch.distributions import Bernoulli, Distribution, kl_divergence
 
 from .._data import Cells
 from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
 from ..distributions import StraightThroughBernoulli
 from ..nn import Decoder, GaussianEncoder, Table
-from ..objectives import beta_log_prob
+from ..objectives import beta_log_prob, kl_from_unit_normal
 
 LOGIT_START = 5.0  # every edge starts with probability 0.993
 TABLE_RATE = 3.0  # learning rate of shifts and masks relative to the networks'
@@ -50,12 +50,12 @@ class ShiftModule(nn.Module):
         """Terms whose sum is the negative ELBO, in nats per cell."""
         q_z = self.encoder(self.decoder.features(cells.x))
         p_x = self.decoder(q_z.rsample(), cells.library, cells.environment)
-        kl_z = kl_divergence(q_z, Normal(self.prior_mean(cells), 1.0, validate_args=False)).sum(-1)
+        kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)
         terms = {
             "reconstruction": -p_x.log_prob(cells.x).mean(),
             "kl_z": self.beta * kl_weight * kl_z.mean(),
         }
-        if self.penalty is not None:
+        if self.mask_logit is not None and self.mask_logit.rows.requires_grad:
             terms["sparsity"] = self.penalty(self.mask_logit.rows, kl_weight)
         return terms
 
@@ -101,8 +101,8 @@ class ShiftModule(nn.Module):
 
     def basal_states(self, n_states: int) -> Tensor:
         """Latent states of control cells, (n_states, n_latent)."""
-        weight = self.encoder.mean.weight
-        return torch.randn(n_states, len(weight), device=weight.device)
+        device = next(self.parameters()).device
+        return torch.randn(n_states, self.encoder.n_latent, device=device)
 
     def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
         """Distribution of expression of these states after the shifts of ``cells``."""
@@ -158,15 +158,17 @@ class ShiftModule(nn.Module):
         if self.mask_logit is not None:
             start = LOGIT_START if sparse else float("inf")
             module.mask_logit.extend(torch.full((n_new, n_latent), start))
-            module.penalty = self.penalty.extended(n_new, cells.n_cells) if sparse else None
+            module.mask_logit.requires_grad_(sparse)
+            module.penalty.extend(n_new, cells.n_cells)
+            module.penalty.requires_grad_(sparse)
         module.embedding.requires_grad_(sparse)
         return module
 
     @torch.no_grad()
     def _mean_states(self, cells: Cells, n_perturbations: int) -> Tensor:
         """Mean posterior mean of the cells of each perturbation."""
-        n_latent = len(self.encoder.mean.weight)
-        total = torch.zeros(n_perturbations, n_latent + 1, device=cells.dosage.device)
+        shape = (n_perturbations, self.encoder.n_latent + 1)
+        total = torch.zeros(shape, device=cells.dosage.device)
         for batch in cells.minibatches(4096, shuffle=False):
             z = self.encode(batch.x)
             one = z.new_ones(len(z), 1)
@@ -175,71 +177,72 @@ class ShiftModule(nn.Module):
 
     def refined(self) -> "ShiftModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
-        module = copy.deepcopy(self)
-        if module.mask_logit is not None:
-            logit = module.mask_logit()
-            fixed = torch.where(logit > 0, torch.inf, -torch.inf)
+        module = copy.deepcopy(self).requires_grad_(True)
+        module.frozen = False
+        if self.embedding is not None:
+            module.embedding.thaw()
+        if self.mask_logit is not None:
+            fixed = torch.where(self.mask_logit() > 0, torch.inf, -torch.inf)
             module.mask_logit = Table(fixed).requires_grad_(False)
-            module.penalty = None
+            module.penalty.requires_grad_(False)
         return module
 
 
 class L1Penalty(nn.Module):
     r"""Prior of sVAE: :math:`\alpha` times the mean edge probability, as released."""
 
+    strength: Tensor  # alpha
+
     def __init__(self, strength: float):
         super().__init__()
-        self.strength = strength
+        self.register_buffer("strength", torch.tensor(float(strength)))
 
     def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
         """Nats per cell; not warmed up."""
         return self.strength * torch.sigmoid(logit).mean()
 
-    def extended(self, n_new: int, n_cells: int) -> "L1Penalty":
-        """The penalty of new rows."""
-        return self
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
 
 
 class BetaPenalty(nn.Module):
     r"""Prior of sVAE+: :math:`-\sum \log \mathrm{Beta}(\pi; 1, \alpha)` once per data set."""
 
     concentration: Tensor  # alpha
+    n_cells: Tensor
 
     def __init__(self, concentration: float, n_cells: float):
         super().__init__()
         self.register_buffer("concentration", torch.tensor(float(concentration)))
-        self.n_cells = n_cells
+        self.register_buffer("n_cells", torch.tensor(float(n_cells)))
 
     def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
         """Nats per cell."""
         return -kl_weight * beta_log_prob(logit, self.concentration).sum() / self.n_cells
 
-    def extended(self, n_new: int, n_cells: int) -> "BetaPenalty":
-        """The penalty of new rows, on that many cells."""
-        return BetaPenalty(float(self.concentration), n_cells)
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
+        self.n_cells.fill_(n_cells)
 
 
-class ExactBetaPenalty(nn.Module):
+class ExactBetaPenalty(BetaPenalty):
     r"""Exact bound of sVAE+: :math:`\sum \mathrm{KL}(\pi \| \psi) - \log \mathrm{Beta}(\psi)`."""
 
-    concentration: Tensor  # alpha
-
     def __init__(self, concentration: float, n_cells: float, shape: tuple[int, int]):
-        super().__init__()
-        self.register_buffer("concentration", torch.tensor(float(concentration)))
-        self.n_cells = n_cells
-        self.prior_logit = nn.Parameter(torch.ones(shape))  # logit of psi
+        super().__init__(concentration, n_cells)
+        self.prior_logit = Table(torch.ones(shape))  # logit of psi
 
     def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
         """Nats per cell."""
-        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, self.prior_logit))
-        cost = kl_divergence(q, p) - beta_log_prob(self.prior_logit, self.concentration)
+        prior_logit = self.prior_logit.rows
+        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, prior_logit))
+        cost = kl_divergence(q, p) - beta_log_prob(prior_logit, self.concentration)
         return kl_weight * cost.sum() / self.n_cells
 
-    def extended(self, n_new: int, n_cells: int) -> "ExactBetaPenalty":
-        """The penalty of new rows, on that many cells."""
-        shape = (n_new, self.prior_logit.shape[1])
-        return ExactBetaPenalty(float(self.concentration), n_cells, shape)
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
+        super().extend(n_new, n_cells)
+        self.prior_logit.extend(torch.ones(n_new, self.prior_logit.rows.shape[1]))
 
 
 @with_shared_parameters
@@ -299,7 +302,7 @@ class VAE(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=10,
+        n_epochs_kl_warmup=30,
         validation_fraction=0.1,
         patience=None,
         n_particles=100,
@@ -373,7 +376,7 @@ class BetaVAE(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=10,
+        n_epochs_kl_warmup=30,
         validation_fraction=0.1,
         patience=None,
         n_particles=100,
@@ -450,7 +453,7 @@ class IVAE(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=10,
+        n_epochs_kl_warmup=30,
         validation_fraction=0.1,
         patience=None,
         n_particles=100,
@@ -527,7 +530,7 @@ class SVAE(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=10,
+        n_epochs_kl_warmup=30,
         validation_fraction=0.1,
         patience=None,
         n_particles=100,
@@ -542,7 +545,23 @@ class SVAE(PerturbationVAE):
         return _shift_module(self, cells, shifted=True, penalty=penalty)
 
     def adapt(self, X, A, *, sparse=False):
-        """Learn perturbations never trained on; see ``SVAEPlus.adapt``."""
+        """Learn perturbations never trained on, with all else kept as it is.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design. Control cells change nothing.
+        sparse : bool, default=False
+            False sets the new masks to one and the shifts to their exact optimum; True learns
+            sparse masks too, by gradient steps.
+
+        Returns
+        -------
+        adapted : SVAE
+            A new fitted estimator; this one stays as it is.
+        """
         check_is_fitted(self)
         return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
 
@@ -621,7 +640,7 @@ class SVAEPlus(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=10,
+        n_epochs_kl_warmup=30,
         validation_fraction=0.1,
         patience=None,
         n_particles=100,

@@ -1,0 +1,94 @@
+"""The parts of class docstrings that all estimators share, written once."""
+
+import inspect
+import re
+
+SHARED = {
+    "n_latent": """n_latent : int, default=@n_latent
+        Dimension of the latent space.""",
+    "network_parameters": """n_hidden : int, default=@n_hidden
+        Width of the hidden layers of encoder and decoder.
+    n_layers : int, default=@n_layers
+        Number of hidden layers of encoder and of decoder.
+    dropout : float, default=@dropout
+        Dropout rate of the encoder, in [0, 1).
+    likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal"}, \
+            default="@likelihood"
+        Distribution of expression given the latent state; "normal" is for real values, such as
+        log-normalised expression.""",
+    "shared_parameters": """control : str, default="control"
+        Label of the untreated cells; its shift is pinned to zero.
+    sep : str or None, default="+"
+        What joins the names of a combination; None reads labels as they stand.
+    perturbation : str, default="perturbation"
+        Column of the labels, where the design is a DataFrame.
+    environment : list of str or None, default=None
+        Columns of the design that hold nuisance covariates, which enter the decoder only.
+        Columns of floats are continuous, all others categories.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression; None is its ``X``.
+    max_epochs : int, default=@max_epochs
+        Largest number of passes over the training cells.
+    batch_size : int, default=@batch_size
+        Cells of one gradient step.
+    learning_rate : float, default=@learning_rate
+        Learning rate of Adam, the peak of it for ``schedule="one_cycle"``.
+    schedule : {"one_cycle", "constant"}, default="@schedule"
+        Course of the learning rate over ``max_epochs``.
+    weight_decay : float, default=@weight_decay
+        L2 penalty on the weights of the networks.
+    n_epochs_kl_warmup : int, default=@n_epochs_kl_warmup
+        Epochs over which the weight of the KL terms rises from 0 to 1.
+    validation_fraction : float, default=@validation_fraction
+        Share of the cells, in [0, 1), held out of training to choose the best epoch by its
+        ELBO. Every perturbation keeps a training cell; tiny data keep them all.
+    patience : int or None, default=@patience
+        Epochs without a better validation ELBO after which training stops; None never stops.
+    n_particles : int, default=100
+        Samples of the latent state per cell in ``score``.
+    device : str, default="auto"
+        Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, minibatches and samples. An int makes results repeatable.
+    verbose : int, default=0
+        1 shows the progress of training on the standard error stream.""",
+    "mask_attributes": """embedding_ : ndarray of shape (n_perturbations, n_latent)
+        Shift of each latent by each perturbation that targets it.
+    mask_probability_ : ndarray of shape (n_perturbations, n_latent)
+        Probability that a perturbation targets a latent, in [0, 1].
+    mask_ : ndarray of bool of shape (n_perturbations, n_latent)
+        Where that probability is above 0.5.
+    targets_ : DataFrame of shape (n_perturbations, n_latent)
+        ``mask_ * embedding_`` with names.""",
+    "shared_attributes": """perturbations_ : ndarray of shape (n_perturbations,)
+        Sorted names, without the control; for a dosage matrix in the order of its columns.
+    design_ : PerturbationEncoder
+        The fitted encoder of the design.
+    history_ : DataFrame
+        A row per epoch: ``phase``, the mean of each term of the loss as optimised, nats per
+        cell, and ``validation_*``, the same and the ELBO on the cells held out.
+    n_iter_ : int
+        Number of epochs run.
+    n_features_in_ : int
+        Number of genes.
+    feature_names_in_ : ndarray of shape (n_genes,)
+        Names of genes, where X has names.
+    module_ : torch.nn.Module
+        The trained networks.""",
+}
+
+
+def with_shared_parameters(cls):
+    """Complete a class docstring with the parameters and attributes that estimators share.
+
+    ``{name}`` is replaced by the text ``SHARED[name]``, in which ``@parameter`` stands for the
+    parameter's default in this class.
+    """
+    defaults = {
+        name: str(parameter.default)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+    }
+    for name, text in SHARED.items():
+        text = re.sub(r"@(\w+)", lambda match: defaults[match[1]], text)
+        cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text)
+    return cls
