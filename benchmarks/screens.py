@@ -63,7 +63,6 @@ PRESETS = {
         "particles": 1000,
     },
 }
-SPARSITY = None  # of sVAE and sVAE+: as many as there are perturbations, the paper's advice
 PAPER = {  # Table 2, Norman: nELBO and I-NLL; for Replogle there are box plots only
     "VAE": (717.00, 776.26),
     "BetaVAE": (718.75, 777.18),
@@ -210,7 +209,8 @@ def _in_gene_sets(names, sets, wanted):
 def make_job(method, seed, group, held_out, screen, args):
     """The job at the settings of the command line."""
     _, special = METHODS[method]
-    special = {name: SPARSITY if name == "sparsity" else value for name, value in special.items()}
+    if method == "SVAEPlus":
+        special = {"sparsity": None}  # as many as there are perturbations, the paper's advice
     model = {**PUBLISHED, **special, "n_latent": args.latent, "max_epochs": args.epochs}
     model |= {"n_epochs_kl_warmup": args.warmup, "control": args.control}
     return Job(

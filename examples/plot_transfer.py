@@ -26,7 +26,7 @@ screen = make_sparse_shift(
     30,
     n_cells_per_perturbation=100,
     n_control_cells=500,
-    n_latent=8,
+    n_latent=5,
     n_targets=(1, 2),
     n_genes=100,
     library_size=2000,
@@ -45,7 +45,8 @@ X_new, A_new = screen.X[new], screen.A[new]
 # latents. ``interventional_nll`` adapts a copy of the model and returns the negative
 # log-likelihood per cell; lower is better.
 
-models = [cls(n_latent=8, random_state=0) for cls in (VAE, IVAE, SVAEPlus)]
+settings = {"n_latent": 5, "batch_size": 64, "max_epochs": 60, "random_state": 0}
+models = [VAE(**settings), IVAE(**settings), SVAEPlus(**settings)]
 results = {}
 for model in models:
     model.fit(X_train, A_train)

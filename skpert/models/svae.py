@@ -474,9 +474,9 @@ class SVAE(PerturbationVAE):
     Parameters
     ----------
     {n_latent}
-    sparsity : float or None, default=None
-        Strength of the penalty on the mean edge probability, nats per cell; None is the number
-        of perturbations.
+    sparsity : float, default=10.0
+        Strength of the penalty on the mean edge probability, nats per cell. Not comparable with
+        the ``sparsity`` of ``SVAEPlus``: from 50 or so it tends to remove every edge.
     {network_parameters}
     {shared_parameters}
 
@@ -508,14 +508,14 @@ class SVAE(PerturbationVAE):
 
     _additive = False
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
-        "sparsity": [Interval(Real, 0, None, closed="left"), None]
+        "sparsity": [Interval(Real, 0, None, closed="left")]
     }
 
     def __init__(
         self,
         n_latent=10,
         *,
-        sparsity=None,
+        sparsity=10.0,
         n_hidden=128,
         n_layers=2,
         dropout=0.1,
@@ -541,8 +541,7 @@ class SVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        penalty = L1Penalty(_default(self.sparsity, len(self.perturbations_)))
-        return _shift_module(self, cells, shifted=True, penalty=penalty)
+        return _shift_module(self, cells, shifted=True, penalty=L1Penalty(self.sparsity))
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
