@@ -44,7 +44,10 @@ pathway = screen.mask.argmax(axis=1)
 X_train, X_test, A_train, A_test = train_test_split(
     screen.X, screen.A, test_size=0.25, stratify=screen.A, random_state=0
 )
-model = SVAEPlus(n_latent=10, batch_size=64, random_state=0).fit(X_train, A_train)
+
+# few cells: small minibatches and a high learning rate
+model = SVAEPlus(n_latent=10, batch_size=64, learning_rate=0.01, max_epochs=50, random_state=0)
+model.fit(X_train, A_train)
 
 # %%
 # What was done to a cell

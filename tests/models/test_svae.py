@@ -400,3 +400,18 @@ def test_recovery_of_latents_and_graph():
     assert scores[1] > scores[0] + 0.1
     match = match_latents(screen.Z, sparse_vae.transform(screen.X))
     assert graph_scores(screen.mask, sparse_vae.mask_, match=match).precision > 0.9
+
+
+@pytest.mark.parametrize("penalty", [None, L1Penalty(1.0), ExactBetaPenalty(5.0, 50, (4, 3))])
+def test_nothing_is_left_behind_on_another_device(penalty):
+    """The meta device refuses to mix with tensors of the CPU, as a GPU does."""
+    module = random_module(penalty=penalty).to("meta").train()
+    module.encoder.hidden.dropout = 0.1
+    cells = random_cells().to(torch.device("meta"))
+    tensors = [*module.loss_terms(cells).values(), module.log_weights(cells, 3)]
+    tensors += [module.encode(cells.x), *module.posterior(cells).values()]
+    z_basal = module.basal_states(cells.n_cells)
+    tensors += [z_basal, module.intervene(z_basal, cells).mean, *module.learned().values()]
+    extended = module.extended(cells, 2)
+    tensors += [extended.prior_mean(cells), *extended.refined().learned().values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
