@@ -92,7 +92,7 @@ for name, accuracy in pathways.items():
 # %%
 # Guessing would be right for one cell in ten at best, and for one perturbation in four.
 
-colours = ["C0", "0.75"]
+colours = ["#8fb3d9", "0.82"]
 guess = {"cells": (A_test == "control").mean(), "pathways": np.bincount(pathway).max() / 40}
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 axes[0].bar(cells.keys(), cells.values(), color=colours, width=0.6)
@@ -100,7 +100,7 @@ axes[0].axhline(guess["cells"], color="0.4", linestyle=":")
 axes[0].set(title="perturbation of a cell, from its state", ylabel="accuracy on held-out cells")
 for i, accuracy in enumerate(pathways.values()):
     jitter = np.linspace(-0.15, 0.15, len(accuracy))
-    axes[1].plot(i + jitter, np.sort(accuracy), "o", color="0.4", markersize=3)
+    axes[1].plot(i + jitter, np.sort(accuracy), "o", color="0.25", markersize=3)
 axes[1].bar(pathways.keys(), [a.mean() for a in pathways.values()], color=colours, width=0.6)
 axes[1].axhline(guess["pathways"], color="0.4", linestyle=":", label="most frequent class")
 axes[1].set(title="pathway, from the targets", ylabel="accuracy on held-out perturbations")

@@ -3,10 +3,10 @@ How sparse? A search with cross-validation
 ==========================================
 
 The prior strength ``sparsity`` decides how much evidence a perturbation needs to be said to move a
-latent. It is a parameter like any other, so that scikit-learn's ``GridSearchCV`` can try values and
-judge them by how well they foresee cells that were not in training.
+latent. It is a parameter like any other, so that scikit-learn's ``GridSearchCV`` can try values
+and judge them by how well they foresee cells that were not in training.
 
-More sparsity is not bought for the sake of prediction: where a perturbation has many cells, a model
+Sparsity is not bought for the sake of prediction: where a perturbation has many cells, a model
 that lets it move everything foresees its cells well enough. It is bought for the meaning of the
 latents, and the search tells its price.
 """

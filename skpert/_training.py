@@ -5,6 +5,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -122,6 +123,21 @@ def train(
     module.load_state_dict(best)
     module.eval()
     return history
+
+
+@contextmanager
+def suitable_threads(n_elements: int) -> Iterator[None]:
+    """One thread for minibatches of fewer than a million numbers, else as many as torch has.
+
+    Small matrix products gain nothing from a second thread, and lose all where another program
+    wants the same cores: the threads wait for each other at every operation.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if n_elements < 2**20 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _optimizer(

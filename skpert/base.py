@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._training import train
+from ._training import suitable_threads, train
 from .nn import LIKELIHOODS
 from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
@@ -153,19 +153,20 @@ class PerturbationVAE(
 
     def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
         """Fit the module and return the history; models of several phases override this."""
-        return train(
-            module,
-            cells,
-            validation=validation,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            weight_decay=self.weight_decay,
-            n_epochs_kl_warmup=0 if warm else self.n_epochs_kl_warmup,
-            patience=self.patience,
-            on_epoch=monitor,
-        )
+        with suitable_threads(self.batch_size * cells.n_genes):
+            return train(
+                module,
+                cells,
+                validation=validation,
+                max_epochs=self.max_epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                schedule=self.schedule,
+                weight_decay=self.weight_decay,
+                n_epochs_kl_warmup=0 if warm else self.n_epochs_kl_warmup,
+                patience=self.patience,
+                on_epoch=monitor,
+            )
 
     def _keep(self, module, history, phase):
         self.module_ = module

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from skpert._data import Cells
-from skpert._training import one_cycle, train
+from skpert._training import one_cycle, suitable_threads, train
 from skpert.exceptions import TrainingWarning
 
 
@@ -147,3 +147,18 @@ def test_a_weight_that_overflows_at_the_last_step_is_not_kept():
     settings = {"batch_size": 64, "learning_rate": 1e39}
     with pytest.raises(FloatingPointError, match="a weight became"):
         train(module, cells_around(2.0), max_epochs=2, **settings)
+
+
+def test_threads_are_few_for_small_minibatches_and_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with suitable_threads(128 * 300):
+            assert torch.get_num_threads() == 1
+        with suitable_threads(4096 * 2000):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError), suitable_threads(1):
+            raise RuntimeError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
