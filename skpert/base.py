@@ -512,7 +512,7 @@ class PerturbationVAE(
     def targets_(self):
         """Effects on the targeted latents, zero elsewhere, a DataFrame with names."""
         return pd.DataFrame(
-            self.mask_ * self.embedding_,
+            np.where(self.mask_, self.embedding_, np.float32(0)),
             index=pd.Index(self.perturbations_, name="perturbation"),
             columns=self.get_feature_names_out(),
         )
