@@ -30,7 +30,7 @@ from ..nn import Decoder, GaussianEncoder, Table
 from ..objectives import beta_log_prob, kl_from_unit_normal
 
 LOGIT_START = 5.0  # every edge starts with probability 0.993
-TABLE_RATE = 3.0  # learning rate of shifts and masks relative to the networks'
+FAST_RATE = 3.0  # learning rate of shifts, masks and dispersions relative to the networks'
 
 
 class ShiftModule(nn.Module):
@@ -128,13 +128,14 @@ class ShiftModule(nn.Module):
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks, shifts and masks; the latter learn faster and without weight decay."""
+        """Networks; and shifts, masks and dispersions, which learn faster and do not decay."""
         tables = [t for t in (self.embedding, self.mask_logit, self.penalty) if t is not None]
         few = [p for table in tables for p in table.parameters()]
+        few += [p for name, p in self.decoder.named_parameters() if name.endswith("dispersion")]
         known = {id(p) for p in few}
         others = [p for p in self.parameters() if id(p) not in known]
         groups: list[dict[str, Any]] = [{"params": others}]
-        groups.append({"params": few, "lr": TABLE_RATE, "weight_decay": 0.0})
+        groups.append({"params": few, "lr": FAST_RATE, "weight_decay": 0.0})
         trained = ({**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups)
         return [group for group in trained if group["params"]]
 
