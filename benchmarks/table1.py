@@ -70,7 +70,8 @@ PUBLISHED = {  # appendix C and the released scripts; nothing is tuned
 # The paper's grids are beta 8 to 30 and alpha 10 to 100, with alpha = K = 100 as its advice for
 # sVAE+. The released optimiser has Adam's epsilon at 0.01, far above the gradients of sVAE's
 # masks, which holds its penalty back; here epsilon is the usual 1e-8, shifts, masks and
-# dispersions learn at three times the rate of the networks, and alpha = 100 leaves sVAE not one edge. It gets the
+# dispersions learn at three times the rate of the networks, and alpha = 100 leaves sVAE not one
+# edge. It gets the
 # mildest alpha of the grid.
 METHODS = {
     "VAE": (VAE, {}),
