@@ -71,8 +71,7 @@ PUBLISHED = {  # appendix C and the released scripts; nothing is tuned
 # sVAE+. The released optimiser has Adam's epsilon at 0.01, far above the gradients of sVAE's
 # masks, which holds its penalty back; here epsilon is the usual 1e-8, shifts, masks and
 # dispersions learn at three times the rate of the networks, and alpha = 100 leaves sVAE not one
-# edge. It gets the
-# mildest alpha of the grid.
+# edge. It gets the mildest alpha of the grid.
 METHODS = {
     "VAE": (VAE, {}),
     "BetaVAE": (BetaVAE, {"beta": 10.0}),
