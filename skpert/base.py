@@ -476,6 +476,8 @@ class PerturbationVAE(
         if library_size is not None and not 0 < library_size < math.inf:
             raise ValueError(f"library_size must be a positive number, got {library_size!r}")
         dosage = self.design_.transform(A)
+        if dosage.shape[0] == 0:
+            raise ValueError("A holds no design: give at least one, such as a perturbation's name")
         columns = getattr(A, "columns", ())
         known = self.environment is not None and not set(self.environment).isdisjoint(columns)
         environment = self.design_.environments(A) if known else np.empty((dosage.shape[0], 0))

@@ -408,3 +408,13 @@ def test_real_values_may_be_negative_with_a_normal_likelihood():
     model = fitted(values, likelihood="normal")
     assert_finite(model, values, A)
     assert model.predict_intervention("P0").min() < 0
+
+
+@pytest.mark.filterwarnings("ignore::skpert.exceptions.DataWarning")
+def test_no_design_at_all_is_an_error():
+    X, A = np.ones((8, 3)), ["control", "JAK2"] * 4
+    model = VAE(n_latent=2, n_hidden=4, max_epochs=1, random_state=0).fit(X, A)
+    with pytest.raises(ValueError, match="A holds no design"):
+        model.predict_intervention([])
+    with pytest.raises(ValueError, match="A holds no design"):
+        model.sample_intervention([], 2)
