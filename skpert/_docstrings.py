@@ -44,6 +44,9 @@ SHARED = {
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.
     patience : int or None, default=@patience
         Epochs without a better validation ELBO after which training stops; None never stops.
+    n_init : int, default=@n_init
+        Number of trainings, each from a seed of its own but with the same cells held out. The
+        one with the best ELBO on those is kept, on the training cells if none are held out.
     n_particles : int, default=100
         Samples of the latent state per cell in ``score``.
     device : str, default="auto"

@@ -24,34 +24,48 @@ class Monitor:
     Parameters
     ----------
     estimator : estimator
-        Being fitted; its ``max_epochs`` and ``verbose`` are read.
+        Being fitted; its ``max_epochs``, ``n_init`` and ``verbose`` are read.
     X, y : array-like
         What it is fitted on.
-    fitted : dict
-        Attributes that make a copy of the estimator a fitted one.
+
+    Attributes
+    ----------
+    stopped : bool
+        Whether a callback or the user has asked to stop, so that no training begins after this.
     """
 
-    def __init__(self, estimator, X, y, fitted):
+    def __init__(self, estimator, X, y):
         self.estimator = estimator
-        self.data = {"X": X, "y": y, "reconstruction_attributes": fitted}
-        self.epoch, self.start = 0, time.monotonic()
+        self.data = {"X": X, "y": y}
+        self.training, self.epoch, self.start = 0, 0, time.monotonic()
+        self.total = estimator.n_init * estimator.max_epochs
+        self.stopped = False
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
-            self.context = estimator._init_callback_context(max_subtasks=estimator.max_epochs)
+            self.context = estimator._init_callback_context(max_subtasks=self.total)
             self.context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
             self._begin()
 
+    def begin(self, fitted):
+        """A training begins; with these attributes a copy of the estimator is a fitted one."""
+        self.data["reconstruction_attributes"] = fitted
+        self.epoch = self.training * self.estimator.max_epochs
+        self.training += 1
+
     def __call__(self, row):
-        """Report an epoch's terms; True asks to stop."""
+        """Report an epoch's terms, none for an interrupt; True asks to stop."""
+        if not row:
+            self.stopped = True
+            return True
         self.epoch += 1
-        stop = False
         if self.context is not None:
             stop = self.task.call_on_fit_task_end(estimator=self.estimator, **self.data)
-            if not stop and self.epoch < self.estimator.max_epochs:
+            self.stopped = bool(stop)
+            if not stop and self.epoch < self.total:
                 self._begin()
         if self.estimator.verbose:
             self._write(row)
-        return bool(stop)
+        return self.stopped
 
     def close(self):
         """End the line of progress and the callbacks' task."""
@@ -66,12 +80,14 @@ class Monitor:
 
     def _write(self, row):
         seconds = time.monotonic() - self.start
-        total = self.estimator.max_epochs
-        left = seconds / self.epoch * (total - self.epoch)
+        left = seconds / self.epoch * (self.total - self.epoch)
         terms = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-        bar = "=" * (20 * self.epoch // total)
+        bar = "=" * (20 * self.epoch // self.total)
+        n_init, n_epochs = self.estimator.n_init, self.estimator.max_epochs
+        training = f"training {self.training}/{n_init}, " if n_init > 1 else ""
+        epoch = self.epoch - (self.training - 1) * n_epochs
         sys.stderr.write(
-            f"\r{type(self.estimator).__name__} [{bar:<20}] epoch {self.epoch}/{total}, "
+            f"\r{type(self.estimator).__name__} [{bar:<20}] {training}epoch {epoch}/{n_epochs}, "
             f"{seconds:.0f} s, at most {left:.0f} s left, {terms}"
         )
         sys.stderr.flush()

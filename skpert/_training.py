@@ -85,7 +85,8 @@ def train(
     With ``validation`` cells the weights of the epoch with the best ELBO on them are kept, and
     training stops after ``patience`` epochs without a better one. ``on_epoch`` sees each row of
     the history and stops training by returning True. If a term is not finite, training stops
-    with the weights kept so far; so it does at Ctrl-C. Both warn.
+    with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
+    Both warn.
     """
     optimizer = _optimizer(module, learning_rate, weight_decay)
     rate = one_cycle if schedule == "one_cycle" else _constant
@@ -120,9 +121,17 @@ def train(
             raise
         message = f"{str(reason) or 'interrupted'}; the weights of epoch {best_epoch} are kept"
         warnings.warn(message, TrainingWarning, stacklevel=2)
+        _tell_if_interrupted(on_epoch, reason)
     module.load_state_dict(best)
     module.eval()
     return history
+
+
+def _tell_if_interrupted(
+    on_epoch: Callable[[dict[str, float]], bool] | None, reason: BaseException
+) -> None:
+    if on_epoch is not None and isinstance(reason, KeyboardInterrupt):
+        on_epoch({})
 
 
 @contextmanager

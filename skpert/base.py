@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import wraps
@@ -21,6 +22,7 @@ from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._training import suitable_threads, train
+from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
 from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
@@ -29,6 +31,7 @@ logger = logging.getLogger("skpert")
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
+N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
 GENERATOR = threading.RLock()  # held while torch's generator is ours
 
@@ -77,6 +80,7 @@ class PerturbationVAE(
         "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
         "n_particles": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
@@ -138,18 +142,54 @@ class PerturbationVAE(
         values = check_cells(self, X, counts=self._counts, layer=self.layer, reset=True)
         cells = _cells(values, design, y)
         device = _device(self.device)
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        random = check_random_state(self.random_state)
+        self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
         vars(self).pop("module_", None)  # it does not fit the new design
         self.design_, self.perturbations_ = design, design.perturbations_
         self._population = _population(cells, np.random.default_rng(self._seed))
         with _seeded(self._seed, device):
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
-            module = self._make_module(training).to(device)
-            monitor = Monitor(self, X, y, {"module_": module, "n_iter_": 1})
-            history = self._optimise(module, training, validation, monitor)
+            monitor = Monitor(self, X, y)
+            module, history = self._best_of([None, *restarts], training, validation, monitor)
             monitor.close()
         return self._keep(module, history, "fit")
+
+    def _best_of(self, seeds, cells, validation, monitor):
+        """Module and history of the best of several trainings; seed None goes on from here.
+
+        A training that breaks down, or is interrupted, does not take the others with it.
+        """
+        kept, best = None, -math.inf
+        for number, seed in enumerate(seeds, 1):
+            if seed is not None:
+                torch.manual_seed(seed)
+            try:
+                module = self._make_module(cells).to(cells.dosage.device)
+                monitor.begin({"module_": module, "n_iter_": 1})
+                history = self._optimise(module, cells, validation, monitor)
+                kept = kept or (module, history)
+                if len(seeds) > 1:
+                    elbo = self._elbo(module, cells if validation is None else validation)
+                    if elbo > best:
+                        kept, best = (module, history), elbo
+            except (KeyboardInterrupt, FloatingPointError) as reason:
+                interrupted = isinstance(reason, KeyboardInterrupt)
+                if kept is None and (interrupted or number == len(seeds)):
+                    raise
+                message = f"training {number} of {len(seeds)} is left out: "
+                message += str(reason) or "interrupted"
+                warnings.warn(message, TrainingWarning, stacklevel=2)
+                monitor.stopped |= interrupted
+            if monitor.stopped:
+                break
+        return kept
+
+    def _elbo(self, module, cells):
+        """Mean IWELBO with a few particles, the same noise for every module."""
+        n_particles = min(self.n_particles, N_CHOOSING)
+        with _seeded(self._seed, cells.dosage.device), torch.no_grad():
+            return float(np.mean(_iwelbos(module, cells, n_particles, cells.dosage.device)))
 
     def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
         """Fit the module and return the history; models of several phases override this."""
@@ -328,16 +368,8 @@ class PerturbationVAE(
         if not isinstance(n_particles, Integral) or n_particles < 1:
             raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
         cells = self._check(X, A)
-        n_rows = max(MAX_ELEMENTS // cells.n_genes, 2)
-        chunk = min(n_particles, n_rows)
-        scores = []
         with self._inference():
-            for batch in cells.minibatches(max(n_rows // chunk, 2), shuffle=False):
-                batch = batch.to(self._device)
-                sizes = [chunk] * (n_particles // chunk) + [n_particles % chunk]
-                weights = [self.module_.log_weights(batch, size) for size in sizes if size]
-                scores.append(iwelbo(torch.cat(weights)).cpu())
-        return torch.cat(scores).numpy().astype(np.float64)
+            return _iwelbos(self.module_, cells, n_particles, self._device)
 
     def score(self, X, y, sample_weight=None):
         """Mean importance-weighted ELBO, nats per cell; higher is better.
@@ -594,6 +626,19 @@ def _cells(X, design, A):
     dosage = design.transform(A)
     check_consistent_length(X, dosage)
     return Cells.from_arrays(X, dosage, design.environments(A))
+
+
+def _iwelbos(module, cells, n_particles, device):
+    """Importance-weighted ELBO of each cell, float64 array."""
+    n_rows = max(MAX_ELEMENTS // cells.n_genes, 2)
+    chunk = min(n_particles, n_rows)
+    scores = []
+    for batch in cells.minibatches(max(n_rows // chunk, 2), shuffle=False):
+        batch = batch.to(device)
+        sizes = [chunk] * (n_particles // chunk) + [n_particles % chunk]
+        weights = [module.log_weights(batch, size) for size in sizes if size]
+        scores.append(iwelbo(torch.cat(weights)).cpu())
+    return torch.cat(scores).numpy().astype(np.float64)
 
 
 def _device(name):

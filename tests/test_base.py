@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skpert import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
+from skpert.exceptions import TrainingWarning
 from skpert.model_selection import PerturbationKFold
 from skpert.preprocessing import HighlyVariableGenes
 
@@ -28,8 +29,8 @@ ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus]
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
 TRAINING = [
     *["max_epochs", "batch_size", "learning_rate", "schedule", "weight_decay"],
-    *["n_epochs_kl_warmup", "validation_fraction", "patience", "n_particles", "device"],
-    *["random_state", "verbose"],
+    *["n_epochs_kl_warmup", "validation_fraction", "patience", "n_init", "n_particles"],
+    *["device", "random_state", "verbose"],
 ]
 FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}
@@ -365,3 +366,127 @@ def test_scikit_learns_own_monitor_logs_each_epoch():
     log = log[log["task_name"] == "epoch"]
     assert len(log) == 2
     assert log["elbo"].iloc[-1] == model.score(X, A)
+
+
+# Several trainings, of which the best is kept
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_of_several_trainings_the_best_is_kept(cls):
+    pytest.importorskip("sklearn.callback")
+    listener, settings = Listener(), FAST | {"max_epochs": 3, "validation_fraction": 0}
+    model = cls(n_init=4, **settings).set_callbacks(listener).fit(X, A)
+    ends = listener.scores[2::3]  # of each training, as scored after its last epoch
+    assert len(ends) == len(set(ends)) == 4
+    assert model.score(X, A) == max(ends)
+    assert len(model.history_) == model.n_iter_ == 3
+    first = cls(**settings).fit(X, A)
+    assert first.score(X, A) == ends[0]
+    best = [cls(n_init=n, **settings).fit(X, A).score(X, A) for n in (1, 2, 3)]
+    assert best == [max(ends[:n]) for n in (1, 2, 3)]
+
+
+class Watched(VAE):
+    """Keeps each module and the cells it is trained on, and breaks the weights of some."""
+
+    def _make_module(self, cells):
+        module = super()._make_module(cells)
+        self.modules_.append(module)
+        self.cells_.append(cells)
+        if len(self.modules_) in self.broken_:
+            torch.nn.init.constant_(next(module.parameters()), torch.nan)
+        return module
+
+
+def watched(broken=(), **settings):
+    model = Watched(**FAST | settings)
+    model.modules_, model.cells_, model.broken_ = [], [], broken
+    return model
+
+
+def test_trainings_differ_in_their_start_and_not_in_the_cells_held_out():
+    model = watched(n_init=3, validation_fraction=0.2).fit(X, A)
+    assert all(torch.equal(cells.x, model.cells_[0].x) for cells in model.cells_)
+    assert model.cells_[0].n_cells == 80
+    alone = watched(validation_fraction=0.2).fit(X, A).module_
+    x = torch.from_numpy(X)
+    Z = [module.encode(x) for module in (alone, *model.modules_)]
+    assert torch.equal(Z[0], Z[1])
+    assert not torch.equal(Z[1], Z[2])
+    assert not torch.equal(Z[2], Z[3])
+
+
+def test_several_trainings_repeat_and_leave_the_generators_alone():
+    before = generators()
+    first, second = (outputs(SVAEPlus(n_init=2, **FAST).fit(X, A)) for _ in range(2))
+    assert same(first, second)
+    assert generators() == before
+
+
+@pytest.mark.parametrize("broken", [[1], [2], [1, 3]])
+def test_a_training_that_breaks_down_does_not_lose_the_others(broken):
+    model = watched(broken, n_init=3)
+    with pytest.warns(TrainingWarning, match=f"training {broken} of 3 .* became nan in epoch"):
+        model.fit(X, A)
+    assert model.module_ in [model.modules_[i - 1] for i in {1, 2, 3} - set(broken)]
+    assert np.isfinite(model.score(X, A))
+
+
+@pytest.mark.filterwarnings("ignore::skpert.exceptions.TrainingWarning")
+def test_it_is_an_error_if_every_training_breaks_down():
+    with pytest.raises(FloatingPointError, match="became nan in epoch 0"):
+        watched((1, 2), n_init=2).fit(X, A)
+
+
+class Interrupter(Listener):
+    """Presses Ctrl-C at the end of an epoch."""
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+        super().on_fit_task_end(estimator, context, X=X, y=y, fitted_estimator=fitted_estimator)
+        if context.task_name == "epoch" and len(self.scores) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [2, 4, 5])
+def test_ctrl_c_ends_all_trainings_and_keeps_the_best(epoch):
+    pytest.importorskip("sklearn.callback")
+    interrupter = Interrupter(stop_after=epoch)
+    model = watched(n_init=4, max_epochs=3).set_callbacks(interrupter)
+    with pytest.warns(TrainingWarning, match="interrupted"):
+        model.fit(X, A)
+    assert len(interrupter.scores) == epoch
+    assert len(model.modules_) == (epoch + 2) // 3
+    assert model.module_ in model.modules_
+
+
+def test_ctrl_c_in_the_first_epoch_of_a_later_training_keeps_the_earlier():
+    class Stubborn(Watched):
+        def _optimise(self, *arguments, **settings):
+            if len(self.modules_) == 2:
+                raise KeyboardInterrupt
+            return super()._optimise(*arguments, **settings)
+
+    model = Stubborn(**FAST | {"n_init": 3})
+    model.modules_, model.cells_, model.broken_ = [], [], ()
+    with pytest.warns(TrainingWarning, match="training 2 of 3 is left out: interrupted"):
+        model.fit(X, A)
+    assert len(model.modules_) == 2
+    assert model.module_ is model.modules_[0]
+
+
+def test_a_callback_that_stops_one_training_stops_all():
+    pytest.importorskip("sklearn.callback")
+    listener = Listener(stop_after=2)
+    model = watched(n_init=3, max_epochs=9).set_callbacks(listener).fit(X, A)
+    assert len(model.modules_) == 1
+    assert model.n_iter_ == len(listener.scores) == 2
+    assert listener.calls[-2:] == ["end fit", "teardown"]
+
+
+def test_patience_ends_a_training_and_the_next_begins(capfd):
+    settings = FAST | {"max_epochs": 40, "learning_rate": 0.1, "n_particles": 1, "verbose": 1}
+    model = watched(n_init=2, patience=2, schedule="constant", **settings).fit(X, A)
+    assert len(model.modules_) == 2
+    err = capfd.readouterr().err
+    assert "training 2/2, epoch 1/40" in err
+    assert "epoch 40/40" not in err
