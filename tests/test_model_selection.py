@@ -1,23 +1,29 @@
-"""Splits by hand counts, interventional NLL by hand, UDR on latents that are known."""
+"""Splits by hand counts, interventional NLL by hand, UDR on known latents, fits in processes."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.model_selection import cross_validate
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import ParameterGrid, cross_validate
+from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.distributions import Normal
 
 from skpert import IVAE, VAE, SVAEPlus
+from skpert.exceptions import DataWarning
 from skpert.model_selection import (
     LeavePerturbationsOut,
     PerturbationKFold,
-    _pair_ranking,
+    fit_many,
     interventional_nll,
     interventional_nll_scorer,
     udr_score,
 )
+from skpert.model_selection._scores import _pair_ranking
+from skpert.preprocessing import HighlyVariableGenes
 
 FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}
@@ -261,3 +267,114 @@ def test_latents_that_say_nothing_do_not_count():
 def test_a_ranking_needs_two_models(n_models):
     with pytest.raises(ValueError, match=f"at least two estimators, got {n_models}"):
         udr_score([VAE()] * n_models, VALUES)
+
+
+# Many fits at once
+
+COUNTS = np.random.default_rng(0).poisson(2.0, (1400, 200)).astype(np.float32)  # over 1 MB
+DESIGN = np.repeat(["control", "P0", "P1", "P2"], 350)
+
+
+def same_fit(model, expected, data=COUNTS):
+    """Whether two fitted estimators have the same parameters, weights and outputs, bit for bit."""
+    weights, others = model.module_.state_dict(), expected.module_.state_dict()
+    some = data[:70]
+    return (
+        type(model) is type(expected)
+        and model.history_.equals(expected.history_)
+        and weights.keys() == others.keys()
+        and all(torch.equal(weights[name], others[name]) for name in weights)
+        and np.array_equal(model.transform(some), expected.transform(some))
+        and model.score(some, DESIGN[:70]) == expected.score(some, DESIGN[:70])
+    )
+
+
+FORMS = {
+    "array": COUNTS,
+    "sparse": csr_array(COUNTS),
+    "frame": pd.DataFrame(COUNTS).add_prefix("gene "),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_many_fits_in_processes_are_those_one_by_one(form):
+    state = np.random.RandomState(3)
+    estimators = [
+        SVAEPlus(**FAST),
+        VAE(**FAST).set_params(n_init=2),
+        SVAEPlus(**FAST).set_params(sparsity=5.0, random_state=7),
+        IVAE(**FAST).set_params(random_state=state, n_latent=4),
+    ]
+    data = FORMS[form]
+    models = fit_many(estimators, data, DESIGN, n_jobs=2)
+    expected = [clone(estimator).fit(data, DESIGN) for estimator in estimators]
+    assert all(same_fit(*pair, data) for pair in zip(models, expected, strict=True))
+    assert not same_fit(models[0], models[2], data)
+    assert all(not hasattr(estimator, "module_") for estimator in estimators)
+    assert (state.get_state()[1] == np.random.RandomState(3).get_state()[1]).all()
+
+
+def test_many_fits_come_in_the_order_of_a_grid():
+    grid = list(ParameterGrid({"n_latent": [2, 3], "random_state": [0, 1]}))
+    models = fit_many(
+        [IVAE(**FAST).set_params(**values) for values in grid], COUNTS, DESIGN, n_jobs=1
+    )
+    for values, model in zip(grid, models, strict=True):
+        assert values.items() <= model.get_params().items()
+        assert same_fit(model, IVAE(**FAST).set_params(**values).fit(COUNTS, DESIGN))
+    assert len(udr_score(models[:2], COUNTS)) == 2
+
+
+def test_any_estimator_can_be_among_many():
+    pipeline = make_pipeline(HighlyVariableGenes(20), VAE(**FAST))
+    hot = (DESIGN[:, None] == np.unique(DESIGN)[1:]).astype(float)
+    piped, linear = fit_many((pipeline, LinearRegression()), COUNTS, hot, n_jobs=1)
+    assert np.array_equal(
+        piped.transform(COUNTS), clone(pipeline).fit(COUNTS, hot).transform(COUNTS)
+    )
+    assert np.array_equal(linear.coef_, LinearRegression().fit(COUNTS, hot).coef_)
+
+
+@pytest.mark.parametrize(
+    ("estimators", "error", "message"),
+    [
+        ([], ValueError, "nothing to fit"),
+        (VAE(), TypeError, r"a list of estimators, got VAE\(\): put it into a list"),
+        (make_pipeline(VAE()), TypeError, "a list of estimators, got Pipeline"),
+        ({"a": VAE()}, TypeError, "a list of estimators, got {'a': VAE"),
+        ([VAE(), "SVAE"], TypeError, r"estimators\[1\] is no estimator.*: 'SVAE'"),
+        ([VAE(), SVAEPlus], TypeError, r"estimators\[1\] is the class SVAEPlus"),
+        ([VAE(), VAE(n_latent=-3)], ValueError, "'n_latent' parameter of VAE .* Got -3"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_anything_is(estimators, error, message):
+    with pytest.raises(error, match=message):
+        fit_many(estimators, COUNTS, None)  # without a design nothing could be fitted
+
+
+def test_cells_and_design_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[1400, 9\]"):
+        fit_many([VAE(**FAST)], COUNTS, DESIGN[:9])
+
+
+def test_an_error_says_which_of_many_fits_it_is_of():
+    estimators = [VAE(**FAST), VAE(**FAST).set_params(learning_rate=1e38)]
+    with pytest.raises(FloatingPointError, match="epoch 0") as caught:
+        fit_many(estimators, COUNTS, DESIGN, n_jobs=1)
+    (note,) = caught.value.__notes__
+    assert note.startswith("in estimators[1], VAE(")
+    assert "learning_rate=1e+38" in note
+
+
+def test_many_fits_warn_once_and_say_which_it_concerns():
+    few, labels = COUNTS[:60], np.repeat(["control", "P0", "P1"], 20)
+    estimators = [VAE(**FAST), VAE(**FAST), VAE(**FAST).set_params(control="other")]
+    with pytest.warns(DataWarning) as caught:
+        fit_many(estimators, few + 0.5, labels, n_jobs=1)
+    texts = [str(warning.message) for warning in caught]
+    ends = [text.endswith(" (estimators[2])") for text in texts]
+    assert len(texts) == len(set(texts))
+    assert "not whole" in texts[ends.index(False)]
+    assert "control" in texts[ends.index(True)]
+    assert {warning.filename for warning in caught} == {__file__}

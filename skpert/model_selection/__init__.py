@@ -1,0 +1,14 @@
+"""Splits, scores and model choice that know what a perturbation is."""
+
+from ._fitting import fit_many
+from ._scores import interventional_nll, interventional_nll_scorer, udr_score
+from ._splits import LeavePerturbationsOut, PerturbationKFold
+
+__all__ = [
+    "LeavePerturbationsOut",
+    "PerturbationKFold",
+    "fit_many",
+    "interventional_nll",
+    "interventional_nll_scorer",
+    "udr_score",
+]

@@ -1,0 +1,127 @@
+"""Many estimators fitted on the same cells at once."""
+
+import warnings
+from collections import defaultdict
+
+from joblib import effective_n_jobs
+from sklearn.base import clone
+from sklearn.utils import check_consistent_length
+from sklearn.utils.parallel import Parallel, delayed
+
+
+def fit_many(estimators, X, A, *, n_jobs=None):
+    """Fit several estimators on the same cells, at the same time.
+
+    For seeds of one setting, as ``udr_score`` wants them, and for the values of a grid::
+
+        models = fit_many([SVAEPlus(random_state=seed) for seed in range(8)], X, A)
+        models[udr_score(models, X).argmax()]
+
+        grid = ParameterGrid({"sparsity": [10, 30, 100], "random_state": range(3)})
+        fit_many([SVAEPlus(**values) for values in grid], X, A)
+
+    Parameters
+    ----------
+    estimators : list of estimators
+        Of any classes; they stay as they are.
+    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        Expression, as all of them take it.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Its design.
+    n_jobs : int or None, default=None
+        Number of processes; 1 fits here, one after another. None and -1 start one per core, and
+        never more than there are estimators.
+
+    Returns
+    -------
+    fitted : list of estimators
+        In the order given, each what ``clone(estimator).fit(X, A)`` is, bit for bit.
+
+    Raises
+    ------
+    TypeError
+        If ``estimators`` is no list, or holds what is no estimator.
+    ValueError
+        If it is empty, or X and A have different lengths.
+
+    Notes
+    -----
+    Processes are what pays on a CPU: threads wait for each other, because torch has one random
+    generator for all of them, and networks with one more dimension for the seeds save nothing
+    where arithmetic is what takes the time (``benchmarks/fit_many.py`` measures all of it). The
+    first call starts them, which takes a few seconds; they wait some minutes for the next one.
+    They map the arrays of X into memory and share them, but each keeps its own copy of the
+    training cells, in float32, while it fits.
+
+    A process has its share of the cores as threads. That changes no bit as long as a minibatch
+    has fewer than a million numbers, for which ``fit`` takes one thread anyway.
+
+    On a GPU the processes share the device and pay for a context each, some hundred MB. They are
+    still expected to gain, as a small network leaves a GPU idle most of the time, if less than
+    on as many cores; give ``n_jobs`` there. Fitted models come back on the CPU.
+
+    Examples
+    --------
+    >>> from skpert import IVAE
+    >>> from skpert.datasets import make_sparse_shift
+    >>> from skpert.model_selection import fit_many, udr_score
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> seeds = [IVAE(n_latent=3, max_epochs=2, random_state=seed) for seed in range(3)]
+    >>> models = fit_many(seeds, screen.X, screen.A, n_jobs=1)
+    >>> udr_score(models, screen.X).shape
+    (3,)
+    """
+    estimators = _checked(estimators)
+    check_consistent_length(X, A)
+    n_jobs = min(effective_n_jobs(-1 if n_jobs is None else n_jobs), len(estimators))
+    results = Parallel(n_jobs=n_jobs)(
+        delayed(_fit)(clone(estimator), X, A, f"estimators[{i}]")
+        for i, estimator in enumerate(estimators)
+    )
+    fitted, caught = zip(*results, strict=True)
+    _warn_once(caught)
+    return list(fitted)
+
+
+def _checked(estimators):
+    """A list of estimators whose parameters are valid, before any of them takes its time."""
+    if hasattr(estimators, "fit") or isinstance(estimators, (str, dict)):
+        raise TypeError(
+            f"estimators must be a list of estimators, got {estimators!r}: put it into a list"
+        )
+    estimators = list(estimators)
+    if not estimators:
+        raise ValueError("there is nothing to fit: estimators is empty")
+    for i, estimator in enumerate(estimators):
+        if isinstance(estimator, type):
+            raise TypeError(f"estimators[{i}] is the class {estimator.__name__}: make one of it")
+        if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+            raise TypeError(
+                f"estimators[{i}] is no estimator, which has fit and get_params: {estimator!r}"
+            )
+        if hasattr(estimator, "_parameter_constraints"):
+            estimator._validate_params()
+    return estimators
+
+
+def _fit(estimator, X, A, name):
+    """The fitted estimator, and what it warned of as (category, text)."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            estimator.fit(X, A)
+        except Exception as error:
+            error.add_note(f"in {name}, {estimator!r}")
+            raise
+    return estimator, [(warning.category, str(warning.message)) for warning in caught]
+
+
+def _warn_once(caught):
+    """Give each warning once, and which fits it is of unless it is of all."""
+    fits = defaultdict(list)
+    for i, warned in enumerate(caught):
+        for warning in dict.fromkeys(warned):
+            fits[warning].append(f"estimators[{i}]")
+    for (category, message), names in fits.items():
+        which = "" if len(names) == len(caught) else f" ({', '.join(names)})"
+        warnings.warn(message + which, category, stacklevel=3)
