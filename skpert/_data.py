@@ -1,12 +1,15 @@
 """Cells as tensors: the one container that travels from ``fit`` to the loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+
+from .distributions import Counts, log_factorial
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Cells(NamedTuple):
     part: Tensor  # (n_cells, n_parts) which perturbation, an index
     dosage: Tensor  # (n_cells, n_parts) how much of it
     environment: Tensor  # (n_cells, n_environments), of width zero when there is none
+    log_factorial: Tensor | None = None  # (n_cells,) sum over genes of log(x!), if it is known
 
     @classmethod
     def from_arrays(cls, X: Any, dosage: Any, environment: Any) -> "Cells":
@@ -97,17 +101,31 @@ class Cells(NamedTuple):
 
     def to(self, device: torch.device) -> "Cells":
         """Cells on another device; on the same one nothing is copied."""
-        return Cells(*(tensor.to(device) for tensor in self))
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, index: Tensor) -> "Cells":
         """Cells of these rows, with dense expression."""
-        x = self.x.index_select(0, index)
-        return Cells(x, *(tensor.index_select(0, index) for tensor in self[1:]))
+        return self._each(lambda tensor: tensor.index_select(0, index))
 
     def subset(self, index: Tensor) -> "Cells":
         """Cells of these rows, sparse if they are."""
-        x = self.x.subset(index) if isinstance(self.x, SparseRows) else self.x[index]
-        return Cells(x, *(tensor[index] for tensor in self[1:]))
+        return self._each(
+            lambda field: (
+                field.subset(index)
+                if isinstance(field, SparseRows)
+                else field.index_select(0, index)
+            )
+        )
+
+    def with_factorials(self) -> "Cells":
+        """Cells that know the term of a likelihood of counts that no parameter changes."""
+        rows = torch.arange(self.n_cells, device=self.dosage.device).split(1024)
+        terms = [log_factorial(self.x.index_select(0, index)) for index in rows]
+        return self._replace(log_factorial=torch.cat(terms))
+
+    def _each(self, function: Callable[[Any], Any]) -> "Cells":
+        fields: list[Any] = [None if field is None else function(field) for field in self]
+        return Cells(*fields)
 
     def minibatches(self, batch_size: int, *, shuffle: bool = True) -> Iterator["Cells"]:
         """All cells once, in random order or as they stand.
@@ -124,6 +142,13 @@ class Cells(NamedTuple):
         for index in torch.split(order(self.n_cells, device=self.dosage.device), sizes):
             yield self.take(index)
 
+    def log_prob(self, p_x: Distribution) -> Tensor:
+        """Log-probability of each cell's expression, nats, (..., n_cells)."""
+        if self.log_factorial is None or not isinstance(p_x, Counts):
+            log_prob: Tensor = p_x.log_prob(self.x)
+            return log_prob
+        return p_x.log_kernel(self.x) - self.log_factorial
+
     def shift(self, effect: Tensor) -> Tensor:
         """Sum over each cell's parts of dosage times effect, (n_cells, n_latent)."""
         return (self.dosage[:, :, None] * effect[self.part]).sum(-2)
@@ -138,11 +163,13 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     free[torch.from_numpy(first)] = False
     n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
     if n_validation == 0 or cells.n_cells - n_validation < 2:
-        return cells.to(device), None
+        return cells.to(device).with_factorials(), None
     held_out = order[free][:n_validation]
     kept = torch.ones(cells.n_cells, dtype=torch.bool)
     kept[held_out] = False
-    return cells.subset(kept.nonzero()[:, 0]).to(device), cells.subset(held_out).to(device)
+    parts = (kept.nonzero()[:, 0], held_out)
+    training, validation = (cells.subset(i).to(device).with_factorials() for i in parts)
+    return training, validation
 
 
 def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -11,6 +11,7 @@ The first two terms depend on the latent state, the last two only on the cell, s
 share them; written so, nothing cancels when :math:`\theta` is large (the Poisson limit).
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -18,6 +19,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, constraints
 from torch.nn.functional import logsigmoid, softplus
+
+
+class _OfLatentState(torch.autograd.Function):
+    r"""Sum over genes of :math:`x \log m - (x + \theta) \log(1 + m / \theta)`.
+
+    The slopes are made with the value, while its pieces are at hand; nothing else is kept.
+    ``log_mean`` has all dimensions, those of ``x`` may broadcast.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_mean: Tensor, theta: Tensor) -> Tensor:
+        rate, log_odds = x + theta, log_mean - theta.log()
+        spread = softplus(log_odds)
+        if any(ctx.needs_input_grad):
+            expected = log_odds.sigmoid_().mul_(rate)
+            ctx.save_for_backward(x - expected, (expected / theta).sub_(spread))
+        return (x * log_mean).sum(-1) - spread.mul_(rate).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        of_log_mean, of_theta = ctx.saved_tensors
+        return None, grad[..., None] * of_log_mean, _weighted_sum(grad, of_theta)
 
 
 class _LogRisingRatio(torch.autograd.Function):
@@ -29,50 +53,58 @@ class _LogRisingRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor) -> Tensor:
         start = theta + 3
-        z, y = x + theta, x + start
-        log_ratio, log_start = torch.log1p(x / start), torch.log(start / theta)
-        product = z * (z + 3) + 2  # (z + 1)(z + 2)
-        first = theta * (theta * start + 2)  # theta (theta + 1)(theta + 2)
-        inverse = 1 / y
+        z, log_ratio = x + theta, torch.log1p(x / start)
+        y = z + 3
+        inverse = y.reciprocal()
         square = inverse * inverse
+        product = z * y  # and then z (z + 1) (z + 2)
+        numerator = (product - z).mul_(3).add_(2)  # the derivative of that
+        product.add_(2).mul_(z)
+        first = theta * (theta * start + 2)
         if ctx.needs_input_grad[1]:
-            slope = log_ratio - x / theta
+            slope = torch.addcdiv(log_ratio, x, theta, value=-1)
             slope += _digamma_tail(inverse, square)
-            slope -= (product + z * (2 * z + 3)) / (z * product)
-            slope -= (
-                _digamma_tail(1 / start, 1 / start**2)
-                - (3 * theta * start - 3 * theta + 2) / first
-            )
+            slope -= numerator.div_(product)
+            slope -= _digamma_tail(1 / start, 1 / start**2)
+            slope += (3 * theta * start - 3 * theta + 2) / first
             ctx.save_for_backward(slope)
-            ctx.shape = theta.shape
-        value = (y - 0.5) * log_ratio
-        value += x * (log_start - 1)
-        value += _stirling_tail(inverse, square) - _stirling_tail(1 / start, 1 / start**2)
-        return value.sub_(torch.log(z * product / first))
+        value = y.sub_(0.5).mul_(log_ratio)
+        value.addcmul_(x, torch.log(start / theta) - 1)
+        value += _stirling_tail(inverse, square)
+        value -= product.div_(first).log_()
+        value -= _stirling_tail(1 / start, 1 / start**2)
+        return value.sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (slope,) = ctx.saved_tensors
-        return None, (grad * slope).sum_to_size(ctx.shape)
+        return None, _weighted_sum(grad, slope)
+
+
+def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
+    """Sum over all but the last dimension of weight times values, (n_genes,)."""
+    return weight.flatten() @ values.flatten(0, -2)
 
 
 def _stirling_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
+    tail = (square / 1260).sub_(1 / 360).mul_(square)
+    return tail.add_(1 / 12).mul_(inverse)
 
 
 def _digamma_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    return -0.5 * inverse - square * (1 / 12 - square * (1 / 120 - square / 252))
+    tail = (square / 252).sub_(1 / 120).mul_(square).add_(1 / 12).mul_(square)
+    return tail.add_(inverse, alpha=0.5).neg_()
 
 
 def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
-    r""":math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - x \log\theta`, elementwise.
+    r"""Sum over genes of :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - x \log\theta`.
 
-    Differentiable in ``theta`` only. In float32 by a series that is several times as fast as
-    ``lgamma`` and does not cancel; in float64 exact.
+    Differentiable in ``theta``, (n_genes,), only. In float32 by a series that is several times
+    as fast as ``lgamma`` and does not cancel; in float64 exact.
     """
     if x.dtype == torch.float64:
-        return torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()
+        return (torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()).sum(-1)
     result: Tensor = _LogRisingRatio.apply(x, theta)
     return result
 
@@ -82,7 +114,7 @@ def log_factorial(x: Tensor) -> Tensor:
     return torch.lgamma(x + 1).sum(-1)
 
 
-class _Counts(Distribution):
+class Counts(Distribution, ABC):
     """Counts of one cell with expected counts ``exp(log_mean)``, (..., n_genes)."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -97,13 +129,21 @@ class _Counts(Distribution):
         """Expected counts, (..., n_genes)."""
         return self.log_mean.exp()
 
-
-class Poisson(_Counts):
-    """Independent Poisson counts of all genes of a cell."""
+    @abstractmethod
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell but for its factorials, nats, (...)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of a cell, nats, (...)."""
-        return (value * self.log_mean - self.mean).sum(-1) - log_factorial(value)
+        return self.log_kernel(value) - log_factorial(value)
+
+
+class Poisson(Counts):
+    """Independent Poisson counts of all genes of a cell."""
+
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell but for its factorials, nats, (...)."""
+        return (value * self.log_mean - self.mean).sum(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -111,7 +151,7 @@ class Poisson(_Counts):
         return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
 
-class NegativeBinomial(_Counts):
+class NegativeBinomial(Counts):
     """Independent negative binomial counts of all genes of a cell.
 
     Variance is ``mean + mean^2 / theta`` with ``theta = exp(log_dispersion)``, (n_genes,).
@@ -126,14 +166,12 @@ class NegativeBinomial(_Counts):
         """Variance of the counts, (..., n_genes)."""
         return self.mean + self.mean**2 / self.log_dispersion.exp()
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell, nats, (...)."""
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell but for its factorials, nats, (...)."""
         theta = self.log_dispersion.exp()
-        of_latent = value * self.log_mean - (value + theta) * softplus(
-            self.log_mean - self.log_dispersion
-        )
-        of_cell = log_rising_ratio(value, theta).sum(-1) - log_factorial(value)
-        return of_latent.sum(-1) + of_cell
+        log_mean = self.log_mean.expand(torch.broadcast_shapes(value.shape, self.log_mean.shape))
+        of_latent: Tensor = _OfLatentState.apply(value, log_mean, theta)
+        return of_latent + log_rising_ratio(value, theta)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -144,7 +182,7 @@ class NegativeBinomial(_Counts):
         return torch.poisson(rate * (self.log_mean - self.log_dispersion).exp())
 
 
-class ZeroInflatedNegativeBinomial(_Counts):
+class ZeroInflatedNegativeBinomial(Counts):
     """Negative binomial counts, of which each is lost with probability sigmoid(dropout_logit)."""
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor, dropout_logit: Tensor):
@@ -157,15 +195,15 @@ class ZeroInflatedNegativeBinomial(_Counts):
         """Expected counts after dropout, (..., n_genes)."""
         return self.log_mean.exp() * torch.sigmoid(-self.dropout_logit)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell, nats, (...)."""
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell but for its factorials, nats, (...)."""
         theta = self.log_dispersion.exp()
         spread = softplus(self.log_mean - self.log_dispersion)
         kept = logsigmoid(-self.dropout_logit)
         seen = kept + value * self.log_mean - (value + theta) * spread
         zero = torch.logaddexp(logsigmoid(self.dropout_logit), kept - theta * spread)
-        of_cell = log_rising_ratio(value, theta).sum(-1) - log_factorial(value)
-        return torch.where(value > 0, seen, zero).sum(-1) + of_cell
+        of_latent = torch.where(value > 0, seen, zero).sum(-1)
+        return of_latent + log_rising_ratio(value, theta)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.special import gammaln
+from torch.distributions import Independent, Normal
 
-from skpert._data import Cells, SparseRows
+from skpert._data import Cells, SparseRows, split
+from skpert.distributions import Poisson
 
 
 @pytest.fixture
@@ -63,6 +66,32 @@ def test_library_size_is_the_total_and_memory_is_shared(counts, dosage):
     assert cells.to(torch.device("cpu")).x is cells.x
     matrix = sparse.csr_array(counts)
     assert SparseRows.from_csr(matrix).value.data_ptr() == matrix.data.ctypes.data
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_known_factorials_change_no_likelihood(counts, dosage, form):
+    cells = Cells.from_arrays(form(counts), dosage, np.empty((57, 0)))
+    known = cells.with_factorials()
+    np.testing.assert_allclose(known.log_factorial, gammaln(counts + 1).sum(1), rtol=1e-6)
+    index = torch.tensor([5, 0, 31])
+    p_x = Poisson(torch.randn(3, 11))
+    expected = p_x.log_prob(cells.take(index).x)
+    for batch in (cells.take(index), known.take(index), known.subset(index).take(torch.arange(3))):
+        np.testing.assert_allclose(batch.log_prob(p_x), expected, rtol=1e-6)
+    p_real = Independent(Normal(torch.zeros(3, 11), 1.0), 1)
+    assert torch.equal(known.take(index).log_prob(p_real), p_real.log_prob(cells.take(index).x))
+
+
+def test_split_keeps_each_cell_and_each_perturbation(counts):
+    dosage = sparse.csr_array(np.eye(57, 5, dtype=np.float32))
+    cells = Cells.from_arrays(sparse.csr_array(counts), dosage, np.arange(57.0)[:, None])
+    training, validation = split(cells, 0.5, torch.device("cpu"))
+    assert (training.n_cells, validation.n_cells) == (29, 28)
+    assert set(range(5)) <= set(training.environment[:, 0].int().tolist())
+    order = torch.cat([training.environment, validation.environment])[:, 0].long()
+    assert sorted(order.tolist()) == list(range(57))
+    constants = torch.cat([training.log_factorial, validation.log_factorial])
+    np.testing.assert_allclose(constants, gammaln(counts[order] + 1).sum(1), rtol=1e-6)
 
 
 def test_data_without_cells_of_two_parts_hold_one_part_each():

@@ -69,22 +69,46 @@ def test_float32_agrees_with_scipy_for_every_dispersion(theta):
 
 def test_fast_log_gamma_ratio_and_its_slope_agree_with_float64():
     x = torch.tensor([0.0, 1.0, 2.5, 8.0, 60.0, 900.0])[:, None]
-    theta = torch.tensor([1e-3, 0.1, 0.9, 3.0, 25.0, 400.0, 1e5], requires_grad=True)
-    value = log_rising_ratio(x, theta)
-    exact = torch.lgamma(x.double() + theta.detach().double())
-    exact = exact - torch.lgamma(theta.detach().double())
-    exact = exact - x.double() * theta.detach().double().log()
-    np.testing.assert_allclose(value.detach().numpy(), exact.numpy(), rtol=1e-5, atol=2e-4)
-    (slope,) = torch.autograd.grad(value.sum(), theta)
-    exact_theta = theta.detach().double().requires_grad_()
-    (exact_slope,) = torch.autograd.grad(
-        log_rising_ratio(x.double(), exact_theta).sum(), exact_theta
-    )
-    np.testing.assert_allclose(slope.numpy(), exact_slope.numpy(), rtol=2e-3, atol=1e-6)
+    for start in [1e-3, 0.1, 0.9, 3.0, 25.0, 400.0, 1e5]:
+        theta = torch.tensor([start], requires_grad=True)
+        exact_theta = theta.detach().double().requires_grad_()
+        value = log_rising_ratio(x, theta)
+        exact = log_rising_ratio(x.double(), exact_theta)
+        np.testing.assert_allclose(value.detach(), exact.detach(), rtol=1e-5, atol=2e-4)
+        (slope,) = torch.autograd.grad(value.sum(), theta)
+        (exact_slope,) = torch.autograd.grad(exact.sum(), exact_theta)
+        np.testing.assert_allclose(slope.numpy(), exact_slope.numpy(), rtol=2e-3, atol=1e-6)
 
 
 def test_no_counts_give_exactly_nothing():
-    assert torch.equal(log_rising_ratio(torch.zeros(3), torch.rand(3) + 0.1), torch.zeros(3))
+    ratio = log_rising_ratio(torch.zeros(3, 4), torch.rand(4) + 0.1)
+    assert torch.equal(ratio, torch.zeros(3))
+
+
+def test_slopes_in_float32_are_those_of_the_formula():
+    torch.manual_seed(0)
+    x = torch.poisson(20 * torch.rand(6, 50) ** 3)
+    log_mean, log_theta, weight = torch.randn(3, 6, 50), torch.randn(50), torch.rand(3, 6)
+    inputs = [tensor.requires_grad_() for tensor in (log_mean, log_theta)]
+    value = NegativeBinomial(*inputs).log_prob(x)
+    slopes = torch.autograd.grad((weight * value).sum(), inputs)
+    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    mean, theta = (tensor.exp() for tensor in exact_inputs)
+    formula = x * (mean / (mean + theta)).log() + theta * (theta / (mean + theta)).log()
+    formula = formula + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    np.testing.assert_allclose(value.detach(), formula.detach().sum(-1), rtol=1e-5)
+    exact = torch.autograd.grad((weight[..., None] * formula).sum(), exact_inputs)
+    for slope, exact_slope in zip(slopes, exact, strict=True):
+        np.testing.assert_allclose(slope, exact_slope, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_particles", [(), (2,)])
+def test_particles_share_the_slope_of_the_dispersion(n_particles):
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(4, 3, dtype=torch.float64))
+    log_mean = torch.randn(*n_particles, 4, 3, dtype=torch.float64, requires_grad=True)
+    log_theta = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda m, t: NegativeBinomial(m, t).log_prob(x), (log_mean, log_theta))
 
 
 def test_poisson_agrees_with_scipy_and_is_the_limit():

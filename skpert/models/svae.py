@@ -52,7 +52,7 @@ class ShiftModule(nn.Module):
         p_x = self.decoder(q_z.rsample(), cells.library, cells.environment)
         kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)
         terms = {
-            "reconstruction": -p_x.log_prob(cells.x).mean(),
+            "reconstruction": -cells.log_prob(p_x).mean(),
             "kl_z": self.beta * kl_weight * kl_z.mean(),
         }
         if self.mask_logit is not None and self.mask_logit.rows.requires_grad:
@@ -77,7 +77,7 @@ class ShiftModule(nn.Module):
         log_p_z = -(z - self.prior_mean(cells, (n_particles,))).square() / 2
         log_q_z = -noise.square() / 2 - q_z.stddev.log()
         p_x = self.decoder(z, cells.library, cells.environment)
-        return p_x.log_prob(cells.x) + (log_p_z - log_q_z).sum(-1)
+        return cells.log_prob(p_x) + (log_p_z - log_q_z).sum(-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the latent state, (n_cells, n_latent)."""
