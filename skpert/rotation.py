@@ -12,36 +12,48 @@ logarithm makes it cheapest to have those of a row on few. The scale :math:`s` p
 should be few whatever their size, from noise. Nothing here knows a model.
 """
 
+import math
+from numbers import Integral, Real
+
 import numpy as np
 from scipy.linalg import polar
 from scipy.optimize import linear_sum_assignment
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, check_scalar
 
+ROUGH = 0.1  # scale of the first search, in usual lengths of a row
+FINE = 2.5  # scale of the last, in medians of the entries' sizes
+FINE_RANGE = 0.01, 0.2  # limits of the last, in usual lengths of a row
 N_ANGLES = 8  # of the search over the plane of two columns
-N_LEVELS = 6  # of the penalty's scale, from coarse to fine
+MAX_JUMPS = 20  # from a valley to a lower one
 LARGEST_STEP = 0.5  # radians
-MAX_JUMPS = 10  # from a valley to a lower one
-TINY = np.finfo(float).tiny
+SAME = 1e-6  # relative difference of two sums of penalties that count as equal
+TINY, EPS = np.finfo(float).tiny, np.finfo(float).eps
 
 
-def sparse_rotation(M, *, scale=None, n_starts=8, random_state=0):
+def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_state=0):
     """Rotation that makes a matrix sparse.
 
-    It minimises the sum of ``log(1 + (M @ R)**2 / scale**2)``. Every start descends while the
-    penalty's scale shrinks from the size of the entries to ``scale``, so that it settles the
-    coarse picture first; the best end is then searched for better axes in the plane of each two
-    columns, at angles all round, and descends again.
+    It minimises the sum of ``log(1 + (M @ R)**2 / scale**2)``. Every start descends to a local
+    minimum, then jumps to a lower one as long as a turn in the plane of some two columns, of
+    whatever size, leads there. The best of them is followed while the scale shrinks from a tenth
+    of the usual length of a row to what was asked for.
 
     Parameters
     ----------
     M : array-like of shape (n_rows, n_latent)
         Any real matrix; for instance the shift of each perturbation along each latent.
-    scale : float or array-like of shape (n_rows,), default=None
-        Size, in the units of ``M``, below which an entry counts as noise; an array gives each
-        row its own. By default a tenth of the usual length of a row, which is the root of the
-        mean squared length, each row weighing by its squared length.
-    n_starts : int, default=8
-        Number of starts: the identity, then random rotations.
+    scale : float, default=None
+        Size, in the units of ``M``, below which an entry counts as noise. By default 2.5 times
+        the median of the entries' sizes as the first search leaves them, which in a sparse matrix
+        is 1.7 times the standard deviation of the noise; within 1 and 20 percent of the usual
+        length of a row (the root mean square, where each row weighs by its squared length).
+    standard_error : array-like of shape (n_rows,), default=None
+        Sampling error of the entries of each row, for instance one over the root of a
+        perturbation's number of cells. Rows are then measured, and ``scale`` given, in units of
+        it, so that a row known poorly has little say. By default all rows are equally good.
+    n_starts : int, default=20
+        Most starts to take: the identity, then random rotations. Meeting the lowest minimum a
+        second time ends the search, most often after two.
     random_state : int, RandomState instance or None, default=0
         Draws the random starts.
 
@@ -64,75 +76,108 @@ def sparse_rotation(M, *, scale=None, n_starts=8, random_state=0):
            [-4.,  0.]])
     """
     M = check_array(M, dtype=np.float64, input_name="M")
-    n_latent = M.shape[1]
-    scale = _default_scale(M) if scale is None else _check_scale(scale, len(M))
-    if n_latent == 1 or not M.any():
-        return np.eye(n_latent)
-    M = M / scale  # from here on the penalty is log(1 + y^2)
-    R = _anneal(M, _starts(n_latent, n_starts, check_random_state(random_state)))
-    return _nearest_to_identity(polar(_jump(M, R))[0])
+    check_scalar(n_starts, "n_starts", Integral, min_val=1)
+    if scale is not None:
+        check_scalar(scale, "scale", Real, min_val=0, include_boundaries="neither")
+    if standard_error is not None:
+        M = M / _check_standard_error(standard_error, len(M))
+    length = _usual_length(M)
+    if M.shape[1] == 1 or length == 0:
+        return np.eye(M.shape[1])
+    rough = max(ROUGH * length, scale or 0.0)
+    R = _best_valley(M / rough, n_starts, check_random_state(random_state))
+    fine = scale or _fine_scale(M @ R, length)
+    n_steps = 1 + int(abs(math.log(rough / fine)))
+    for level in np.geomspace(rough, fine, n_steps + 1)[1:]:
+        R = _descend(M / level, R)
+    R, _ = _jump(M / fine, R)
+    return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-14))[0])
 
 
-def _check_scale(scale, n_rows):
-    """Scale as a column that divides the rows."""
-    scale = np.asarray(scale, dtype=np.float64)
-    if scale.shape not in ((), (n_rows,)):
-        raise ValueError(f"scale is a number or one per row, ({n_rows},); got {scale.shape}.")
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        raise ValueError(f"scale must be finite and above 0; got {scale}.")
-    return scale.reshape(-1, 1)
+def _check_standard_error(standard_error, n_rows):
+    """Standard errors as a column that divides the rows."""
+    standard_error = check_array(
+        standard_error, ensure_2d=False, dtype=np.float64, input_name="standard_error"
+    )
+    if standard_error.shape != (n_rows,):
+        raise ValueError(
+            f"standard_error has shape {standard_error.shape}; M has {n_rows} rows, so it "
+            f"should have shape ({n_rows},)."
+        )
+    if standard_error.min() <= 0:
+        raise ValueError(f"standard_error must be positive; got {standard_error.min():g}.")
+    return standard_error[:, None]
 
 
-def _default_scale(M):
-    """Tenth of the usual length of a row that has one."""
+def _usual_length(M):
+    """Root mean square of the rows' lengths, each weighing by its square."""
     largest = np.abs(M).max()
-    squares = ((M / (largest or 1)) ** 2).sum(1)  # so that no square overflows
-    return 0.1 * largest * np.sqrt((squares**2).sum() / (squares.sum() or 1))
+    squares = ((M / (largest or 1.0)) ** 2).sum(1)  # no square overflows
+    return largest * math.sqrt((squares**2).sum() / (squares.sum() or 1.0))
 
 
-def _starts(n_latent, n_starts, random):
-    """The identity, then random rotations, (n_starts, n_latent, n_latent)."""
-    gaussian = random.normal(size=(n_starts - 1, n_latent, n_latent))
-    return np.concatenate([np.eye(n_latent)[None], np.linalg.qr(gaussian)[0]])
+def _fine_scale(Y, length):
+    """Scale just above the noise, by the median size of an entry."""
+    lowest, highest = FINE_RANGE
+    return np.clip(FINE * np.median(np.abs(Y)), lowest * length, highest * length)
 
 
-def _objective(Y):
-    """Sum of penalties of each matrix in a stack."""
-    return np.log1p(Y * Y).sum((-2, -1))
+def _penalty(Y):
+    return np.log1p(Y * Y).sum()
 
 
-def _anneal(M, R):
-    """Best rotation after descents from all starts, while the scale shrinks to 1."""
-    coarsest = 2 * np.sqrt(np.mean(M * M))
-    if coarsest > 1:
-        for level in np.geomspace(coarsest, 1, N_LEVELS + 1)[:-1]:
-            R = _descend(M / level, R, max_iter=4)
-    R = _descend(M, R)
-    return R[_objective(M @ R).argmin()]
+def _best_valley(M, n_starts, random):
+    """Lowest local minimum from several starts; one that is found twice ends the search."""
+    R, best, lowest = np.eye(M.shape[1]), None, np.inf
+    for _ in range(n_starts):
+        R, loss = _jump(M, _descend(M, R), lowest)
+        if math.isclose(loss, lowest, rel_tol=SAME):
+            break
+        if loss < lowest:
+            best, lowest = R, loss
+        R = np.linalg.qr(random.normal(size=R.shape))[0]
+    return best
 
 
-def _descend(M, R, max_iter=100, tol=1e-8):
-    """Local minima from a stack of rotations, (n_starts, n_latent, n_latent).
+def _jump(M, R, known=np.inf):
+    """Rotation, and its loss, after searches of all planes for lower valleys.
+
+    Each search is followed by a descent. A valley whose loss is ``known`` is not searched again.
+    """
+    loss = _penalty(M @ R)
+    for _ in range(MAX_JUMPS):
+        if math.isclose(loss, known, rel_tol=SAME):
+            break
+        found = _descend(M, _search_planes(M, R))
+        loss_found = _penalty(M @ found)
+        if loss_found >= (1 - SAME) * loss:
+            break
+        R, loss = found, loss_found
+    return R, loss
+
+
+def _descend(M, R, tol=1e-8, max_iter=200):
+    """Local minimum next to a rotation.
 
     Newton's method over the angles of all planes of two columns, with the diagonal of the Hessian
     for the Hessian. A step that does not lead down is cut to a quarter.
     """
-    R, identity = R.copy(), np.eye(M.shape[1])
+    identity, length = np.eye(len(R)), 1.0
     Y = M @ R
-    loss, length = _objective(Y), np.ones(len(R))
+    loss = _penalty(Y)
     for _ in range(max_iter):
         angles, slope = _newton_angles(Y)
-        going = np.flatnonzero(length * slope > tol * (1 + loss))
-        if not len(going):
+        while length * slope > tol * loss:
+            half = angles * (length / 2)
+            turned = R @ np.linalg.solve(identity - half, identity + half)  # Cayley's rotation
+            Y = M @ turned
+            loss_turned = _penalty(Y)
+            if loss_turned < loss:
+                break
+            length /= 4
+        else:
             break
-        half = angles[going] * (length[going] / 2)[:, None, None]
-        turned = R[going] @ np.linalg.solve(identity - half, identity + half)  # Cayley
-        Y_turned = M @ turned
-        loss_turned = _objective(Y_turned)
-        lower = loss_turned < loss[going]
-        length[going] = np.where(lower, np.minimum(1, 2 * length[going]), length[going] / 4)
-        better = going[lower]
-        R[better], Y[better], loss[better] = turned[lower], Y_turned[lower], loss_turned[lower]
+        R, loss, length = turned, loss_turned, min(1.0, 2 * length)
     return R
 
 
@@ -141,44 +186,37 @@ def _newton_angles(Y):
     weight = 1 / (1 + Y * Y)
     first = Y * weight  # half the penalty's derivatives
     second = weight * (1 - 2 * Y * first)
-    product = Y.swapaxes(1, 2) @ first
-    gradient = product - product.swapaxes(1, 2)
-    curvature = (Y * Y).swapaxes(1, 2) @ second
-    diagonal = product.diagonal(axis1=1, axis2=2)
-    pull = diagonal[:, :, None] + diagonal[:, None, :]
-    curvature = curvature + curvature.swapaxes(1, 2) - pull
-    angles = -gradient / np.maximum(np.abs(curvature), 0.1 * pull + TINY)
+    product = Y.T @ first
+    gradient = product - product.T
+    pull = product.diagonal() + product.diagonal()[:, None]
+    curvature = (Y * Y).T @ second
+    curvature = np.abs(curvature + curvature.T - pull)  # on a hilltop, too, the step leads down
+    angles = -gradient / np.maximum(curvature, 0.3 * pull + TINY)
     angles = np.clip(angles, -LARGEST_STEP, LARGEST_STEP)
-    return angles, -(angles * gradient).sum((1, 2))
-
-
-def _jump(M, R):
-    """Rotation after searches of all planes for lower valleys, each followed by a descent."""
-    for _ in range(MAX_JUMPS):
-        found = _descend(M, _search_planes(M, R)[None])[0]
-        if _objective(M @ found) > (1 - 1e-6) * _objective(M @ R):
-            break
-        R = found
-    return R
+    return angles, -(angles * gradient).sum()
 
 
 def _search_planes(M, R):
     """Rotation after one turn of each plane of two columns to the best of ``N_ANGLES`` angles.
 
     Turned by an angle t, a row's two entries a and b have (1 + y_a^2) (1 + y_b^2) equal to a
-    constant minus a multiple of cos(4t) and of sin(4t), whence the quarter circle is all there is.
+    constant less multiples of cos(4t) and of sin(4t), whence an eighth of the circle to either
+    side is all there is.
     """
-    n_rows, turns = len(M), 2 * np.pi * np.arange(N_ANGLES) / N_ANGLES
+    n_rows, angles = len(M), np.linspace(-np.pi / 4, np.pi / 4, N_ANGLES, endpoint=False)
     columns = np.concatenate([M @ R, R]).T  # (n_latent, n_rows + n_latent)
     for i, j in _disjoint_pairs(len(R)):
-        a, b = columns[i, :n_rows, None], columns[j, :n_rows, None]
+        a, b = columns[i, :n_rows], columns[j, :n_rows]
         difference, cross = (a * a - b * b) / 2, a * b
         constant = (1 + (a * a + b * b) / 2) ** 2 - (difference**2 + cross**2) / 2
-        cosine = (difference**2 - cross**2) / (2 * constant)
-        sine = difference * cross / constant
-        loss = np.log1p(-cosine * np.cos(turns) - sine * np.sin(turns)).sum(1)  # (pairs, angles)
-        angle = ((turns[loss.argmin(1)] + np.pi) % (2 * np.pi) - np.pi)[:, None] / 4
-        c, s = np.cos(angle), np.sin(angle)
+        cosine = (cross**2 - difference**2) / (2 * constant)
+        sine = -difference * cross / constant
+        losses = np.empty((N_ANGLES, len(i)))
+        for k, angle in enumerate(4 * angles):  # one at a time stays in the cache
+            change = np.cos(angle) * cosine + np.sin(angle) * sine
+            losses[k] = np.log1p(np.maximum(change, EPS - 1)).sum(1)
+        best = angles[losses.argmin(0)][:, None]
+        c, s = np.cos(best), np.sin(best)
         columns[i], columns[j] = c * columns[i] + s * columns[j], c * columns[j] - s * columns[i]
     return columns[:, n_rows:].T
 
