@@ -6,14 +6,17 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.optim.adam import adam
 
 from ._data import Cells
 from .exceptions import TrainingWarning
+
+N_STEPS = 5000  # gradient steps of a training of automatic length
 
 
 class PerturbationModule(Protocol):
@@ -88,24 +91,16 @@ def train(
     with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
     Both warn.
     """
-    optimizer = _optimizer(module, learning_rate, weight_decay)
     rate = one_cycle if schedule == "one_cycle" else _constant
+    optimizer = _Adam(module, learning_rate, weight_decay, rate)
     history: list[dict[str, float]] = []
     best_elbo, best_epoch, best = -math.inf, 0, copy.deepcopy(module.state_dict())
     try:
         for epoch in range(max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
-            total, n_seen = torch.zeros(()), 0
-            module.train()
-            for batch in (minibatches or cells.minibatches)(batch_size):
-                terms = module.loss_terms(batch, kl_weight)
-                values = torch.stack(tuple(terms.values()))
-                progress = (epoch + n_seen / cells.n_cells) / max_epochs
-                _step(optimizer, values.sum(), rate(progress))
-                total = total.to(values.device) + values.detach() * batch.n_cells
-                n_seen += batch.n_cells
-            module.eval()
-            row = dict(zip(terms, (total / n_seen).tolist(), strict=True))  # synchronises, once
+            batches = (minibatches or cells.minibatches)(batch_size)
+            span = epoch / max_epochs, 1 / (max_epochs * cells.n_cells)
+            row = _epoch(module, batches, optimizer, kl_weight, span)
             if validation is not None:
                 row |= _validate(module, validation, kl_weight, batch_size)
             _check_finite(row, optimizer, epoch)
@@ -127,11 +122,63 @@ def train(
     return history
 
 
+def _epoch(
+    module: PerturbationModule,
+    batches: Iterator[Cells],
+    optimizer: "_Adam",
+    kl_weight: float,
+    span: tuple[float, float],
+) -> dict[str, float]:
+    """Follow the gradient over the minibatches and return the mean of each term, nats per cell.
+
+    ``span`` is the share of the training that is done, and what each cell adds to it.
+    """
+    total, n_seen = torch.zeros(()), 0
+    module.train()
+    for batch in batches:
+        terms = module.loss_terms(batch, kl_weight)
+        values = torch.stack(tuple(terms.values()))
+        values.sum().backward()
+        optimizer.step(span[0] + span[1] * n_seen)
+        total = total.to(values.device) + values.detach() * batch.n_cells
+        n_seen += batch.n_cells
+    module.eval()
+    return dict(zip(terms, (total / n_seen).tolist(), strict=True))  # synchronises, once
+
+
 def _tell_if_interrupted(
     on_epoch: Callable[[dict[str, float]], bool] | None, reason: BaseException
 ) -> None:
     if on_epoch is not None and isinstance(reason, KeyboardInterrupt):
         on_epoch({})
+
+
+class Budget(NamedTuple):
+    """How long to train, and in what steps."""
+
+    n_epochs: int
+    batch_size: int
+    n_epochs_kl_warmup: int
+
+
+def budget(
+    n_cells: int,
+    max_epochs: int | str,
+    batch_size: int | str,
+    n_epochs_kl_warmup: int | str,
+) -> Budget:
+    """Replace what is "auto" by what suits the number of training cells.
+
+    Minibatches are about an 80th of the cells, a power of two from 64 to 512; epochs are so many
+    that ``N_STEPS`` minibatches are seen, from 20 to 200; the KL is warmed up over a third.
+    """
+    if isinstance(batch_size, str):
+        batch_size = min(max(2 ** round(math.log2(max(n_cells, 1) / 80)), 64), 512)
+    if isinstance(max_epochs, str):
+        max_epochs = min(max(round(N_STEPS * batch_size / n_cells), 20), 200)
+    if isinstance(n_epochs_kl_warmup, str):
+        n_epochs_kl_warmup = round(max_epochs / 3)
+    return Budget(max_epochs, batch_size, n_epochs_kl_warmup)
 
 
 @contextmanager
@@ -149,37 +196,62 @@ def suitable_threads(n_elements: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _optimizer(
-    module: PerturbationModule, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Adam on one flat tensor per group of parameters."""
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [_flat(group["params"])],
-            "lr": learning_rate * group.get("lr", 1.0),
-            "weight_decay": weight_decay * group.get("weight_decay", 1.0),
-        }
-        for group in module.parameter_groups()
-    ]
-    for group in groups:
-        group["peak"] = group["lr"]
-    return torch.optim.Adam(groups, fused=True)
+class _Adam:
+    """Adam on one flat tensor per group, of which parameters and gradients become views.
 
-
-def _flat(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """Tensor of which the parameters, and their gradients, become views.
-
-    An optimiser's step is then a few kernels instead of a few for every layer, which is a fifth
-    of the time of a step of small networks.
+    A step is one kernel a group instead of several a layer. The bookkeeping of
+    ``torch.optim.Optimizer`` is left out: it is a twentieth of a step of small networks.
     """
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    flat.grad = torch.zeros_like(flat)
+
+    def __init__(
+        self,
+        module: PerturbationModule,
+        learning_rate: float,
+        weight_decay: float,
+        schedule: Callable[[float], float],
+    ):
+        self.schedule = schedule
+        self.groups = []
+        for group in module.parameter_groups():
+            values, gradient = _flat(group["params"])
+            rate = learning_rate * group.get("lr", 1.0)
+            decay = weight_decay * group.get("weight_decay", 1.0)
+            n_steps = torch.zeros((), device=values.device)
+            state = torch.zeros_like(values), torch.zeros_like(values), n_steps
+            self.groups.append((values, gradient, state, rate, decay))
+
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Follow the gradient, and clear it, after this share of the training."""
+        for values, gradient, (mean, square, n_steps), rate, decay in self.groups:
+            adam(
+                [values],
+                [gradient],
+                [mean],
+                [square],
+                [],
+                [n_steps],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate * self.schedule(progress),
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
+            gradient.zero_()
+
+
+def _flat(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Two tensors of which the parameters, and their gradients, become views."""
+    values = torch.cat([p.detach().flatten() for p in parameters])
+    gradient = torch.zeros_like(values)
     sizes = [p.numel() for p in parameters]
-    views = zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True)
-    for parameter, values, gradient in views:
-        parameter.data = values.view_as(parameter)
-        parameter.grad = gradient.view_as(parameter)
-    return flat
+    views = values.split(sizes), gradient.split(sizes)
+    for parameter, value, slope in zip(parameters, *views, strict=True):
+        parameter.data, parameter.grad = value.view_as(parameter), slope.view_as(parameter)
+    return values, gradient
 
 
 def one_cycle(progress: float) -> float:
@@ -197,15 +269,6 @@ def _constant(progress: float) -> float:
     return 1.0
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, factor: float) -> None:
-    """Follow the gradient, at this factor of the peak learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-    optimizer.zero_grad(set_to_none=False)
-    loss.backward()
-    optimizer.step()
-
-
 @torch.no_grad()
 def _validate(
     module: PerturbationModule, cells: Cells, kl_weight: float, batch_size: int
@@ -220,9 +283,8 @@ def _validate(
     return dict(row)
 
 
-def _check_finite(row: dict[str, float], optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    row = row | {"a weight": float(sum(weight.detach().sum() for weight in weights))}
+def _check_finite(row: dict[str, float], optimizer: _Adam, epoch: int) -> None:
+    row = row | {"a weight": float(sum(values.sum() for values, *_ in optimizer.groups))}
     for name, value in row.items():
         if not math.isfinite(value):
             raise FloatingPointError(

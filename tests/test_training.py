@@ -137,6 +137,26 @@ def test_groups_scale_rate_and_decay():
     assert module.free.item() == 5.0  # no gradient, and no decay in its group
 
 
+def test_steps_are_those_of_torch():
+    cells, module, twin = cells_around(2.0), Mean(), Mean()
+    for each in (module, twin):
+        with torch.no_grad():
+            each.free.fill_(5.0)
+    settings = {"batch_size": 64, "learning_rate": 0.1, "weight_decay": 0.5}
+    train(module, cells, max_epochs=7, **settings)
+    groups = [
+        {"params": [twin.mean], "lr": 0.1, "weight_decay": 0.5},
+        {"params": [twin.free], "lr": 0.3, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.Adam(groups)
+    for _ in range(7):
+        optimizer.zero_grad()
+        sum(twin.loss_terms(cells).values()).backward()
+        optimizer.step()
+    assert module.mean.item() == pytest.approx(twin.mean.item(), rel=1e-5)
+    assert module.free.item() == 5.0
+
+
 def test_one_cycle_rises_peaks_and_falls_to_nothing():
     rate = [one_cycle(progress) for progress in (0, 0.15, 0.3, 0.65, 1)]
     assert rate == pytest.approx([0.04, 0.52, 1, 0.5, 0])
