@@ -27,18 +27,21 @@ SHARED = {
         Columns of floats are continuous, all others categories.
     layer : str or None, default=None
         Layer of an AnnData that holds the expression; None is its ``X``.
-    max_epochs : int, default=@max_epochs
-        Largest number of passes over the training cells.
-    batch_size : int, default=@batch_size
-        Cells of one gradient step.
+    max_epochs : int or "auto", default="@max_epochs"
+        Largest number of passes over the training cells, of all phases together; "auto" takes
+        as many as give 5,000 gradient steps, from 20 to 200.
+    batch_size : int or "auto", default="@batch_size"
+        Cells of one gradient step; "auto" takes an 80th of the training cells, rounded to a
+        power of two from 64 to 512.
     learning_rate : float, default=@learning_rate
         Learning rate of Adam, the peak of it for ``schedule="one_cycle"``.
     schedule : {"one_cycle", "constant"}, default="@schedule"
-        Course of the learning rate over ``max_epochs``.
+        Course of the learning rate over a phase of training.
     weight_decay : float, default=@weight_decay
         L2 penalty on the weights of the networks.
-    n_epochs_kl_warmup : int, default=@n_epochs_kl_warmup
-        Epochs over which the weight of the KL terms rises from 0 to 1.
+    n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
+        Epochs over which the weight of the KL terms rises from 0 to 1; "auto" is a third of all.
+        Only the first phase of training has a warm-up.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.

@@ -24,9 +24,11 @@ class Monitor:
     Parameters
     ----------
     estimator : estimator
-        Being fitted; its ``max_epochs``, ``n_init`` and ``verbose`` are read.
+        Being fitted; its ``n_init`` and ``verbose`` are read.
     X, y : array-like
         What it is fitted on.
+    n_epochs : int
+        Largest number of epochs of one training.
 
     Attributes
     ----------
@@ -34,11 +36,11 @@ class Monitor:
         Whether a callback or the user has asked to stop, so that no training begins after this.
     """
 
-    def __init__(self, estimator, X, y):
+    def __init__(self, estimator, X, y, n_epochs):
         self.estimator = estimator
         self.data = {"X": X, "y": y}
         self.training, self.epoch, self.start = 0, 0, time.monotonic()
-        self.total = estimator.n_init * estimator.max_epochs
+        self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
         self.stopped = False
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
@@ -49,7 +51,7 @@ class Monitor:
     def begin(self, fitted):
         """A training begins; with these attributes a copy of the estimator is a fitted one."""
         self.data["reconstruction_attributes"] = fitted
-        self.epoch = self.training * self.estimator.max_epochs
+        self.epoch = self.training * self.n_epochs
         self.training += 1
 
     def __call__(self, row):
@@ -83,7 +85,7 @@ class Monitor:
         left = seconds / self.epoch * (self.total - self.epoch)
         terms = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
         bar = "=" * (20 * self.epoch // self.total)
-        n_init, n_epochs = self.estimator.n_init, self.estimator.max_epochs
+        n_init, n_epochs = self.estimator.n_init, self.n_epochs
         training = f"training {self.training}/{n_init}, " if n_init > 1 else ""
         epoch = self.epoch - (self.training - 1) * n_epochs
         sys.stderr.write(

@@ -172,13 +172,13 @@ def budget(
     Minibatches are about an 80th of the cells, a power of two from 64 to 512; epochs are so many
     that ``N_STEPS`` minibatches are seen, from 20 to 200; the KL is warmed up over a third.
     """
-    if isinstance(batch_size, str):
-        batch_size = min(max(2 ** round(math.log2(max(n_cells, 1) / 80)), 64), 512)
-    if isinstance(max_epochs, str):
-        max_epochs = min(max(round(N_STEPS * batch_size / n_cells), 20), 200)
-    if isinstance(n_epochs_kl_warmup, str):
-        n_epochs_kl_warmup = round(max_epochs / 3)
-    return Budget(max_epochs, batch_size, n_epochs_kl_warmup)
+    size = min(max(2 ** round(math.log2(n_cells / 80)), 64), 512)
+    size = size if isinstance(batch_size, str) else batch_size
+    n_epochs = min(max(round(N_STEPS * size / n_cells), 20), 200)
+    n_epochs = n_epochs if isinstance(max_epochs, str) else max_epochs
+    third = round(n_epochs / 3)
+    warmup = third if isinstance(n_epochs_kl_warmup, str) else n_epochs_kl_warmup
+    return Budget(n_epochs, size, warmup)
 
 
 @contextmanager

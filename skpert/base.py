@@ -21,7 +21,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._training import suitable_threads, train
+from ._training import budget, suitable_threads, train
+from .edges import edges_at_fdr
 from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
 from .objectives import iwelbo
@@ -72,12 +73,12 @@ class PerturbationVAE(
         "perturbation": [str],
         "environment": ["array-like", None],
         "layer": [str, None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left")],
+        "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
@@ -150,7 +151,7 @@ class PerturbationVAE(
         with _seeded(self._seed, device):
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
-            monitor = Monitor(self, X, y)
+            monitor = Monitor(self, X, y, self._budget(training.n_cells).n_epochs)
             module, history = self._best_of([None, *restarts], training, validation, monitor)
             monitor.close()
         return self._keep(module, history, "fit")
@@ -191,27 +192,34 @@ class PerturbationVAE(
         with _seeded(self._seed, cells.dosage.device), torch.no_grad():
             return float(np.mean(_iwelbos(module, cells, n_particles, cells.dosage.device)))
 
-    def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
+    def _budget(self, n_cells):
+        """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
+        return budget(n_cells, self.max_epochs, self.batch_size, self.n_epochs_kl_warmup)
+
+    def _optimise(
+        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+    ):
         """Fit the module and return the history; models of several phases override this."""
-        with suitable_threads(self.batch_size * cells.n_genes):
+        n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
+        with suitable_threads(batch_size * cells.n_genes):
             return train(
                 module,
                 cells,
                 validation=validation,
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
+                max_epochs=n_epochs if max_epochs is None else max_epochs,
+                batch_size=batch_size,
                 learning_rate=self.learning_rate,
                 schedule=self.schedule,
                 weight_decay=self.weight_decay,
-                n_epochs_kl_warmup=0 if warm else self.n_epochs_kl_warmup,
+                n_epochs_kl_warmup=0 if warm else n_epochs_kl_warmup,
                 patience=self.patience,
                 on_epoch=monitor,
             )
 
     def _keep(self, module, history, phase):
         self.module_ = module
-        self.history_ = pd.DataFrame(history)
-        self.history_.insert(0, "phase", phase)
+        rows = [{"phase": phase} | row for row in history]
+        self.history_ = pd.DataFrame(rows, columns=None if rows else ["phase"])
         self.n_iter_ = len(history)
         return self
 
@@ -545,8 +553,28 @@ class PerturbationVAE(
     @property
     def targets_(self):
         """Effects on the targeted latents, zero elsewhere, a DataFrame with names."""
+        return self._effects_where(self.mask_)
+
+    def targets(self, *, fdr=0.05):
+        """Effects of the edges that can be called at a false discovery rate.
+
+        Parameters
+        ----------
+        fdr : float, default=0.05
+            Share of false ones, in [0, 1], that is expected among the edges returned: the mean
+            of ``1 - mask_probability_`` over them. An edge that is more likely false than not
+            is never among them, unless ``fdr`` is above 0.5.
+
+        Returns
+        -------
+        targets : DataFrame of shape (n_perturbations, n_latent)
+            ``embedding_`` where there is an edge, zero elsewhere, with names.
+        """
+        return self._effects_where(edges_at_fdr(self.mask_probability_, fdr))
+
+    def _effects_where(self, mask):
         return pd.DataFrame(
-            np.where(self.mask_, self.embedding_, np.float32(0)),
+            np.where(mask, self.embedding_, np.float32(0)),
             index=pd.Index(self.perturbations_, name="perturbation"),
             columns=self.get_feature_names_out(),
         )

@@ -24,25 +24,38 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, kl_divergence
 
 from .._data import Cells
+from .._effects import edge_logit, latent_effects
 from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
 from ..distributions import StraightThroughBernoulli
 from ..nn import Decoder, GaussianEncoder, Table
 from ..objectives import beta_log_prob, kl_from_unit_normal
 
-LOGIT_START = 5.0  # every edge starts with probability 0.993
+LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
+LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
+DENSE_SHARE = 3  # a third of the epochs trains without sparsity
 FAST_RATE = 3.0  # learning rate of shifts, masks and dispersions relative to the networks'
 
 
 class ShiftModule(nn.Module):
     """The equation above in torch, with the same symbols."""
 
-    def __init__(self, encoder, decoder, embedding=None, mask_logit=None, penalty=None, beta=1.0):
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        embedding=None,
+        mask_logit=None,
+        penalty=None,
+        standard_error=None,
+        beta=1.0,
+    ):
         super().__init__()
         self.encoder = encoder  # q(z | x)
         self.decoder = decoder  # p(x | z)
         self.embedding = embedding  # mu, a Table, or None without shifts
         self.mask_logit = mask_logit  # logit of pi, a Table, or None without masks
-        self.penalty = penalty  # of the logits of pi: nats per cell
+        self.penalty = penalty  # of the logits of pi: nats per cell; None if they are judged
+        self.standard_error = standard_error  # of mu where edges are judged, a Table
         self.beta = beta  # weight of the KL of z
         self.frozen = False
 
@@ -63,9 +76,10 @@ class ShiftModule(nn.Module):
         """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
         if self.embedding is None:
             return cells.dosage.new_zeros(1)
-        effect = self.embedding()[cells.part]  # (n_cells, n_parts, n_latent)
+        effect = nn.functional.embedding(cells.part, self.embedding())  # a row per part
         if self.mask_logit is not None:
-            q_mask = StraightThroughBernoulli(self.mask_logit()[cells.part])
+            logits = nn.functional.embedding(cells.part, self.mask_logit())
+            q_mask = StraightThroughBernoulli(logits)
             effect = effect * q_mask.rsample(sample_shape)
         return (cells.dosage[:, :, None] * effect).sum(-2)
 
@@ -120,7 +134,8 @@ class ShiftModule(nn.Module):
             top = embedding.abs().topk(min(2, embedding.shape[1])).indices
             mask = torch.zeros_like(embedding, dtype=torch.bool).scatter(1, top, True)
             return {"embedding": embedding, "mask": mask}
-        probability = torch.sigmoid(self.mask_logit())
+        # In float64, as the last bit in float32 depends on the number of rows.
+        probability = torch.sigmoid(self.mask_logit().double()).float()
         return {
             "embedding": embedding,
             "mask": probability > 0.5,
@@ -143,38 +158,61 @@ class ShiftModule(nn.Module):
         """As ``nn.Module``; networks that are frozen keep their batch statistics."""
         return super().train(mode and not self.frozen)
 
+    def find_axes(self, cells: Cells) -> None:
+        """Turn the latent space to where shifts are sparse, and start masks from them.
+
+        Nothing else changes: the decoder makes of the turned states what it made before.
+        """
+        effects = latent_effects(self.encode, cells, len(self.embedding()))
+        R = effects.axes()
+        for network in (self.encoder, self.decoder):
+            network.turn(R.float(), effects.reference.float())
+        effects = effects.turned(R)
+        found = edge_logit(effects.difference, effects.standard_error) > 0
+        start = torch.inf if self.penalty is None else LOGIT_FOUND
+        self.embedding = Table(effects.difference.float())
+        self.mask_logit = Table(torch.where(found, start, -start).float())
+        self.mask_logit.requires_grad_(self.penalty is not None)
+
+    def judge(self, cells: Cells) -> None:
+        """Set shifts to the mean latent states, and masks to the probability of an effect."""
+        effects = latent_effects(self.encode, cells, len(self.embedding()))
+        self.embedding = Table(effects.mean.float())
+        logit = edge_logit(effects.difference, effects.standard_error)
+        self.mask_logit = Table(logit.float())
+        self.standard_error = Table(effects.standard_error.float())
+        for table in (self.mask_logit, self.standard_error):
+            table.requires_grad_(False)
+
     def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
         """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.
 
         With masks of one and the encoder frozen, the mean of the posterior means minimises the
         published objective exactly, so that nothing is left to train; with ``sparse`` the new
-        masks are learned from there.
+        masks are judged beside the known ones, or learned from there.
         """
         module = copy.deepcopy(self).requires_grad_(False)
         module.frozen = True
         if self.embedding is None:
             return module
         n_known, n_latent = self.embedding().shape
-        module.embedding.extend(self._mean_states(cells, n_known + n_new)[n_known:])
+        effects = latent_effects(self.encode, cells, n_known + n_new)
+        module.embedding.extend(effects.mean[n_known:])
+        if self.standard_error is not None:
+            module.standard_error.extend(effects.standard_error[n_known:])
+            module.standard_error.requires_grad_(False)
+        learned = sparse and self.penalty is not None
         if self.mask_logit is not None:
-            start = LOGIT_START if sparse else float("inf")
-            module.mask_logit.extend(torch.full((n_new, n_latent), start))
-            module.mask_logit.requires_grad_(sparse)
+            start = torch.full((n_new, n_latent), LOGIT_START if learned else torch.inf)
+            if sparse and not learned:
+                start = edge_logit(module.embedding(), module.standard_error())[n_known:]
+            module.mask_logit.extend(start)
+            module.mask_logit.requires_grad_(learned)
+        if self.penalty is not None:
             module.penalty.extend(n_new, cells.n_cells)
-            module.penalty.requires_grad_(sparse)
-        module.embedding.requires_grad_(sparse)
+            module.penalty.requires_grad_(learned)
+        module.embedding.requires_grad_(learned)
         return module
-
-    @torch.no_grad()
-    def _mean_states(self, cells: Cells, n_perturbations: int) -> Tensor:
-        """Mean posterior mean of the cells of each perturbation."""
-        shape = (n_perturbations, self.encoder.n_latent + 1)
-        total = torch.zeros(shape, device=cells.dosage.device)
-        for batch in cells.minibatches(4096, shuffle=False):
-            z = self.encode(batch.x)
-            one = z.new_ones(len(z), 1)
-            total.index_add_(0, batch.part[:, 0], torch.cat([z, one], 1))
-        return total[:, :-1] / total[:, -1:].clamp(min=1)
 
     def refined(self) -> "ShiftModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
@@ -185,7 +223,9 @@ class ShiftModule(nn.Module):
         if self.mask_logit is not None:
             fixed = torch.where(self.mask_logit() > 0, torch.inf, -torch.inf)
             module.mask_logit = Table(fixed).requires_grad_(False)
-            module.penalty.requires_grad_(False)
+        for part in (module.penalty, module.standard_error):
+            if part is not None:
+                part.requires_grad_(False)
         return module
 
 
@@ -291,19 +331,19 @@ class VAE(PerturbationVAE):
         *,
         n_hidden=128,
         n_layers=2,
-        dropout=0.1,
+        dropout=0.0,
         likelihood="negative_binomial",
         control="control",
         sep="+",
         perturbation="perturbation",
         environment=None,
         layer=None,
-        max_epochs=100,
-        batch_size=256,
-        learning_rate=3e-3,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=30,
+        n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
         n_init=1,
@@ -366,19 +406,19 @@ class BetaVAE(PerturbationVAE):
         beta=10.0,
         n_hidden=128,
         n_layers=2,
-        dropout=0.1,
+        dropout=0.0,
         likelihood="negative_binomial",
         control="control",
         sep="+",
         perturbation="perturbation",
         environment=None,
         layer=None,
-        max_epochs=100,
-        batch_size=256,
-        learning_rate=3e-3,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=30,
+        n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
         n_init=1,
@@ -444,19 +484,19 @@ class IVAE(PerturbationVAE):
         *,
         n_hidden=128,
         n_layers=2,
-        dropout=0.1,
+        dropout=0.0,
         likelihood="negative_binomial",
         control="control",
         sep="+",
         perturbation="perturbation",
         environment=None,
         layer=None,
-        max_epochs=100,
-        batch_size=256,
-        learning_rate=3e-3,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=30,
+        n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
         n_init=1,
@@ -468,7 +508,7 @@ class IVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return _shift_module(self, cells, shifted=True)
+        return _shift_module(self, cells, dense=True)
 
 
 @with_shared_parameters
@@ -478,9 +518,16 @@ class SVAE(PerturbationVAE):
     Parameters
     ----------
     {n_latent}
-    sparsity : float, default=10.0
-        Strength of the penalty on the mean edge probability, nats per cell. Not comparable with
-        the ``sparsity`` of ``SVAEPlus``: from 50 or so it tends to remove every edge.
+    sparsity : float or None, default=None
+        None has the edges judged by what is seen of them, as in ``SVAEPlus``, which is then the
+        same model. A number has them learned under the published penalty, that many nats per
+        cell times the mean edge probability: it does not depend on the number of cells, but on
+        the size of effects, those below ``sqrt(2 * sparsity / n_latent)`` are removed. With
+        ``init="random"`` None is 10.
+    init : {"rotation", "random"}, default="rotation"
+        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
+        the latent space in which shifts are sparse, and goes on from there; "random" begins
+        with random weights, as published, and needs several times as long.
     {network_parameters}
     {shared_parameters}
 
@@ -512,29 +559,31 @@ class SVAE(PerturbationVAE):
 
     _additive = False
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
-        "sparsity": [Interval(Real, 0, None, closed="left")]
+        "sparsity": [Interval(Real, 0, None, closed="left"), None],
+        "init": [StrOptions({"rotation", "random"})],
     }
 
     def __init__(
         self,
         n_latent=10,
         *,
-        sparsity=10.0,
+        sparsity=None,
+        init="rotation",
         n_hidden=128,
         n_layers=2,
-        dropout=0.1,
+        dropout=0.0,
         likelihood="negative_binomial",
         control="control",
         sep="+",
         perturbation="perturbation",
         environment=None,
         layer=None,
-        max_epochs=100,
-        batch_size=256,
-        learning_rate=3e-3,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=30,
+        n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
         n_init=1,
@@ -546,7 +595,17 @@ class SVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return _shift_module(self, cells, shifted=True, penalty=L1Penalty(self.sparsity))
+        if self.init == "rotation" and self.sparsity is None:
+            return _shift_module(self, cells, judged=True)
+        return _shift_module(self, cells, penalty=L1Penalty(_default(self.sparsity, 10.0)))
+
+    def _optimise(
+        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+    ):
+        optimise = super()._optimise
+        if warm or self.init == "random":
+            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
+        return _in_two_phases(self, optimise, module, cells, validation, monitor)
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -578,14 +637,21 @@ class SVAEPlus(PerturbationVAE):
     ----------
     {n_latent}
     sparsity : float or None, default=None
-        Second parameter of the Beta(1, sparsity) prior of each edge, at least 1; larger is
-        sparser. None is the number of perturbations.
+        None has the edges judged by what is seen of them: the mean latent state of each
+        perturbation is an effect if it stands out of an empirical null, whatever the number of
+        cells and the size of effects (``skpert.edges``). A number of at least 1 has them
+        learned under the published prior Beta(1, sparsity): larger is sparser, and so are fewer
+        cells. With ``init="random"`` None is the published choice, the number of perturbations.
     bound : {"practical", "exact"}, default="practical"
-        "practical" sets the edges' posterior equal to their prior (psi = pi), as in all
-        experiments of the paper; "exact" learns both (its equation 12).
+        Of learned edges: "practical" sets their posterior equal to their prior (psi = pi), as
+        in all experiments of the paper; "exact" learns both (its equation 12).
     pseudo_sample_size : float or None, default=None
-        Number of cells against which the prior is weighed (equation 13); None is the number of
-        training cells. Smaller is sparser.
+        Of learned edges: number of cells against which the prior is weighed (equation 13); None
+        is the number of training cells. Smaller is sparser.
+    init : {"rotation", "random"}, default="rotation"
+        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
+        the latent space in which shifts are sparse, and goes on from there; "random" begins
+        with random weights, as published, and needs several times as long.
     {network_parameters}
     {shared_parameters}
 
@@ -621,6 +687,7 @@ class SVAEPlus(PerturbationVAE):
         "sparsity": [Interval(Real, 1, None, closed="left"), None],
         "bound": [StrOptions({"practical", "exact"})],
         "pseudo_sample_size": [Interval(Real, 0, None, closed="neither"), None],
+        "init": [StrOptions({"rotation", "random"})],
     }
 
     def __init__(
@@ -630,21 +697,22 @@ class SVAEPlus(PerturbationVAE):
         sparsity=None,
         bound="practical",
         pseudo_sample_size=None,
+        init="rotation",
         n_hidden=128,
         n_layers=2,
-        dropout=0.1,
+        dropout=0.0,
         likelihood="negative_binomial",
         control="control",
         sep="+",
         perturbation="perturbation",
         environment=None,
         layer=None,
-        max_epochs=100,
-        batch_size=256,
-        learning_rate=3e-3,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
-        n_epochs_kl_warmup=30,
+        n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
         n_init=1,
@@ -656,6 +724,13 @@ class SVAEPlus(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
+        published = (self.sparsity, self.bound, self.pseudo_sample_size) != (
+            None,
+            "practical",
+            None,
+        )
+        if self.init == "rotation" and not published:
+            return _shift_module(self, cells, judged=True)
         sparsity = _default(self.sparsity, len(self.perturbations_))
         n_cells = _default(self.pseudo_sample_size, cells.n_cells)
         if self.bound == "exact":
@@ -663,7 +738,15 @@ class SVAEPlus(PerturbationVAE):
             penalty = ExactBetaPenalty(sparsity, n_cells, shape)
         else:
             penalty = BetaPenalty(sparsity, n_cells)
-        return _shift_module(self, cells, shifted=True, penalty=penalty)
+        return _shift_module(self, cells, penalty=penalty)
+
+    def _optimise(
+        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+    ):
+        optimise = super()._optimise
+        if warm or self.init == "random":
+            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
+        return _in_two_phases(self, optimise, module, cells, validation, monitor)
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -699,8 +782,24 @@ def _default(value, default):
     return default if value is None else value
 
 
-def _shift_module(estimator, cells, *, shifted=False, penalty=None, beta=1.0):
-    """Module of the estimator's sizes; ``penalty`` makes it a masked one."""
+def _in_two_phases(estimator, optimise, module, cells, validation, monitor):
+    """Train without sparsity, find the axes, and train on with it; return the history."""
+    n_epochs = estimator._budget(cells.n_cells).n_epochs
+    n_dense = -(-n_epochs // DENSE_SHARE)
+    history = {"dense": optimise(module, cells, validation, monitor, max_epochs=n_dense)}
+    module.find_axes(cells)
+    if n_epochs > n_dense and not (monitor is not None and monitor.stopped):
+        n_sparse = n_epochs - n_dense
+        history["sparse"] = optimise(
+            module, cells, validation, monitor, warm=True, max_epochs=n_sparse
+        )
+    if module.penalty is None:
+        module.judge(cells)
+    return [{"phase": phase} | row for phase, rows in history.items() for row in rows]
+
+
+def _shift_module(estimator, cells, *, dense=False, judged=False, penalty=None, beta=1.0):
+    """Module of the estimator's sizes; shifts are dense, or have masks judged or learned."""
     sizes = {"n_hidden": estimator.n_hidden, "n_layers": estimator.n_layers}
     n_latent, rows = estimator.n_latent, (len(estimator.perturbations_), estimator.n_latent)
     encoder = GaussianEncoder(cells.n_genes, n_latent, dropout=estimator.dropout, **sizes)
@@ -711,6 +810,13 @@ def _shift_module(estimator, cells, *, shifted=False, penalty=None, beta=1.0):
         n_environments=cells.environment.shape[1],
         **sizes,
     )
-    embedding = Table(torch.randn(rows)) if shifted else None
-    mask_logit = Table(torch.full(rows, LOGIT_START)) if penalty is not None else None
-    return ShiftModule(encoder, decoder, embedding, mask_logit, penalty, beta)
+    embedding = mask_logit = standard_error = None
+    if dense or judged or penalty is not None:
+        embedding = Table(torch.randn(rows))
+    if judged:
+        standard_error = Table(torch.zeros(rows)).requires_grad_(False)
+    if judged or penalty is not None:
+        found_later = judged or estimator.init == "rotation"
+        mask_logit = Table(torch.full(rows, torch.inf if found_later else LOGIT_START))
+        mask_logit.requires_grad_(not found_later)
+    return ShiftModule(encoder, decoder, embedding, mask_logit, penalty, standard_error, beta)

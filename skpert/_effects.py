@@ -1,0 +1,73 @@
+"""Mean latent states of perturbations: what axes are found from and edges are judged by."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._data import Cells
+from .edges import edge_probability
+from .rotation import sparse_rotation
+
+ENCODE_SIZE = 4096  # cells that are encoded at once
+
+
+class LatentEffects(NamedTuple):
+    """How the latent state differs between perturbations and control, in float64."""
+
+    mean: Tensor  # (n_perturbations, n_latent) of the posterior means of its cells
+    reference: Tensor  # (n_latent,) that of control cells, or without any the median of the means
+    covariance: Tensor  # (n_latent, n_latent) among cells of one perturbation
+    share: Tensor  # (n_perturbations, 1) of the covariance in that of a difference
+
+    @property
+    def difference(self) -> Tensor:
+        """Mean less reference, (n_perturbations, n_latent)."""
+        return self.mean - self.reference
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the difference, (n_perturbations, n_latent)."""
+        return (self.share * self.covariance.diagonal().clamp(min=0)).sqrt()
+
+    def axes(self) -> Tensor:
+        """Rotation of the latent space that makes differences sparse, (n_latent, n_latent)."""
+        R = sparse_rotation(self.difference.cpu().numpy())
+        return torch.from_numpy(R).to(self.mean)
+
+    def turned(self, R: Tensor) -> "LatentEffects":
+        """Effects in a latent space that is turned by R around the reference."""
+        reference = torch.zeros_like(self.reference)
+        return LatentEffects(self.difference @ R, reference, R.T @ self.covariance @ R, self.share)
+
+
+def edge_logit(difference: Tensor, standard_error: Tensor) -> Tensor:
+    """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent)."""
+    arrays = (tensor.detach().double().cpu().numpy() for tensor in (difference, standard_error))
+    probability = torch.from_numpy(edge_probability(*arrays))
+    return torch.logit(probability, 1e-12).to(difference)
+
+
+@torch.no_grad()
+def latent_effects(
+    encode: Callable[[Tensor], Tensor], cells: Cells, n_perturbations: int
+) -> LatentEffects:
+    """Effects of perturbations on latent states, where a cell has one perturbation or none."""
+    total, square = torch.zeros(()), torch.zeros(())  # last row and column: number of cells
+    for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+        z = encode(batch.x).double()
+        z = torch.cat([z, torch.ones_like(z[:, :1])], 1)
+        row = torch.where(batch.dosage[:, 0] > 0, batch.part[:, 0], n_perturbations)
+        group = z.new_zeros(n_perturbations + 1, z.shape[1]).index_add_(0, row, z)
+        total, square = total.to(z) + group, square.to(z) + z.T @ z
+    n_cells = total[:, -1:]
+    mean = total[:, :-1] / n_cells.clamp(min=1)
+    within = square[:-1, :-1] - mean.T @ (n_cells * mean)
+    freedom = (n_cells.sum() - (n_cells > 0).sum()).clamp(min=1)
+    share = 1 / n_cells.clamp(min=1)
+    median = mean.masked_fill(n_cells == 0, torch.nan)[:-1].nanmedian(0).values.nan_to_num()
+    controlled = n_cells[-1] > 0
+    reference = torch.where(controlled, mean[-1], median)
+    share = share[:-1] + torch.where(controlled, share[-1], 0)
+    return LatentEffects(mean[:-1], reference, within / freedom, share)
