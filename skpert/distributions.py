@@ -32,10 +32,11 @@ class _OfLatentState(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, log_mean: Tensor, theta: Tensor) -> Tensor:
         rate, log_odds = x + theta, log_mean - theta.log()
         spread = softplus(log_odds)
+        value = (x * log_mean).addcmul_(rate, spread, value=-1).sum(-1)
         if any(ctx.needs_input_grad):
             expected = log_odds.sigmoid_().mul_(rate)
-            ctx.save_for_backward(x - expected, (expected / theta).sub_(spread))
-        return (x * log_mean).sum(-1) - spread.mul_(rate).sum(-1)
+            ctx.save_for_backward(x - expected, expected.div_(theta).sub_(spread))
+        return value
 
     @staticmethod
     @once_differentiable
@@ -45,34 +46,33 @@ class _OfLatentState(torch.autograd.Function):
 
 
 class _LogRisingRatio(torch.autograd.Function):
-    """Stirling's series after three steps of the recurrence, with an error below 1e-6.
+    r"""Stirling's series after four steps of the recurrence, with an error below 1e-6.
 
-    The slope shares most of its work with the value, so both are made in one go.
+    With :math:`z = x + \theta`, :math:`y = z + 4` and :math:`w = z (z + 3)` the steps amount to
+    :math:`P = z (z + 1) (z + 2) (z + 3) = w (w + 2)`, whose slope is :math:`4 (w + 1)(z + 3/2)`.
+    The slope of the whole shares most of its work with the value, so both are made in one go.
+    Numbers of Python would each cost a conversion: they are kept out of large operations.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor) -> Tensor:
-        start = theta + 3
-        z, log_ratio = x + theta, torch.log1p(x / start)
-        y = z + 3
-        inverse = y.reciprocal()
-        square = inverse * inverse
-        product = z * y  # and then z (z + 1) (z + 2)
-        numerator = (product - z).mul_(3).add_(2)  # the derivative of that
-        product.add_(2).mul_(z)
-        first = theta * (theta * start + 2)
+        start = theta + 4
+        z, y = x + theta, x + start
+        inverse, square, w, product = _four_steps(z, y)
+        inverse_0, square_0, w_0, product_0 = _four_steps(theta, start)
+        log_ratio = (x / start).log1p_()
         if ctx.needs_input_grad[1]:
+            middle, middle_0 = x + (theta + 1.5), theta + 1.5
             slope = torch.addcdiv(log_ratio, x, theta, value=-1)
-            slope += _digamma_tail(inverse, square)
-            slope -= numerator.div_(product)
-            slope -= _digamma_tail(1 / start, 1 / start**2)
-            slope += (3 * theta * start - 3 * theta + 2) / first
+            slope.addcdiv_(middle.addcmul_(w, middle), product, value=-4)
+            slope -= _digamma_tail(inverse, square)
+            slope += 4 * (w_0 + 1) * middle_0 / product_0 + _digamma_tail(inverse_0, square_0)
             ctx.save_for_backward(slope)
-        value = y.sub_(0.5).mul_(log_ratio)
+        value = y.mul_(log_ratio).sub_(log_ratio, alpha=0.5)
         value.addcmul_(x, torch.log(start / theta) - 1)
         value += _stirling_tail(inverse, square)
-        value -= product.div_(first).log_()
-        value -= _stirling_tail(1 / start, 1 / start**2)
+        value -= _stirling_tail(inverse_0, square_0)
+        value -= product.div_(product_0).log_()
         return value.sum(-1)
 
     @staticmethod
@@ -84,17 +84,25 @@ class _LogRisingRatio(torch.autograd.Function):
 
 def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
     """Sum over all but the last dimension of weight times values, (n_genes,)."""
-    return weight.flatten() @ values.flatten(0, -2)
+    return weight.reshape(-1) @ values.reshape(-1, values.shape[-1])
+
+
+def _four_steps(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Powers of 1 / y, and w and P of the recurrence."""
+    inverse = y.reciprocal()
+    w = (z * z).add_(z, alpha=3)
+    return inverse, inverse * inverse, w, (w * w).add_(w, alpha=2)
 
 
 def _stirling_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    tail = (square / 1260).sub_(1 / 360).mul_(square)
-    return tail.add_(1 / 12).mul_(inverse)
+    """What Stirling's formula lacks at ``1 / inverse``."""
+    return torch.add(inverse.new_tensor(1 / 12), square, alpha=-1 / 360).mul_(inverse)
 
 
 def _digamma_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    tail = (square / 252).sub_(1 / 120).mul_(square).add_(1 / 12).mul_(square)
-    return tail.add_(inverse, alpha=0.5).neg_()
+    """Logarithm minus digamma function at ``1 / inverse``."""
+    tail = torch.add(inverse.new_tensor(1 / 12), square, alpha=-1 / 120)
+    return tail.mul_(square).add_(inverse, alpha=0.5)
 
 
 def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
@@ -168,7 +176,7 @@ class NegativeBinomial(Counts):
 
     def log_kernel(self, value: Tensor) -> Tensor:
         """Log-probability of a cell but for its factorials, nats, (...)."""
-        theta = self.log_dispersion.exp()
+        theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
         log_mean = self.log_mean.expand(torch.broadcast_shapes(value.shape, self.log_mean.shape))
         of_latent: Tensor = _OfLatentState.apply(value, log_mean, theta)
         return of_latent + log_rising_ratio(value, theta)
@@ -235,5 +243,23 @@ class StraightThroughBernoulli(Bernoulli):
     def relaxed(self, u: Tensor) -> Tensor:
         """Mask that the uniform draws ``u`` give."""
         eps = torch.finfo(u.dtype).eps
-        soft = torch.sigmoid((self.logits + torch.logit(u, eps=eps)) / self.temperature)
-        return (soft > 0.5).to(soft) + (soft - soft.detach())  # the difference is exactly zero
+        mask: Tensor = _StraightThrough.apply(self.logits, torch.logit(u, eps), self.temperature)
+        return mask
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The mask of ``StraightThroughBernoulli`` for logistic noise."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
+        soft = (logits + noise).div_(temperature).sigmoid_()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((soft - soft * soft).div_(temperature))
+            ctx.shape = logits.shape
+        return (soft > 0.5).to(soft)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (grad * slope).sum_to_size(ctx.shape), None, None

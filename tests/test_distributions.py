@@ -80,9 +80,17 @@ def test_fast_log_gamma_ratio_and_its_slope_agree_with_float64():
         np.testing.assert_allclose(slope.numpy(), exact_slope.numpy(), rtol=2e-3, atol=1e-6)
 
 
-def test_no_counts_give_exactly_nothing():
-    ratio = log_rising_ratio(torch.zeros(3, 4), torch.rand(4) + 0.1)
-    assert torch.equal(ratio, torch.zeros(3))
+def test_no_counts_give_nothing():
+    theta = torch.logspace(-4, 6, 2000)
+    assert log_rising_ratio(torch.zeros(3, 2000), theta).abs().max() < 1e-4
+
+
+def test_a_dispersion_without_bound_stays_finite():
+    log_theta = torch.tensor([60.0], requires_grad=True)
+    log_prob = NegativeBinomial(torch.tensor([2.0]), log_theta).log_prob(torch.tensor([5.0]))
+    log_prob.backward()
+    assert log_prob.item() == pytest.approx(stats.poisson.logpmf(5, np.exp(2)), abs=1e-5)
+    assert log_theta.grad.item() == 0
 
 
 def test_slopes_in_float32_are_those_of_the_formula():
