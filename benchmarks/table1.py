@@ -76,8 +76,8 @@ METHODS = {
     "VAE": (VAE, {}),
     "BetaVAE": (BetaVAE, {"beta": 10.0}),
     "IVAE": (IVAE, {}),
-    "SVAE": (SVAE, {"sparsity": 10.0}),
-    "SVAEPlus": (SVAEPlus, {"sparsity": 100.0}),
+    "SVAE": (SVAE, {"sparsity": 10.0, "init": "random"}),
+    "SVAEPlus": (SVAEPlus, {"sparsity": 100.0, "init": "random"}),
 }
 MIN_CELLS = 10  # a held-out label needs more cells than this
 TRUTH, ENCODER = "true model", "supervised encoder"
