@@ -25,7 +25,6 @@ class _OfLatentState(torch.autograd.Function):
     r"""Sum over genes of :math:`x \log m - (x + \theta) \log(1 + m / \theta)`.
 
     The slopes are made with the value, while its pieces are at hand; nothing else is kept.
-    ``log_mean`` has all dimensions, those of ``x`` may broadcast.
     """
 
     @staticmethod
@@ -82,6 +81,20 @@ class _LogRisingRatio(torch.autograd.Function):
         return None, _weighted_sum(grad, slope)
 
 
+def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
+    """Sums over genes by ``term``, for blocks of about a megabyte along the first dimension.
+
+    What is made of a block on the way finds room in the cache. Whole minibatches of thousands of
+    genes would ask the system for fresh memory at every operation.
+    """
+    if tensors[0].ndim == 1:
+        log_prob: Tensor = term.apply(*tensors, theta)
+        return log_prob
+    n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
+    blocks = zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
+    return torch.cat([term.apply(*block, theta) for block in blocks])
+
+
 def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
     """Sum over all but the last dimension of weight times values, (n_genes,)."""
     return weight.reshape(-1) @ values.reshape(-1, values.shape[-1])
@@ -113,8 +126,7 @@ def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
     """
     if x.dtype == torch.float64:
         return (torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()).sum(-1)
-    result: Tensor = _LogRisingRatio.apply(x, theta)
-    return result
+    return _by_blocks(_LogRisingRatio, x, theta=theta)
 
 
 def log_factorial(x: Tensor) -> Tensor:
@@ -178,7 +190,8 @@ class NegativeBinomial(Counts):
         """Log-probability of a cell but for its factorials, nats, (...)."""
         theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
         log_mean = self.log_mean.expand(torch.broadcast_shapes(value.shape, self.log_mean.shape))
-        of_latent: Tensor = _OfLatentState.apply(value, log_mean, theta)
+        counts = value.expand_as(log_mean)
+        of_latent = _by_blocks(_OfLatentState, counts, log_mean, theta=theta)
         return of_latent + log_rising_ratio(value, theta)
 
     @torch.no_grad()

@@ -110,6 +110,21 @@ def test_slopes_in_float32_are_those_of_the_formula():
         np.testing.assert_allclose(slope, exact_slope, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_particles", [(), (3,)])
+def test_a_large_minibatch_is_the_sum_of_its_cells(n_particles):
+    torch.manual_seed(0)
+    x = torch.poisson(2 * torch.rand(70, 9000))  # more than one block
+    log_mean = torch.randn(*n_particles, 70, 9000, requires_grad=True)
+    log_theta = torch.randn(9000, requires_grad=True)
+    value = NegativeBinomial(log_mean, log_theta).log_prob(x)
+    cells = [NegativeBinomial(log_mean[..., i, :], log_theta).log_prob(x[i]) for i in range(70)]
+    torch.testing.assert_close(value, torch.stack(cells, -1))
+    slopes = torch.autograd.grad(value.sum(), (log_mean, log_theta))
+    expected = torch.autograd.grad(torch.stack(cells).sum(), (log_mean, log_theta))
+    for slope, exact in zip(slopes, expected, strict=True):
+        torch.testing.assert_close(slope, exact, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("n_particles", [(), (2,)])
 def test_particles_share_the_slope_of_the_dispersion(n_particles):
     torch.manual_seed(0)
