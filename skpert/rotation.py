@@ -20,13 +20,13 @@ from scipy.linalg import polar
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_array, check_random_state, check_scalar
 
-ROUGH = 0.1  # scale of the first search, in usual lengths of a row
+ROUGH = 0.06  # scale of the first search, in usual lengths of a row
 FINE = 2.5  # scale of the last, in medians of the entries' sizes
 FINE_RANGE = 0.01, 0.2  # limits of the last, in usual lengths of a row
 N_ANGLES = 8  # of the search over the plane of two columns
 MAX_JUMPS = 20  # from a valley to a lower one
 LARGEST_STEP = 0.5  # radians
-SAME = 1e-6  # relative difference of two sums of penalties that count as equal
+SAME = 1e-4  # relative difference of two sums of penalties that count as equal
 TINY, EPS = np.finfo(float).tiny, np.finfo(float).eps
 
 
@@ -34,9 +34,9 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     """Rotation that makes a matrix sparse.
 
     It minimises the sum of ``log(1 + (M @ R)**2 / scale**2)``. Every start descends to a local
-    minimum, then jumps to a lower one as long as a turn in the plane of some two columns, of
-    whatever size, leads there. The best of them is followed while the scale shrinks from a tenth
-    of the usual length of a row to what was asked for.
+    minimum, then jumps to a lower one as long as turns in the planes of two columns, of whatever
+    size, lead there. The best of them is followed while the scale goes from six percent of the
+    usual length of a row (or ``scale``, if that is more) to what it should be.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     for level in np.geomspace(rough, fine, n_steps + 1)[1:]:
         R = _descend(M / level, R)
     R, _ = _jump(M / fine, R)
-    return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-14))[0])
+    return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-13))[0])
 
 
 def _check_standard_error(standard_error, n_rows):
@@ -156,7 +156,7 @@ def _jump(M, R, known=np.inf):
     return R, loss
 
 
-def _descend(M, R, tol=1e-8, max_iter=200):
+def _descend(M, R, tol=1e-6, max_iter=200):
     """Local minimum next to a rotation.
 
     Newton's method over the angles of all planes of two columns, with the diagonal of the Hessian
