@@ -205,6 +205,8 @@ def _arguments():
     )
     add = parser.add_argument
     add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    methods = [ROTATION, ENCODER, TRUTH]
+    add("--methods", nargs="+", choices=methods, default=methods)
     add("--odd", action="store_true", help="the paper's other tables instead")
     add("--seeds", type=int, nargs="+", default=list(range(20, 25)), help="which, not how many")
     add("--quick", action="store_true", help="the first seed only")
@@ -229,6 +231,7 @@ def _jobs(args, seeds):
             data = DATA | SETTINGS[setting][0]
             n_particles = args.particles if setting == "p15" else 0
             methods = [ROTATION, ENCODER, *[TRUTH] * (n_particles > 0)]
+            methods = [method for method in methods if method in args.methods]
             jobs += [Job(method, setting, seed, data, n_particles) for method in methods]
     return jobs
 

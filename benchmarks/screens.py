@@ -210,7 +210,8 @@ def make_job(method, seed, group, held_out, screen, args):
     """The job at the settings of the command line."""
     _, special = METHODS[method]
     if method == "SVAEPlus":
-        special = {"sparsity": None}  # as many as there are perturbations, the paper's advice
+        # As many as there are perturbations, the paper's advice.
+        special = {"sparsity": None, "init": "random"}
     model = {**PUBLISHED, **special, "n_latent": args.latent, "max_epochs": args.epochs}
     model |= {"n_epochs_kl_warmup": args.warmup, "control": args.control}
     return Job(

@@ -33,7 +33,8 @@ class LatentEffects(NamedTuple):
 
     def axes(self) -> Tensor:
         """Rotation of the latent space that makes differences sparse, (n_latent, n_latent)."""
-        R = sparse_rotation(self.difference.cpu().numpy())
+        spread = self.share[:, 0].sqrt().cpu().numpy()
+        R = sparse_rotation(self.difference.cpu().numpy(), standard_error=spread)
         return torch.from_numpy(R).to(self.mean)
 
     def turned(self, R: Tensor) -> "LatentEffects":
