@@ -46,19 +46,20 @@ def fit_many(estimators, X, A, *, n_jobs=None):
 
     Notes
     -----
-    Processes are what pays on a CPU: threads wait for each other, because torch has one random
-    generator for all of them, and networks with one more dimension for the seeds save nothing
-    where arithmetic is what takes the time (``benchmarks/fit_many.py`` measures all of it). The
-    first call starts them, which takes a few seconds; they wait some minutes for the next one.
-    They map the arrays of X into memory and share them, but each keeps its own copy of the
-    training cells, in float32, while it fits.
+    Processes are what pays on a CPU, as ``benchmarks/fit_many.py`` measures. Threads wait for
+    each other, because torch has one random generator for all of them, and networks stacked
+    along one more dimension for the seeds save little where a step is mostly arithmetic. The
+    first call starts the processes, which takes a few seconds, more than some small fits; they
+    wait some minutes for the next one. They share the arrays of X, mapped into memory, but each
+    keeps the training cells in float32 while it fits. A warning is given once, not per fit.
 
     A process has its share of the cores as threads. That changes no bit as long as a minibatch
     has fewer than a million numbers, for which ``fit`` takes one thread anyway.
 
-    On a GPU the processes share the device and pay for a context each, some hundred MB. They are
-    still expected to gain, as a small network leaves a GPU idle most of the time, if less than
-    on as many cores; give ``n_jobs`` there. Fitted models come back on the CPU.
+    On a GPU, where this was not measured, processes share the device and pay for a context each,
+    some hundred MB; they are expected to gain less than their number, as long as one small
+    network leaves the GPU idle most of the time. Stacked networks would do better there. Set
+    ``n_jobs`` by the GPU's memory; fitted models come back on the CPU.
 
     Examples
     --------
