@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from .edges import edge_probability
 from .rotation import sparse_rotation
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
+LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
 class LatentEffects(NamedTuple):
@@ -44,10 +46,18 @@ class LatentEffects(NamedTuple):
 
 
 def edge_logit(difference: Tensor, standard_error: Tensor) -> Tensor:
-    """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent)."""
-    arrays = (tensor.detach().double().cpu().numpy() for tensor in (difference, standard_error))
-    probability = torch.from_numpy(edge_probability(*arrays))
-    return torch.logit(probability, 1e-12).to(difference)
+    """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent).
+
+    If the edges leave over differences as large as the spread of equally treated cells, shifts
+    are not sparse on these axes, and every perturbation targets every latent in use.
+    """
+    effect, error = (t.detach().double().cpu().numpy() for t in (difference, standard_error))
+    probability = edge_probability(effect, error)
+    in_use = np.abs(effect).max(0) > LARGEST_REST
+    rest = effect[:, in_use][probability[:, in_use] < 0.5]
+    if len(rest) and np.sqrt(np.mean(rest**2)) > LARGEST_REST:
+        probability[:, in_use] = 1
+    return torch.logit(torch.from_numpy(probability), 1e-12).to(difference)
 
 
 @torch.no_grad()
