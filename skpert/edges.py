@@ -1,30 +1,37 @@
-r"""Which perturbation moves which latent, judged from mean latents: an empirical null.
+r"""Which perturbation moves which latent, judged from mean latents by an empirical null.
 
 Entry :math:`v_{pk}` of a matrix :math:`M` is the mean of latent :math:`k` over the cells of
-perturbation :math:`p`, less that of the control, and :math:`e_{pk}` its standard error. It is an
-effect or it is not:
+perturbation :math:`p`, less that of the control, and :math:`e_{pk}` its standard error. Some
+entries are effects, and the question is which.
 
-.. math::
-    v_{pk} \sim \pi_0 \, f_0(v_{pk}; s_{pk})
-        + \sum_c \pi_c \tfrac12 \bigl[\mathcal N(m_c, w_c^2 + s_{pk}^2)
-        + \mathcal N(-m_c, w_c^2 + s_{pk}^2)\bigr].
+**What is no effect is not zero.** Disentanglement is imperfect, so that a perturbation that moves
+one latent shows in others, far beyond sampling error where cells are many. The null is therefore
+estimated from the bulk of the entries (Efron 2004). With :math:`\rho_{pk}^2 = \sum_{l \ne k}
+\mathrm{E}\, b_{pl}^2`, the size of all other effects :math:`b` of the same perturbation, its
+variance is
 
-**What is no effect is not zero.** Disentanglement is imperfect, so a perturbation that moves one
-latent leaks a little into the others, and far beyond sampling error when cells are many. So the
-null is estimated from the bulk of the entries (Efron 2004), with the variance
+.. math:: s_{pk}^2 = e_{pk}^2 + \sigma_k^2 + \lambda^2 \rho_{pk}^2,
 
-.. math:: s_{pk}^2 = e_{pk}^2 + \sigma_k^2 + \lambda^2 \sum_{l \ne k} \mathrm{E}\, b_{pl}^2,
+since what leaks is in proportion to what there is to leak. Each latent has a width
+:math:`\sigma_k` of its own, drawn towards a common one. Most entries that are no effects have the
+distribution :math:`\mathcal N(0, s^2)`, the core; some :math:`\mathcal N(0, (2 s)^2)`, a tail; and
+some :math:`\mathcal N(0, s^2 + 0.15^2 \rho^2)`: they leak a lot, but only where another effect of
+the same perturbation is strong.
 
-where :math:`b` are effects: what leaks is proportional to what there is to leak. Every latent has
-a width :math:`\sigma_k` of its own, drawn towards a common one; :math:`f_0` mixes a normal
-distribution of standard deviation :math:`s` with one of :math:`2 s`, a tail.
+**Effects have a typical size.** They have the distribution
 
-**Effects have any size** that stands out of the null: a fixed grid of locations :math:`m_c`, from
-four typical widths of the null upwards, each at several relative widths :math:`w_c / m_c`,
-with weights that are estimated (Stephens 2017). So weak effects can stand beside strong ones.
+.. math:: \tfrac12 \mathcal N(m, w^2 + s^2) + \tfrac12 \mathcal N(-m, w^2 + s^2)
 
-The unit is the standard deviation of a latent among equally treated cells, about 1 in all models
-here whose latents are in use.
+of a slab at :math:`\pm m`, at least four widths of the null away from zero, which may be as wide
+as :math:`w = m`. Two slabs, as for few strong effects beside many weak ones, are a mixture that
+the data must pay for: a slab costs the logarithm of the number of entries. Locations and widths
+are on a grid with estimated weights, as in adaptive shrinkage (Stephens 2017); but where that
+mixes the whole grid, here the posterior probability of an edge is an average over mixtures of one
+and two, by how well they explain the entries. A mixture of all puts a slab onto whatever the tail
+of the null leaves unexplained. The first slab pays as well: if a null alone explains the entries
+about as well, the probabilities are accordingly small, and a screen without effects has no edges.
+
+The unit of everything is the standard deviation of a latent among equally treated cells.
 
 References
 ----------
@@ -32,34 +39,66 @@ Efron (2004). Large-scale simultaneous hypothesis testing: the choice of a null 
 Stephens (2017). False discovery rates: a new deal. Biostatistics.
 """
 
+from operator import attrgetter
+from typing import NamedTuple
+
 import numpy as np
+from scipy.special import expit, softmax
 from sklearn.utils import check_array
 
 FLOOR = 0.02  # least width of the null; what differs by less is the same
+UNUSED = 0.1  # of the largest spread among cells; a latent that spreads less is out of use
 GUESS, GUESS_WEIGHT = 0.1, 4.0  # width of the null before any entry is seen, worth so many entries
-TAIL = 2.0  # width of the null's tail over that of its core
-CLOSEST = 4.0  # smallest typical effect, in widths of the null
-RELATIVE_WIDTHS = np.array([0.125, 0.25, 0.5])
-COLUMN_WEIGHT = 20.0  # entries that the common width of the null weighs in that of a latent
-NULL_WEIGHT = 10.0  # entries known to be null beforehand
-N_ITER = 60
+COLUMN_WEIGHT = 20.0  # entries that the common width weighs in the width of each latent
+NULL_SHARES = np.array([0.93, 0.05, 0.02])  # core, tail and leaked, before any entry is seen
+NULL_WEIGHT = 10.0  # entries that those shares are worth
+TAIL = 2.0  # width of the tail over that of the core
+LEAK, STRONG_LEAK = 0.06, 0.15  # lambda to start from, and that of the entries that leak a lot
+CLOSEST = 4.0  # least location of a slab, in widths of the null
+LOCATION_STEP, WIDTH_STEP = 2**0.5, 1.5  # ratios of the grids of locations and of null widths
+RELATIVE_WIDTHS = np.array([0.125, 0.25, 0.5, 1.0])  # of a slab, over its location
+N_SEARCHED = 1000  # entries at most, evenly spread over all sizes, that mixtures are compared on
+N_KEPT, WORSE = 8, 10.0  # mixtures to average over: how many, and how many nats below the best
+N_SEARCH, N_REFINE, N_INNER = 15, 5, 4  # steps of EM
+TINY = 1e-300
+_value_of = attrgetter("value")
+
+
+class _Mixture(NamedTuple):
+    """A null of one width for all latents, and one or two slabs."""
+
+    value: float  # log-likelihood, with what its priors and slabs cost
+    width: float
+    slabs: tuple  # two of the candidates, the same twice where there is only one
+    weights: np.ndarray  # (5,) of core, tail, leaked, first and second slab
+
+
+class _Table(NamedTuple):
+    """Densities of entries under a null of one width and the slabs that it allows."""
+
+    width: float
+    closest: float  # least location of a slab if the null has no tail
+    candidates: np.ndarray  # (n_slabs,)
+    null: np.ndarray  # (n_entries, 3)
+    slabs: np.ndarray  # (n_entries, n_slabs)
 
 
 def edge_probability(M, standard_error):
-    """Probability that each entry is an effect, and not noise or what leaks from other entries.
+    """Probability that each entry is an effect, rather than noise or what leaks from effects.
 
     Parameters
     ----------
     M : array-like of shape (n_perturbations, n_latent)
         Mean latent state of each perturbation less that of the control, or less the median over
-        perturbations. In units of the standard deviation among equally treated cells.
+        perturbations, in standard deviations of a latent among equally treated cells.
     standard_error : array-like of shape (n_perturbations, n_latent)
         Standard error of each entry, 0 or more.
 
     Returns
     -------
     probability : ndarray of shape (n_perturbations, n_latent)
-        One less the local false discovery rate, in [0, 1]; 0 throughout a latent out of use.
+        One less the local false discovery rate, in [0, 1]. It is 0 throughout a latent out of
+        use, which no perturbation moves or which hardly differs among cells.
 
     Examples
     --------
@@ -74,16 +113,16 @@ def edge_probability(M, standard_error):
     """
     M, standard_error = _check(M, standard_error)
     probability = np.zeros(M.shape)
-    live = _in_use(M, standard_error)
-    if live.any():
-        probability[:, live] = _posterior(M[:, live], standard_error[:, live])
+    used = _in_use(M, standard_error)
+    if used.any():
+        probability[:, used] = _posterior(M[:, used], standard_error[:, used])
     return probability
 
 
 def edges_at_fdr(probability, fdr=0.05):
     """Largest set of entries of which at most the share ``fdr`` is expected to be false.
 
-    No entry joins that is more likely false than not, however sure the others are.
+    No entry joins that is more likely false than true, however sure the others are.
 
     Parameters
     ----------
@@ -97,6 +136,12 @@ def edges_at_fdr(probability, fdr=0.05):
     -------
     edges : ndarray of bool, of the same shape
         The most probable entries; of equal ones all or none.
+
+    Examples
+    --------
+    >>> from skpert.edges import edges_at_fdr
+    >>> edges_at_fdr([0.99, 0.93, 0.8, 0.1], fdr=0.1)
+    array([ True,  True,  True, False])
     """
     probability = np.asarray(probability, dtype=np.float64)
     if not ((probability >= 0) & (probability <= 1)).all():  # NaN is neither
@@ -123,76 +168,173 @@ def _check(M, standard_error):
     return M, standard_error
 
 
-def _in_use(M, standard_error):
+def _in_use(M, e):
     """Latents that some perturbation moves visibly and that differ among cells, (n_latent,)."""
-    spread = np.median(standard_error, axis=0)
-    return (np.abs(M).max(0) > 2 * FLOOR) & (spread >= 0.1 * spread.max())
+    spread = np.median(e, axis=0)
+    return (np.abs(M).max(0) > 2 * FLOOR) & (spread >= UNUSED * spread.max())
 
 
 def _posterior(M, e):
-    """Posterior probability of an effect under the best null of those that several starts find."""
-    starts = np.quantile(np.abs(M), [0.3, 0.5, 0.7]) / [0.385, 0.674, 1.036]
-    fits = [_fit(M, e, max(start, FLOOR)) for start in np.append(starts, GUESS)]
-    return max(fits, key=lambda fit: fit[0])[1]
+    """Probability of an effect, averaged over mixtures and weighed against a null alone."""
+    slabs = _candidates(np.abs(M).max())
+    mixtures, gain = _search(M, e, slabs)
+    if not mixtures:
+        return np.zeros(M.shape)
+    return _refine(M, e, slabs, mixtures) * expit(gain - np.log(M.size))
 
 
-def _fit(M, e, width):
-    """Log-likelihood, penalties included, and probability of an effect, by EM."""
-    n, columns = M.size, np.full(M.shape[1], width**2)
-    leak, reach = 0.03**2, np.zeros(M.shape)
-    shares = np.array([0.85, 0.05])
-    weights = None
-    for _ in range(N_ITER):
+def _candidates(largest):
+    """Locations and widths of all slabs, (2, n_slabs)."""
+    nearest = CLOSEST * FLOOR
+    n_steps = np.log(max(largest / nearest, 1)) / np.log(LOCATION_STEP)
+    locations = nearest * LOCATION_STEP ** np.arange(np.ceil(n_steps) + 1)
+    widths = np.outer(locations, RELATIVE_WIDTHS)
+    return np.stack([np.repeat(locations, len(RELATIVE_WIDTHS)), widths.ravel()])
+
+
+def _search(M, e, slabs):
+    """The best mixtures, all with the same null, and the nats by which they beat a null alone.
+
+    First those of one slab, then those of two that have the best single slab in common, then
+    those that have its best partner in common.
+    """
+    order = np.argsort(np.abs(M), axis=None)[:: -(M.size // N_SEARCHED + 1)]
+    v, e = M.ravel()[order], e.ravel()[order]
+    widest = max(np.sqrt(np.mean(v**2)), 2 * FLOOR)
+    n_widths = int(np.log(widest / FLOOR) / np.log(WIDTH_STEP)) + 2
+    tables = [_table(v, e, width, slabs) for width in np.geomspace(FLOOR, widest, n_widths)]
+    mixtures = newest = _fits(tables, slabs, None, M.size)
+    for _ in range(2):
+        if newest:
+            newest = _fits(tables, slabs, max(newest, key=_value_of).slabs[0], M.size)
+            mixtures = mixtures + newest
+    if not mixtures:
+        return [], 0.0
+    best = max(mixtures, key=_value_of)
+    alike = {
+        frozenset(mixture.slabs): mixture  # the same two come in either order
+        for mixture in mixtures
+        if mixture.width == best.width and mixture.value > best.value - WORSE
+    }
+    gain = best.value - max(_null_value(table, M.size) for table in tables)
+    return sorted(alike.values(), key=_value_of)[-N_KEPT:], gain
+
+
+def _table(v, e, width, slabs):
+    variance = e**2 + width**2
+    closest = CLOSEST * np.sqrt(np.median(variance))
+    allowed = np.flatnonzero(slabs[0] >= closest)
+    densities = _slab_densities(v, variance, *slabs[:, allowed])
+    return _Table(width, closest, allowed, _null_densities(v, variance, variance), densities)
+
+
+def _fits(tables, slabs, partner, n_entries):
+    """A mixture for each slab and width of the null, alone or with a given partner."""
+    mixtures = []
+    for table in tables:
+        n_slabs = len(table.candidates)
+        if n_slabs == 0 or (partner is not None and partner not in table.candidates):
+            continue
+        if partner is None:
+            weights, second = np.tile([0.8, 0.08, 0.02, 0.1, 0.0], (n_slabs, 1)), table.slabs
+        else:
+            weights = np.tile([0.8, 0.08, 0.02, 0.05, 0.05], (n_slabs, 1))
+            second = table.slabs[:, table.candidates == partner]
+        for _ in range(N_SEARCH):
+            weights, total = _reweigh(table.null, table.slabs, second, weights)
+        value = _value(table, weights, total, n_entries)
+        far = slabs[0, table.candidates] >= table.closest * _tail_factor(weights)
+        for i in np.flatnonzero(far & (table.candidates != partner)):
+            k = table.candidates[i]
+            pair = k, k if partner is None else partner
+            mixtures.append(_Mixture(value[i], table.width, pair, weights[i]))
+    return mixtures
+
+
+def _reweigh(null, first, second, weights):
+    """Next weights of the components of each mixture, and its density at each entry."""
+    total = null @ weights[:, :3].T + first * weights[:, 3] + second * weights[:, 4]
+    inverse = 1 / total  # (n_entries, n_mixtures)
+    shares = inverse.T @ null, (first * inverse).sum(0), (second * inverse).sum(0)
+    counts = weights * np.column_stack(shares)
+    counts[:, :3] += NULL_WEIGHT * NULL_SHARES
+    return counts / counts.sum(1, keepdims=True), total
+
+
+def _null_value(table, n_entries):
+    """What the null explains without any slab."""
+    weights, nothing = np.array([[0.9, 0.08, 0.02, 0.0, 0.0]]), np.zeros((len(table.null), 1))
+    for _ in range(N_SEARCH):
+        weights, total = _reweigh(table.null, nothing, nothing, weights)
+    return _value(table, weights, total, n_entries)[0]
+
+
+def _value(table, weights, total, n_entries):
+    """Log-likelihood of each mixture with what its priors and its second slab cost."""
+    believed = np.log(table.width**2) + (GUESS / table.width) ** 2
+    scale = n_entries / len(total)  # for entries that were left out
+    return (
+        scale * np.log(total).sum(0) + _log_prior(weights, n_entries) - GUESS_WEIGHT / 2 * believed
+    )
+
+
+def _log_prior(weights, n_entries):
+    """Of the shares of the null and of a second slab, (n_mixtures,)."""
+    second = (weights[:, 4] > 0) * np.log(n_entries)
+    return NULL_WEIGHT * np.log(weights[:, :3]) @ NULL_SHARES - second
+
+
+def _tail_factor(weights):
+    """Width of core and tail together over that of the core."""
+    share = weights[:, 1] / weights[:, :3].sum(1)
+    return np.sqrt(1 + share * (TAIL**2 - 1))
+
+
+def _refine(M, e, slabs, mixtures):
+    """Probability of an effect where each latent has its own null, (n_perturbations, n_latent)."""
+    v, weights = M.ravel(), np.array([mixture.weights for mixture in mixtures])
+    first, second = slabs[:, np.array([mixture.slabs for mixture in mixtures]).T].swapaxes(0, 1)
+    columns, leak = np.full(M.shape[1], mixtures[0].width ** 2), LEAK**2
+    reach = np.zeros(M.shape)  # rho^2
+    for _ in range(N_REFINE):
         variance = e**2 + columns + leak * reach
-        null = np.stack([_normal(M, variance), _normal(M, TAIL**2 * variance)], -1)
-        m, w = _grid(np.abs(M).max(), np.sqrt(np.median(variance)))
-        slab = _slab(M, variance, m, w)
-        if weights is None or len(weights) != len(m):
-            weights = np.full(len(m), 0.1 / len(m))
-        joint_null, joint_slab = null * shares, slab * weights
-        density = joint_null.sum(-1) + joint_slab.sum(-1) + 1e-300
-        r_null, r_slab = joint_null / density[..., None], joint_slab / density[..., None]
-        probability = np.clip(r_slab.sum(-1), 0, 1)
-        counts = r_null.sum((0, 1)) + [NULL_WEIGHT, 0]
-        total = n + NULL_WEIGHT
-        shares, weights = counts / total, r_slab.sum((0, 1)) / total
-        objective = np.log(density).sum() + NULL_WEIGHT * np.log(shares[0])
-        squares = M**2 * (r_null[..., 0] + r_null[..., 1] / TAIL**2)
-        columns, leak = _widths(squares, r_null.sum(-1), variance, columns, leak, reach)
+        null = _null_densities(v, variance.ravel(), (variance + STRONG_LEAK**2 * reach).ravel())
+        densities = [_slab_densities(v, variance.ravel(), *slab) for slab in (first, second)]
+        for _ in range(N_INNER):
+            weights, total = _reweigh(null, *densities, weights)
+        posterior = softmax(np.log(total).sum(0) + _log_prior(weights, M.size))
+        parts = null * ((posterior / total) @ weights[:, :3])
+        core, tail, leaked = parts.T.reshape(3, *M.shape)
+        probability = np.clip(1 - core - tail - leaked, 0, 1)
         effects = probability * M**2
         reach = effects.sum(1, keepdims=True) - effects
-    return objective, probability
+        squares, counts = M**2 * (core + tail / TAIL**2), core + tail
+        for _ in range(N_INNER):
+            columns, leak = _widths(squares, counts, e, columns, leak, reach)
+    return probability
 
 
-def _widths(squares, weight, variance, columns, leak, reach):
-    """Variances of the null that explain the squares better (a step of a multiplicative rule)."""
-    gain, cost = squares / variance**2, weight / variance
-    common = columns.mean()
-    common *= (gain.sum() + GUESS_WEIGHT * GUESS**2 / common**2) / (
-        cost.sum() + GUESS_WEIGHT / common
-    )
-    columns = (
-        columns
-        * (gain.sum(0) + COLUMN_WEIGHT * common / columns**2)
-        / (cost.sum(0) + COLUMN_WEIGHT / columns)
-    )
-    leak = leak * ((gain * reach).sum() + 1e-9) / ((cost * reach).sum() + 1e-9)
-    return np.maximum(columns, FLOOR**2), min(leak, 0.2**2)
+def _widths(squares, counts, e, columns, leak, reach):
+    """Variances of the null that explain its squares better, by a multiplicative step."""
+    variance = e**2 + columns + leak * reach
+    gain, cost = squares / variance**2, counts / variance
+    common, n = 1 / np.mean(1 / columns), GUESS_WEIGHT / len(columns)
+    believed = COLUMN_WEIGHT * common + n * GUESS**2, COLUMN_WEIGHT + n
+    step = (gain.sum(0) + believed[0] / columns**2) / (cost.sum(0) + believed[1] / columns)
+    leak *= ((gain * reach).sum() + TINY) / ((cost * reach).sum() + TINY)
+    return np.maximum(columns * step, FLOOR**2), leak
 
 
-def _grid(largest, width):
-    """Locations and widths of the components of the slab."""
-    closest = CLOSEST * width
-    n = max(int(np.ceil(np.log(max(largest / closest, 1.0)) / np.log(1.5))) + 1, 1)
-    m = np.repeat(closest * 1.5 ** np.arange(n), len(RELATIVE_WIDTHS))
-    return m, m * np.tile(RELATIVE_WIDTHS, n)
+def _null_densities(v, variance, leaked):
+    """Of core, tail and leaked at each entry, (..., 3)."""
+    parts = _normal(v, variance), _normal(v, TAIL**2 * variance), _normal(v, leaked)
+    return np.stack(parts, -1) + TINY
 
 
-def _slab(M, variance, m, w):
-    """Density of each symmetric component at each entry, (n_perturbations, n_latent, n)."""
-    wide = variance[..., None] + w**2
-    distance = np.abs(M)[..., None]
-    return (_normal(distance - m, wide) + _normal(distance + m, wide)) / 2
+def _slab_densities(v, variance, m, w):
+    """Of each slab at each entry, (n_entries, n_slabs)."""
+    wide, v = variance[:, None] + w**2, v[:, None]
+    return (_normal(v - m, wide) + _normal(v + m, wide)) / 2 + TINY
 
 
 def _normal(distance, variance):
