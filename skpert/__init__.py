@@ -1,6 +1,14 @@
 """Causal representation learning for single-cell perturbation screens."""
 
-from . import datasets, exceptions, metrics, model_selection, plotting, preprocessing
+from . import (
+    datasets,
+    exceptions,
+    inspection,
+    metrics,
+    model_selection,
+    plotting,
+    preprocessing,
+)
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
 
@@ -14,6 +22,7 @@ __all__ = [
     "SVAEPlus",
     "datasets",
     "exceptions",
+    "inspection",
     "load",
     "metrics",
     "model_selection",

@@ -23,6 +23,8 @@ from sklearn.utils import check_array, check_random_state, check_scalar
 ROUGH = 0.06  # scale of the first search, in usual lengths of a row
 FINE = 2.5  # scale of the last, in medians of the entries' sizes
 FINE_RANGE = 0.01, 0.2  # limits of the last, in usual lengths of a row
+__all__ = ["sparse_rotation"]
+
 N_ANGLES = 8  # of the search over the plane of two columns
 MAX_JUMPS = 20  # from a valley to a lower one
 LARGEST_STEP = 0.5  # radians
