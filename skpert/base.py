@@ -151,8 +151,10 @@ class PerturbationVAE(
         with _seeded(self._seed, device):
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
-            monitor = Monitor(self, X, y, self._budget(training.n_cells).n_epochs)
-            module, history = self._best_of([None, *restarts], training, validation, monitor)
+            n_epochs, batch_size, _ = self._budget(training.n_cells)
+            monitor = Monitor(self, X, y, n_epochs)
+            with suitable_threads(batch_size * training.n_genes):
+                module, history = self._best_of([None, *restarts], training, validation, monitor)
             monitor.close()
         return self._keep(module, history, "fit")
 
