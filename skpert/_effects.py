@@ -12,6 +12,7 @@ from .edges import edge_probability
 from .rotation import sparse_rotation
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
+N_TURNS = 4  # of the search for axes and their centre
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -22,6 +23,7 @@ class LatentEffects(NamedTuple):
     reference: Tensor  # (n_latent,) that of control cells, or without any the median of the means
     covariance: Tensor  # (n_latent, n_latent) among cells of one perturbation
     share: Tensor  # (n_perturbations, 1) of the covariance in that of a difference
+    controlled: Tensor  # whether there are control cells
 
     @property
     def difference(self) -> Tensor:
@@ -33,16 +35,27 @@ class LatentEffects(NamedTuple):
         """Of the difference, (n_perturbations, n_latent)."""
         return (self.share * self.covariance.diagonal().clamp(min=0)).sqrt()
 
-    def axes(self) -> Tensor:
-        """Rotation of the latent space that makes differences sparse, (n_latent, n_latent)."""
-        spread = self.share[:, 0].sqrt().cpu().numpy()
-        R = sparse_rotation(self.difference.cpu().numpy(), standard_error=spread)
-        return torch.from_numpy(R).to(self.mean)
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Rotation that makes differences sparse, (n_latent, n_latent), and its centre.
 
-    def turned(self, R: Tensor) -> "LatentEffects":
-        """Effects in a latent space that is turned by R around the reference."""
-        reference = torch.zeros_like(self.reference)
-        return LatentEffects(self.difference @ R, reference, R.T @ self.covariance @ R, self.share)
+        A median depends on the axes along which it is taken, and is best on the sparse ones. So
+        without control cells axes and centre are found in turns.
+        """
+        spread = self.share[:, 0].sqrt().cpu().numpy()
+        centre, R = self.reference, torch.eye(len(self.reference)).to(self.mean)
+        for _ in range(1 if self.controlled else N_TURNS):
+            difference = (self.mean - centre).cpu().numpy()
+            R = torch.from_numpy(sparse_rotation(difference, standard_error=spread)).to(R)
+            centre = centre if self.controlled else R @ (self.mean @ R).median(0).values
+        return R, centre
+
+    def turned(self, R: Tensor, centre: Tensor) -> "LatentEffects":
+        """Effects in a latent space that is turned by R around this centre."""
+        return self._replace(
+            mean=(self.mean - centre) @ R,
+            reference=torch.zeros_like(centre),
+            covariance=R.T @ self.covariance @ R,
+        )
 
 
 def edge_logit(difference: Tensor, standard_error: Tensor) -> Tensor:
@@ -81,4 +94,4 @@ def latent_effects(
     controlled = n_cells[-1] > 0
     reference = torch.where(controlled, mean[-1], median)
     share = share[:-1] + torch.where(controlled, share[-1], 0)
-    return LatentEffects(mean[:-1], reference, within / freedom, share)
+    return LatentEffects(mean[:-1], reference, within / freedom, share, controlled)

@@ -164,10 +164,10 @@ class ShiftModule(nn.Module):
         Nothing else changes: the decoder makes of the turned states what it made before.
         """
         effects = latent_effects(self.encode, cells, len(self.embedding()))
-        R = effects.axes()
+        R, centre = effects.axes()
         for network in (self.encoder, self.decoder):
-            network.turn(R.float(), effects.reference.float())
-        effects = effects.turned(R)
+            network.turn(R.float(), centre.float())
+        effects = effects.turned(R, centre)
         found = edge_logit(effects.difference, effects.standard_error) > 0
         start = torch.inf if self.penalty is None else LOGIT_FOUND
         self.embedding = Table(effects.difference.float())

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from skpert import SVAE, SVAEPlus
 from skpert._data import Cells
-from skpert._effects import latent_effects
+from skpert._effects import LatentEffects, latent_effects
 from skpert.datasets import make_sparse_shift
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
 from skpert.models.svae import ShiftModule
@@ -69,8 +71,8 @@ def test_finding_axes_turns_states_and_leaves_reconstructions(n_environments):
     turned = module.encode(cells.x)
     after = module.decoder(turned, cells.library, cells.environment).mean
     torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
-    R = effects.axes().float()
-    torch.testing.assert_close(turned, (z - effects.reference.float()) @ R, rtol=0, atol=1e-5)
+    R, centre = (tensor.float() for tensor in effects.axes())
+    torch.testing.assert_close(turned, (z - centre) @ R, rtol=0, atol=1e-5)
     torch.testing.assert_close(R.T @ R, torch.eye(N_LATENT), rtol=0, atol=1e-6)
     control = turned[cells.dosage[:, 0] == 0].mean(0)
     torch.testing.assert_close(control, torch.zeros(N_LATENT), rtol=0, atol=1e-5)
@@ -82,6 +84,26 @@ def test_shifts_start_from_the_turned_differences():
     effects = latent_effects(module.encode, cells, N_PERTURBATIONS)
     torch.testing.assert_close(module.embedding(), effects.difference.float(), rtol=0, atol=1e-4)
     assert set(module.mask_logit().isinf().unique().tolist()) == {True}
+
+
+def test_without_controls_the_centre_is_found_with_the_axes():
+    """Sparse shifts around a centre that the median along the given axes misses."""
+    rng = np.random.default_rng(0)
+    shifts = 4.0 * (rng.random((30, 4)) < 0.25) * rng.choice([0.5, 1.0, 1.5], size=(30, 4))
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    mean = torch.from_numpy((shifts + [1.0, -2.0, 0.5, 3.0]) @ turn)
+    effects = LatentEffects(
+        mean,
+        mean.median(0).values,
+        torch.eye(4, dtype=torch.float64),
+        torch.full((30, 1), 0.01, dtype=torch.float64),
+        torch.tensor(False),
+    )
+    found = effects.turned(*effects.axes()).difference.abs().numpy()
+    assert np.sort(found, axis=None)[: (shifts == 0).sum()].max() < 0.01
+    truth = np.sort(shifts, axis=0)
+    order = linear_sum_assignment(cdist(truth.T, np.sort(found, axis=0).T))[1]
+    np.testing.assert_allclose(np.sort(found, axis=0)[:, order], truth, atol=0.01)
 
 
 @pytest.fixture(scope="module")
