@@ -57,9 +57,9 @@ LEAK, STRONG_LEAK = 0.06, 0.15  # lambda to start from, and that of the entries 
 CLOSEST = 4.0  # least location of a slab, in widths of the null
 LOCATION_STEP, WIDTH_STEP = 2**0.5, 1.5  # ratios of the grids of locations and of null widths
 RELATIVE_WIDTHS = np.array([0.125, 0.25, 0.5, 1.0])  # of a slab, over its location
-N_SEARCHED = 1000  # entries at most, evenly spread over all sizes, that mixtures are compared on
+N_SEARCHED = 1000  # entries at most that mixtures are compared on: the largest, and some others
 N_KEPT, WORSE = 8, 10.0  # mixtures to average over: how many, and how many nats below the best
-N_SEARCH, N_REFINE, N_INNER = 15, 5, 4  # steps of EM
+N_SEARCH, N_REFINE, N_INNER = 10, 5, 4  # steps of EM
 TINY = 1e-300
 _value_of = attrgetter("value")
 
@@ -77,6 +77,7 @@ class _Table(NamedTuple):
     """Densities of entries under a null of one width and the slabs that it allows."""
 
     width: float
+    counts: np.ndarray  # (n_entries,) that each stands for
     closest: float  # least location of a slab if the null has no tail
     candidates: np.ndarray  # (n_slabs,)
     null: np.ndarray  # (n_entries, 3)
@@ -198,11 +199,12 @@ def _search(M, e, slabs):
     First those of one slab, then those of two that have the best single slab in common, then
     those that have its best partner in common.
     """
-    order = np.argsort(np.abs(M), axis=None)[:: -(M.size // N_SEARCHED + 1)]
-    v, e = M.ravel()[order], e.ravel()[order]
-    widest = max(np.sqrt(np.mean(v**2)), 2 * FLOOR)
+    entries, counts = _some(M)
+    v, e = M.ravel()[entries], e.ravel()[entries]
+    widest = max(np.sqrt(np.mean(M**2)), 2 * FLOOR)
     n_widths = int(np.log(widest / FLOOR) / np.log(WIDTH_STEP)) + 2
-    tables = [_table(v, e, width, slabs) for width in np.geomspace(FLOOR, widest, n_widths)]
+    widths = np.geomspace(FLOOR, widest, n_widths)
+    tables = [_table(v, e, counts, width, slabs) for width in widths]
     mixtures = newest = _fits(tables, slabs, None, M.size)
     for _ in range(2):
         if newest:
@@ -220,12 +222,25 @@ def _search(M, e, slabs):
     return sorted(alike.values(), key=_value_of)[-N_KEPT:], gain
 
 
-def _table(v, e, width, slabs):
+def _some(M):
+    """The largest entries and an even choice of the others, and how many each stands for."""
+    order = np.argsort(-np.abs(M), axis=None)
+    n_largest, step = N_SEARCHED // 2, max(2 * M.size // N_SEARCHED, 1)
+    if M.size <= N_SEARCHED:
+        return order, np.ones(M.size)
+    others = order[n_largest + step // 2 :: step]
+    share = (M.size - n_largest) / len(others)
+    counts = np.repeat([1.0, share], [n_largest, len(others)])
+    return np.concatenate([order[:n_largest], others]), counts
+
+
+def _table(v, e, counts, width, slabs):
     variance = e**2 + width**2
     closest = CLOSEST * np.sqrt(np.median(variance))
     allowed = np.flatnonzero(slabs[0] >= closest)
     densities = _slab_densities(v, variance, *slabs[:, allowed])
-    return _Table(width, closest, allowed, _null_densities(v, variance, variance), densities)
+    null = _null_densities(v, variance, variance)
+    return _Table(width, counts, closest, allowed, null, densities)
 
 
 def _fits(tables, slabs, partner, n_entries):
@@ -240,8 +255,7 @@ def _fits(tables, slabs, partner, n_entries):
         else:
             weights = np.tile([0.8, 0.08, 0.02, 0.05, 0.05], (n_slabs, 1))
             second = table.slabs[:, table.candidates == partner]
-        for _ in range(N_SEARCH):
-            weights, total = _reweigh(table.null, table.slabs, second, weights)
+        weights, total = _reweigh(table.counts, table.null, table.slabs, second, weights, N_SEARCH)
         value = _value(table, weights, total, n_entries)
         far = slabs[0, table.candidates] >= table.closest * _tail_factor(weights)
         for i in np.flatnonzero(far & (table.candidates != partner)):
@@ -251,31 +265,35 @@ def _fits(tables, slabs, partner, n_entries):
     return mixtures
 
 
-def _reweigh(null, first, second, weights):
-    """Next weights of the components of each mixture, and its density at each entry."""
-    total = null @ weights[:, :3].T + first * weights[:, 3] + second * weights[:, 4]
-    inverse = 1 / total  # (n_entries, n_mixtures)
-    shares = inverse.T @ null, (first * inverse).sum(0), (second * inverse).sum(0)
-    counts = weights * np.column_stack(shares)
-    counts[:, :3] += NULL_WEIGHT * NULL_SHARES
-    return counts / counts.sum(1, keepdims=True), total
+def _reweigh(counts, null, first, second, weights, n_steps):
+    """Better weights of the components of each mixture, and its density at each entry."""
+    total = _density(null, first, second, weights)  # (n_entries, n_mixtures)
+    for _ in range(n_steps):
+        inverse = counts[:, None] / total
+        shares = inverse.T @ null, (first * inverse).sum(0), (second * inverse).sum(0)
+        weights = weights * np.column_stack(shares)
+        weights[:, :3] += NULL_WEIGHT * NULL_SHARES
+        weights /= weights.sum(1, keepdims=True)
+        total = _density(null, first, second, weights)
+    return weights, total
+
+
+def _density(null, first, second, weights):
+    return null @ weights[:, :3].T + first * weights[:, 3] + second * weights[:, 4]
 
 
 def _null_value(table, n_entries):
     """What the null explains without any slab."""
     weights, nothing = np.array([[0.9, 0.08, 0.02, 0.0, 0.0]]), np.zeros((len(table.null), 1))
-    for _ in range(N_SEARCH):
-        weights, total = _reweigh(table.null, nothing, nothing, weights)
+    weights, total = _reweigh(table.counts, table.null, nothing, nothing, weights, N_SEARCH)
     return _value(table, weights, total, n_entries)[0]
 
 
 def _value(table, weights, total, n_entries):
     """Log-likelihood of each mixture with what its priors and its second slab cost."""
     believed = np.log(table.width**2) + (GUESS / table.width) ** 2
-    scale = n_entries / len(total)  # for entries that were left out
-    return (
-        scale * np.log(total).sum(0) + _log_prior(weights, n_entries) - GUESS_WEIGHT / 2 * believed
-    )
+    prior = _log_prior(weights, n_entries) - GUESS_WEIGHT / 2 * believed
+    return table.counts @ np.log(total) + prior
 
 
 def _log_prior(weights, n_entries):
@@ -300,8 +318,7 @@ def _refine(M, e, slabs, mixtures):
         variance = e**2 + columns + leak * reach
         null = _null_densities(v, variance.ravel(), (variance + STRONG_LEAK**2 * reach).ravel())
         densities = [_slab_densities(v, variance.ravel(), *slab) for slab in (first, second)]
-        for _ in range(N_INNER):
-            weights, total = _reweigh(null, *densities, weights)
+        weights, total = _reweigh(np.ones(M.size), null, *densities, weights, N_INNER)
         posterior = softmax(np.log(total).sum(0) + _log_prior(weights, M.size))
         parts = null * ((posterior / total) @ weights[:, :3])
         core, tail, leaked = parts.T.reshape(3, *M.shape)
