@@ -189,8 +189,7 @@ class NegativeBinomial(Counts):
     def log_kernel(self, value: Tensor) -> Tensor:
         """Log-probability of a cell but for its factorials, nats, (...)."""
         theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
-        log_mean = self.log_mean.expand(torch.broadcast_shapes(value.shape, self.log_mean.shape))
-        counts = value.expand_as(log_mean)
+        counts, log_mean = torch.broadcast_tensors(value, self.log_mean)
         of_latent = _by_blocks(_OfLatentState, counts, log_mean, theta=theta)
         return of_latent + log_rising_ratio(value, theta)
 

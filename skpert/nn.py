@@ -10,6 +10,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from .distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
+aten: Any = torch.ops.aten  # derivatives that torch gives no name of their own
+
 
 class DenseStack(nn.Module):
     """Hidden layers: linear, batch norm, ReLU, dropout; covariates enter every layer."""
@@ -32,7 +34,7 @@ class DenseStack(nn.Module):
             if self.n_environments:
                 h = torch.cat([h, environment], -1)
             if self.training:
-                weights = *linear.parameters(), *norm.parameters()
+                weights = linear.weight, linear.bias, norm.weight, norm.bias
                 h = _HiddenLayer.apply(h, *weights, norm, self.dropout)
             else:
                 h = torch.relu_(norm(linear(h)))
@@ -72,10 +74,10 @@ class _HiddenLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, weight, before, scale, mean, inverse_scale, y = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, y, 0)  # y is 0 where it was dropped, too
+        grad = aten.threshold_backward.default(grad, y, 0)  # y is 0 where it was dropped, too
         if ctx.rate:
             grad.mul_(1 / (1 - ctx.rate))
-        grad, of_scale, of_shift = torch.ops.aten.native_batch_norm_backward(
+        grad, of_scale, of_shift = aten.native_batch_norm_backward.default(
             grad, before, scale, None, None, mean, inverse_scale, True, ctx.eps, [True] * 3
         )
         of_h = grad @ weight if ctx.needs_input_grad[0] else None
