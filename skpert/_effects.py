@@ -58,15 +58,18 @@ class LatentEffects(NamedTuple):
         )
 
 
-def edge_logit(difference: Tensor, standard_error: Tensor) -> Tensor:
+def edge_logit(difference: Tensor, standard_error: Tensor, *, largest_leak: float = 0.0) -> Tensor:
     """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent).
 
+    What is below the share ``largest_leak`` of a perturbation's largest effect is no edge.
     If the edges leave over differences as large as the spread of equally treated cells, shifts
     are not sparse on these axes, and every perturbation targets every latent in use.
     """
     effect, error = (t.detach().double().cpu().numpy() for t in (difference, standard_error))
     probability = edge_probability(effect, error)
-    in_use = np.abs(effect).max(0) > LARGEST_REST
+    size = np.abs(effect)
+    probability[size < largest_leak * size.max(1, keepdims=True)] = 0
+    in_use = size.max(0) > LARGEST_REST
     rest = effect[:, in_use][probability[:, in_use] < 0.5]
     if len(rest) and np.sqrt(np.mean(rest**2)) > LARGEST_REST:
         probability[:, in_use] = 1

@@ -32,6 +32,7 @@ from ..objectives import beta_log_prob, kl_from_unit_normal
 
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
+LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
 DENSE_SHARE = 3  # a third of the epochs trains without sparsity
 FAST_RATE = 3.0  # learning rate of shifts, masks and dispersions relative to the networks'
 
@@ -168,7 +169,8 @@ class ShiftModule(nn.Module):
         for network in (self.encoder, self.decoder):
             network.turn(R.float(), centre.float())
         effects = effects.turned(R, centre)
-        found = edge_logit(effects.difference, effects.standard_error) > 0
+        evidence = effects.difference, effects.standard_error
+        found = edge_logit(*evidence, largest_leak=LARGEST_LEAK) > 0
         start = torch.inf if self.penalty is None else LOGIT_FOUND
         self.embedding = Table(effects.difference.float())
         self.mask_logit = Table(torch.where(found, start, -start).float())
