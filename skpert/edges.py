@@ -46,6 +46,8 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.utils import check_array
 
+__all__ = ["edge_probability", "edges_at_fdr"]
+
 FLOOR = 0.02  # least width of the null; what differs by less is the same
 UNUSED = 0.1  # of the largest spread among cells; a latent that spreads less is out of use
 GUESS, GUESS_WEIGHT = 0.1, 4.0  # width of the null before any entry is seen, worth so many entries
