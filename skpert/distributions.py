@@ -50,29 +50,32 @@ class _LogRisingRatio(torch.autograd.Function):
     With :math:`z = x + \theta`, :math:`y = z + 4` and :math:`w = z (z + 3)` the steps amount to
     :math:`P = z (z + 1) (z + 2) (z + 3) = w (w + 2)`, whose slope is :math:`4 (w + 1)(z + 3/2)`.
     The slope of the whole shares most of its work with the value, so both are made in one go.
-    Numbers of Python would each cost a conversion: they are kept out of large operations.
+    What does not vanish without counts is taken off as a row of no counts has it. Numbers of
+    Python would each cost a conversion: they are kept out of large operations.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, theta: Tensor) -> Tensor:
-        start = theta + 4
+    def forward(ctx: Any, counts: Tensor, theta: Tensor) -> Tensor:
+        x = torch.cat([counts.new_zeros(1, counts.shape[-1]), counts])
+        start, twelfth = theta + 4, theta.new_tensor(1 / 12)
         z, y = x + theta, x + start
-        inverse, square, w, product = _four_steps(z, y)
-        inverse_0, square_0, w_0, product_0 = _four_steps(theta, start)
         log_ratio = (x / start).log1p_()
+        inverse = y.reciprocal()
+        square = inverse * inverse
+        w = (z * z).add_(z, alpha=3)
+        product = (w * w).add_(w, alpha=2)
         if ctx.needs_input_grad[1]:
-            middle, middle_0 = x + (theta + 1.5), theta + 1.5
+            middle = x + (theta + 1.5)
             slope = torch.addcdiv(log_ratio, x, theta, value=-1)
             slope.addcdiv_(middle.addcmul_(w, middle), product, value=-4)
-            slope -= _digamma_tail(inverse, square)
-            slope += 4 * (w_0 + 1) * middle_0 / product_0 + _digamma_tail(inverse_0, square_0)
-            ctx.save_for_backward(slope)
+            tail = torch.add(twelfth, square, alpha=-1 / 120).mul_(square)
+            slope -= tail.add_(inverse, alpha=0.5)
+            ctx.save_for_backward(slope[1:] - slope[0])
         value = y.mul_(log_ratio).sub_(log_ratio, alpha=0.5)
         value.addcmul_(x, torch.log(start / theta) - 1)
-        value += _stirling_tail(inverse, square)
-        value -= _stirling_tail(inverse_0, square_0)
-        value -= product.div_(product_0).log_()
-        return value.sum(-1)
+        value += torch.add(twelfth, square, alpha=-1 / 360).mul_(inverse)
+        value -= product.log_()
+        return (value[1:] - value[0]).sum(-1)
 
     @staticmethod
     @once_differentiable
@@ -87,10 +90,10 @@ def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
     What is made of a block on the way finds room in the cache. Whole minibatches of thousands of
     genes would ask the system for fresh memory at every operation.
     """
-    if tensors[0].ndim == 1:
+    n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
+    if len(tensors[0]) <= n_rows:
         log_prob: Tensor = term.apply(*tensors, theta)
         return log_prob
-    n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
     blocks = zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
     return torch.cat([term.apply(*block, theta) for block in blocks])
 
@@ -98,24 +101,6 @@ def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
 def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
     """Sum over all but the last dimension of weight times values, (n_genes,)."""
     return weight.reshape(-1) @ values.reshape(-1, values.shape[-1])
-
-
-def _four_steps(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Powers of 1 / y, and w and P of the recurrence."""
-    inverse = y.reciprocal()
-    w = (z * z).add_(z, alpha=3)
-    return inverse, inverse * inverse, w, (w * w).add_(w, alpha=2)
-
-
-def _stirling_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    """What Stirling's formula lacks at ``1 / inverse``."""
-    return torch.add(inverse.new_tensor(1 / 12), square, alpha=-1 / 360).mul_(inverse)
-
-
-def _digamma_tail(inverse: Tensor, square: Tensor) -> Tensor:
-    """Logarithm minus digamma function at ``1 / inverse``."""
-    tail = torch.add(inverse.new_tensor(1 / 12), square, alpha=-1 / 120)
-    return tail.mul_(square).add_(inverse, alpha=0.5)
 
 
 def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
@@ -126,6 +111,8 @@ def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
     """
     if x.dtype == torch.float64:
         return (torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()).sum(-1)
+    if x.ndim == 1:
+        return log_rising_ratio(x[None], theta)[0]
     return _by_blocks(_LogRisingRatio, x, theta=theta)
 
 
