@@ -56,6 +56,32 @@ class SparseRows:
         return SparseRows(start, self.column[position], self.value[position], shape)
 
 
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of a tensor or of ``SparseRows``, without a copy on the device they are on."""
+
+    x: Any
+    index: Tensor  # (n_rows,)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return len(self.index), self.x.shape[1]
+
+    def to(self, device: torch.device) -> Any:
+        """Rows on another device, of which only they are copied."""
+        if self.index.device == device:
+            return self
+        sparse = isinstance(self.x, SparseRows)
+        rows = self.x.subset(self.index) if sparse else self.x.index_select(0, self.index)
+        return rows.to(device)
+
+    def index_select(self, dimension: int, index: Tensor) -> Tensor:
+        """Rows as a dense tensor, as a tensor's own ``index_select(0, index)`` gives."""
+        dense: Tensor = self.x.index_select(0, self.index[index])
+        return dense
+
+
 def _tensor(array: Any) -> Tensor:
     """Tensor that shares memory where it can; a read-only array (a memmap) is copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -69,7 +95,7 @@ class Cells(NamedTuple):
     no part: a control cell has dosage 0 throughout.
     """
 
-    x: Any  # (n_cells, n_genes) expression, a Tensor or SparseRows
+    x: Any  # (n_cells, n_genes) expression, a Tensor, SparseRows or ChosenRows
     library: Tensor  # (n_cells, 1) total counts
     part: Tensor  # (n_cells, n_parts) which perturbation, an index
     dosage: Tensor  # (n_cells, n_parts) how much of it
@@ -108,20 +134,18 @@ class Cells(NamedTuple):
         return self._each(lambda tensor: tensor.index_select(0, index))
 
     def subset(self, index: Tensor) -> "Cells":
-        """Cells of these rows, sparse if they are."""
-        return self._each(
-            lambda field: (
-                field.subset(index)
-                if isinstance(field, SparseRows)
-                else field.index_select(0, index)
-            )
-        )
+        """Cells of these rows, whose expression stays where it is."""
+        chosen = isinstance(self.x, ChosenRows)
+        x = ChosenRows(self.x.x, self.x.index[index]) if chosen else ChosenRows(self.x, index)
+        others = self._replace(x=self.library).take(index)
+        return others._replace(x=x)
 
     def with_factorials(self) -> "Cells":
         """Cells that know the term of a likelihood of counts that no parameter changes."""
-        rows = torch.arange(self.n_cells, device=self.dosage.device).split(1024)
-        terms = [log_factorial(self.x.index_select(0, index)) for index in rows]
-        return self._replace(log_factorial=torch.cat(terms))
+        terms = torch.empty(self.n_cells, device=self.dosage.device)
+        for index in torch.arange(self.n_cells, device=terms.device).split(1024):
+            terms[index] = log_factorial(self.x.index_select(0, index))
+        return self._replace(log_factorial=terms)
 
     def _each(self, function: Callable[[Any], Any]) -> "Cells":
         fields: list[Any] = [None if field is None else function(field) for field in self]

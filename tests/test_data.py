@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.special import gammaln
 from torch.distributions import Independent, Normal
 
-from skpert._data import Cells, SparseRows, split
+from skpert._data import Cells, ChosenRows, SparseRows, split
 from skpert.distributions import Poisson
 
 
@@ -80,6 +80,21 @@ def test_known_factorials_change_no_likelihood(counts, dosage, form):
         np.testing.assert_allclose(batch.log_prob(p_x), expected, rtol=1e-6)
     p_real = Independent(Normal(torch.zeros(3, 11), 1.0), 1)
     assert torch.equal(known.take(index).log_prob(p_real), p_real.log_prob(cells.take(index).x))
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_a_subset_of_a_subset_copies_no_expression_but_to_another_device(counts, dosage, form):
+    cells = Cells.from_arrays(form(counts), dosage, np.arange(57.0)[:, None])
+    subset = cells.subset(torch.tensor([50, 3, 3, 20])).subset(torch.tensor([3, 0]))
+    assert subset.x.x is cells.x
+    assert (subset.n_cells, subset.n_genes) == (2, 11)
+    batch = subset.take(torch.tensor([1, 0, 1]))
+    np.testing.assert_array_equal(batch.x.numpy(), counts[[50, 20, 50]])
+    assert batch.environment[:, 0].tolist() == [50, 20, 50]
+    assert subset.to(torch.device("cpu")).x is subset.x
+    elsewhere = subset.to(torch.device("meta")).x
+    assert not isinstance(elsewhere, ChosenRows)
+    assert tuple(elsewhere.shape) == (2, 11)
 
 
 def test_split_keeps_each_cell_and_each_perturbation(counts):

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.utils import check_array
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 
 from ..exceptions import DataWarning
@@ -77,11 +77,11 @@ def _check_counts(X, name):
             f"Negative values in data passed to {name}: the smallest is {values.min():g}, the "
             f"first in row {row}. Give raw counts, or set likelihood='normal'."
         )
-    fractional = values != np.floor(values)
-    if fractional.any():
+    n_fractional, example = _fractional(values)
+    if n_fractional:
         warnings.warn(
-            f"X holds values that are not whole, such as {values[fractional][0]:g} "
-            f"({fractional.mean():.0%} of those stored): {name} expects raw counts; for "
+            f"X holds values that are not whole, such as {example:g} "
+            f"({n_fractional / values.size:.0%} of those stored): {name} expects raw counts; for "
             "normalised expression set likelihood='normal'",
             DataWarning,
             stacklevel=4,
@@ -94,3 +94,15 @@ def _check_counts(X, name):
             DataWarning,
             stacklevel=4,
         )
+
+
+def _fractional(values):
+    """How many values are not whole, and the first of them; a block at a time, to save memory."""
+    n_found, first = 0, None
+    for rows in gen_batches(len(values), max(2**18 // max(values[:1].size, 1), 1)):
+        block = values[rows]
+        found = block[block != np.floor(block)]
+        if len(found) and first is None:
+            first = found[0]
+        n_found += len(found)
+    return n_found, first
