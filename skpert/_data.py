@@ -143,7 +143,8 @@ class Cells(NamedTuple):
     def with_factorials(self) -> "Cells":
         """Cells that know the term of a likelihood of counts that no parameter changes."""
         terms = torch.empty(self.n_cells, device=self.dosage.device)
-        for index in torch.arange(self.n_cells, device=terms.device).split(1024):
+        n_rows = max(2**18 // max(self.n_genes, 1), 1)
+        for index in torch.arange(self.n_cells, device=terms.device).split(n_rows):
             terms[index] = log_factorial(self.x.index_select(0, index))
         return self._replace(log_factorial=terms)
 

@@ -85,12 +85,12 @@ class _LogRisingRatio(torch.autograd.Function):
 
 
 def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
-    """Sums over genes by ``term``, for blocks of about a megabyte along the first dimension.
+    """Sums over genes by ``term``, for blocks of half a megabyte along the first dimension.
 
     What is made of a block on the way finds room in the cache. Whole minibatches of thousands of
     genes would ask the system for fresh memory at every operation.
     """
-    n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
+    n_rows = max(2**17 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
     if len(tensors[0]) <= n_rows:
         log_prob: Tensor = term.apply(*tensors, theta)
         return log_prob
