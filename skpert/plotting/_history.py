@@ -1,0 +1,103 @@
+"""The course of a training."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ._shared import check_matplotlib, panel_axes
+
+
+class HistoryDisplay:
+    """Course of the training: each term of the loss and the validation ELBO, by epoch.
+
+    The scale of each panel follows the later nine tenths of the epochs, so that the steep start
+    does not flatten what comes after it.
+
+    Parameters
+    ----------
+    history : DataFrame of shape (n_epochs, n_columns)
+        ``history_`` of an estimator.
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
+        A panel per term of the loss, in the order of the columns; the last is the validation
+        ELBO, where there is one.
+    lines_ : dict of str to matplotlib Line2D
+        The curves, by column of ``history``.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    """
+
+    def __init__(self, history):
+        self.history = history
+
+    @classmethod
+    def from_estimator(cls, estimator, *, axes=None):
+        """Draw the history of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            With ``history_``.
+        axes : array of matplotlib Axes of shape (n_panels,), default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            The curves, drawn.
+        """
+        check_is_fitted(estimator)
+        return cls(estimator.history_).plot(axes)
+
+    def plot(self, axes=None):
+        """Draw the curves.
+
+        Parameters
+        ----------
+        axes : array of matplotlib Axes of shape (n_panels,), default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            This object, with the attributes of the drawing.
+
+        Raises
+        ------
+        ValueError
+            If no epoch was run, as in an ``adapt`` without training, or ``axes`` are too few.
+        """
+        check_matplotlib(type(self))
+        terms = [c for c in self.history if c != "phase" and not c.startswith("validation_")]
+        panels = terms + [c for c in self.history if c == "validation_elbo"]
+        if not panels:
+            raise ValueError("there is no epoch to show: nothing was left to train")
+        self.axes_ = np.ravel(panel_axes(len(panels)) if axes is None else axes)
+        if len(self.axes_) != len(panels):
+            raise ValueError(f"axes must be {len(panels)}, for {panels}; got {len(self.axes_)}")
+        self.figure_ = self.axes_[0].figure
+        self.lines_ = {}
+        for ax, name in zip(self.axes_, panels, strict=True):
+            self._plot_panel(ax, name)
+        self.axes_[0].set_ylabel("nats per cell")
+        return self
+
+    def _plot_panel(self, ax, name):
+        labels = {name: "training cells", f"validation_{name}": "held-out cells"}
+        if name == "validation_elbo":
+            labels = {name: "held-out cells"}
+        curves = self.history[[column for column in labels if column in self.history]]
+        for column, values in curves.items():
+            colour = "C1" if labels[column] == "held-out cells" else "C0"
+            [self.lines_[column]] = ax.plot(values, colour, linewidth=1.2, label=labels[column])
+        late = curves.iloc[len(curves) // 10 :]
+        low, high = late.min().min(), late.max().max()
+        margin = 0.08 * (high - low) or 1.0
+        ax.set(ylim=(low - margin, high + margin), xlabel="epoch", title=name)
+        if name == "validation_elbo":
+            best = self.history[name].idxmax()
+            ax.axvline(best, color="0.6", linestyle=":", label=f"best epoch, {best}")
+            ax.set_title("ELBO")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize=8)

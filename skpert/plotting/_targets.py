@@ -1,0 +1,134 @@
+"""The map of which latents each perturbation moves."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ._shared import (
+    check_matplotlib,
+    cluster_rows,
+    draw_colorbar,
+    draw_map,
+    draw_tree,
+    effects,
+    label_latents,
+    map_size,
+    order_columns,
+)
+
+
+class TargetsDisplay:
+    """Map of which latents each perturbation moves, and how far.
+
+    Rows are perturbations in the order of a hierarchical clustering of their effects at unit
+    length (average linkage), so that those of one programme stand together whatever their
+    strength; perturbations that move nothing stand at the bottom. Columns are the latents that
+    some perturbation moves, from those of the first rows to those of the last.
+
+    Parameters
+    ----------
+    targets : DataFrame of shape (n_perturbations, n_latent)
+        Effect of each perturbation on each latent, zero where it has none.
+
+    Attributes
+    ----------
+    ordered_ : DataFrame of shape (n_perturbations, n_targeted)
+        What is drawn, in the order of the figure from the top and from the left.
+    im_ : matplotlib AxesImage
+        The map; ``im_.set_clim(-2, 2)`` sets other limits of the colours than the largest effect.
+    ax_, dendrogram_ax_ : matplotlib Axes
+        Axes of the map and of the dendrogram at its left.
+    colorbar_ : matplotlib Colorbar
+        Scale of the colours, above it.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from skpert import SVAEPlus
+    >>> from skpert.datasets import make_sparse_shift
+    >>> from skpert.plotting import TargetsDisplay
+    >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> model = SVAEPlus(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> display = TargetsDisplay.from_estimator(model)
+    >>> display.ordered_.shape
+    (5, 3)
+    """
+
+    def __init__(self, targets):
+        self.targets = targets
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r"):
+        """Draw the map of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            With ``targets_``, or else with ``embedding_``, all of which is then drawn.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure whose size follows from the number of rows.
+        cmap : str or matplotlib Colormap, default="RdBu_r"
+            Diverging colours, the middle of which is zero.
+
+        Returns
+        -------
+        display : TargetsDisplay
+            The map, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the estimator learns no effects on latents.
+        """
+        check_is_fitted(estimator)
+        return cls(effects(estimator)).plot(ax, cmap=cmap)
+
+    def plot(self, ax=None, *, cmap="RdBu_r"):
+        """Draw the map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure whose size follows from the number of rows.
+        cmap : str or matplotlib Colormap, default="RdBu_r"
+            Diverging colours, the middle of which is zero.
+
+        Returns
+        -------
+        display : TargetsDisplay
+            This object, with the attributes of the drawing.
+        """
+        check_matplotlib(type(self))
+        import matplotlib.pyplot as plt
+
+        self.ordered_, joints, n_moving = _ordered(self.targets)
+        n_rows, n_columns = self.ordered_.shape
+        if ax is None:
+            ax = plt.subplots(figsize=map_size(n_rows, n_columns), layout="constrained")[1]
+        self.ax_, self.figure_ = ax, ax.figure
+        limit = self.ordered_.abs().max(axis=None) or 1.0
+        self.im_ = draw_map(ax, self.ordered_, cmap, (-limit, limit))
+        label_latents(ax, self.ordered_.columns, self.targets.shape[1] - n_columns)
+        self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
+        if n_moving < n_rows:
+            _mark_silent(ax, self.dendrogram_ax_, n_moving, n_rows)
+        self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d.)")
+        return self
+
+
+def _ordered(targets):
+    """Rows and columns as drawn, the dendrogram of the rows that move, and their number."""
+    values = targets.to_numpy(dtype=np.float64)
+    rows, joints, n_moving = cluster_rows(values)
+    return targets.iloc[rows, order_columns(np.abs(values[rows]))], joints, n_moving
+
+
+def _mark_silent(ax, tree_ax, n_moving, n_rows):
+    """Line and note at the rows without effect."""
+    ax.axhline(n_moving - 0.5, color="0.6", linewidth=0.8)
+    middle = (n_moving + n_rows - 1) / 2
+    note = f"no target\n({n_rows - n_moving})"
+    tree_ax.text(0, middle, note, ha="right", va="center", fontsize=8, color="0.35")
