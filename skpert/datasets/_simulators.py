@@ -7,96 +7,29 @@ r"""Simulated screens: counts whose latent states, targets and likelihood are kn
 :math:`f` a random network with orthonormal layers, so that no latent gets lost on the way.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import issparse
-from scipy.special import gammaln, log_softmax, logsumexp, ndtri
-from scipy.stats import qmc
-from sklearn.utils import Bunch, check_array, check_random_state, check_scalar, gen_batches
-from sklearn.utils.validation import check_consistent_length
+from scipy.special import logsumexp
+from sklearn.utils import Bunch, check_random_state, check_scalar
+
+from ._mixing import (
+    MixingDecoder,
+    TargetRule,
+    check_sizes,
+    check_strengths,
+    check_target_range,
+    check_widths,
+    draw_embedding,
+    draw_layer,
+    perturbation_names,
+    population_mean,
+)
 
 _N_HIDDEN = 40  # width of the mixing network
-_LEAK = 0.2  # slope of its rectifiers below zero
 _GENE_TOTAL = 1e6  # expected counts of a gene over all cells, normalize="cells"
-_N_BASAL_BITS = 11  # 2,048 basal states
-
-
-@dataclass(frozen=True, eq=False)
-class _MixingDecoder:
-    """p(x | z): a random network to logits, normalised to Poisson rates."""
-
-    weights: tuple
-    total: float  # expected counts of each cell; with a log_normalizer, of each gene
-    logit_scale: float = 1.0
-    log_normalizer: np.ndarray | None = None  # (n_genes,); None: of each cell over its genes
-
-    def logits(self, Z):
-        """Return the network's output, (n_cells, n_genes)."""
-        hidden = Z
-        for weight in self.weights[:-1]:
-            hidden = hidden @ weight
-            hidden = np.maximum(hidden, _LEAK * hidden)
-        return hidden @ self.weights[-1] / self.logit_scale
-
-    def log_rate(self, Z):
-        """Return log expected counts, (n_cells, n_genes)."""
-        logits = self.logits(Z)
-        if self.log_normalizer is None:
-            return np.log(self.total) + log_softmax(logits, axis=1)
-        return np.log(self.total) + logits - self.log_normalizer
-
-    def rate(self, Z):
-        """Return expected counts of cells in the latent states Z, (n_cells, n_genes)."""
-        return np.exp(self.log_rate(_check_columns(Z, "Z", len(self.weights[0]))))
-
-    def log_likelihood(self, X, Z):
-        """Log probability of the counts X given the latent states Z, nats per cell, (n_cells,)."""
-        X = _check_columns(X, "X", self.weights[-1].shape[1])
-        Z = _check_columns(Z, "Z", len(self.weights[0]))
-        check_consistent_length(X, Z)
-        if (X < 0).any() or (X % 1).any():
-            raise ValueError("X must hold counts: whole numbers that are not negative")
-        log_rate = self.log_rate(Z)
-        return (X * log_rate - np.exp(log_rate) - gammaln(X + 1)).sum(axis=1)
-
-    def expected(self, effect):
-        """Mean rate of cells shifted by each row of ``effect``, over the same basal states."""
-        sobol = qmc.Sobol(effect.shape[1], scramble=False).random_base2(_N_BASAL_BITS)
-        basal = ndtri(sobol + 0.5 / len(sobol))  # moved off zero, where the quantile is infinite
-        return np.stack([np.exp(self.log_rate(basal + shift)).mean(axis=0) for shift in effect])
-
-    def sample(self, Z, rng):
-        """Draw the counts of one cell per row of Z, a block at a time to save memory."""
-        X = np.empty((len(Z), self.weights[-1].shape[1]), dtype=np.float32)
-        for rows in gen_batches(len(Z), 4096):
-            X[rows] = rng.poisson(np.exp(self.log_rate(Z[rows])))
-        return X
-
-
-@dataclass(frozen=True)
-class _TargetRule:
-    """How the latents that a perturbation moves are chosen."""
-
-    n_latent: int
-    n_covered: int
-    low: int
-    high: int
-    with_replacement: bool
-
-    def draw(self, n_rows, fraction, rng):
-        """Mask of n_rows perturbations, (n_rows, n_latent); ``fraction`` may be None."""
-        mask = np.zeros((n_rows, self.n_latent), dtype=bool)
-        if fraction is None:
-            counts = rng.randint(self.low, self.high + 1, size=n_rows)
-        else:  # as even as it goes: none is left without targets while there are enough
-            n_edges = round(fraction * n_rows * self.n_covered)
-            counts = rng.permutation(np.arange(n_edges, n_edges + n_rows) // max(n_rows, 1))
-        for row, count in zip(mask, counts, strict=True):
-            row[rng.choice(self.n_covered, size=count, replace=self.with_replacement)] = True
-        return mask
 
 
 def make_sparse_shift(
@@ -217,8 +150,11 @@ def make_sparse_shift(
     >>> data.X.shape, data.Z.shape, data.mask.shape
     ((200, 100), (200, 15), (10, 15))
     """
-    _check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells, n_latent, n_genes)
-    _check_strengths(effect_size, effect_scale, library_size, normalize)
+    check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
+    check_widths(n_latent, _N_HIDDEN, n_genes)
+    check_strengths(effect_size, effect_scale, library_size)
+    if normalize not in ("genes", "cells"):
+        raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
     _check_held_out(n_held_out, n_perturbations, held_out_effect_size, held_out_target_fraction)
     fractions = [target_fraction, held_out_target_fraction]
     rule = _check_targets(n_targets, fractions, n_covered, n_latent, replace_targets)
@@ -228,8 +164,8 @@ def make_sparse_shift(
     n_each = [n_perturbations - n_held_out, n_held_out]
     mask = np.vstack([rule.draw(n, f, rng) for n, f in zip(n_each, fractions, strict=True)])
     sizes = [effect_size, effect_size if held_out_effect_size is None else held_out_effect_size]
-    strength = rng.normal(np.repeat(sizes, n_each)[:, None], effect_scale, size=mask.shape)
-    embedding = rng.choice([-1.0, 1.0], size=mask.shape) * strength
+    sizes = np.repeat(sizes, n_each)[:, None]
+    embedding = draw_embedding(sizes, effect_scale, mask.shape, rng)
     n_cells = [n_cells_per_perturbation] * n_perturbations + [n_control_cells]
     cells = _draw_cells(mask * embedding, n_cells, n_genes, normalize, library_size, shuffle, rng)
     return Bunch(
@@ -249,9 +185,8 @@ def _draw_cells(effect, n_cells, n_genes, normalize, library_size, shuffle, rng)
         row = rng.permutation(row)
     Z = rng.normal(effect[row])
     decoder = _draw_decoder(Z, n_genes, normalize, library_size, rng)
-    width = len(str(len(effect) - 2))  # padded, so that sorted names keep the order of rows
-    names = np.array([f"P{i:0{width}d}" for i in range(len(effect) - 1)] + ["control"], object)
-    expected = decoder.expected(effect)
+    names = np.array([*perturbation_names(len(effect) - 1), "control"], dtype=object)
+    expected = population_mean(decoder.mean, effect)
     return {
         "X": decoder.sample(Z, rng),
         "A": names[row],
@@ -267,51 +202,13 @@ def _draw_cells(effect, n_cells, n_genes, normalize, library_size, shuffle, rng)
 def _draw_decoder(Z, n_genes, normalize, library_size, rng):
     """Random decoder, scaled and normalised on the latent states of the data set."""
     widths = [Z.shape[1], _N_HIDDEN, _N_HIDDEN, _N_HIDDEN, n_genes]
-    weights = tuple(_draw_layer(*shape, rng) for shape in pairwise(widths))
-    decoder = _MixingDecoder(weights, total=float(library_size))
+    weights = tuple(draw_layer(*shape, rng) for shape in pairwise(widths))
+    decoder = MixingDecoder(weights, total=float(library_size))
     decoder = replace(decoder, logit_scale=decoder.logits(Z).std())
     if normalize == "cells":
         log_normalizer = logsumexp(decoder.logits(Z), axis=0)
         decoder = replace(decoder, total=_GENE_TOTAL, log_normalizer=log_normalizer)
     return decoder
-
-
-def _draw_layer(n_in, n_out, rng):
-    """Weights (n_in, n_out) with orthonormal rows times a gain; needs n_in <= n_out."""
-    basis, _ = np.linalg.qr(rng.normal(size=(n_in, n_out)).T)  # (n_out, n_in)
-    gain = np.sqrt(2 / (1 + _LEAK**2)) * np.sqrt(2 / (n_in + n_out))
-    return gain * basis.T
-
-
-def _check_columns(values, name, n_columns):
-    """Return an array of floats, or say how many columns it should have."""
-    values = check_array(values, accept_sparse="csr", dtype=np.float64, input_name=name)
-    if values.shape[1] != n_columns:
-        raise ValueError(f"{name} has {values.shape[1]} columns, the data set has {n_columns}")
-    return values.toarray() if issparse(values) else values
-
-
-def _check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells, n_latent, n_genes):
-    check_scalar(n_perturbations, "n_perturbations", Integral, min_val=1)
-    check_scalar(n_cells_per_perturbation, "n_cells_per_perturbation", Integral, min_val=1)
-    check_scalar(n_control_cells, "n_control_cells", Integral, min_val=0)
-    check_scalar(n_latent, "n_latent", Integral, min_val=1)
-    check_scalar(n_genes, "n_genes", Integral, min_val=1)
-    if not n_latent <= _N_HIDDEN <= n_genes:
-        raise ValueError(
-            f"the mixing network needs n_latent <= {_N_HIDDEN} <= n_genes, "
-            f"got n_latent={n_latent} and n_genes={n_genes}"
-        )
-
-
-def _check_strengths(effect_size, effect_scale, library_size, normalize):
-    check_scalar(effect_size, "effect_size", Real, min_val=0)
-    check_scalar(effect_scale, "effect_scale", Real, min_val=0)
-    check_scalar(library_size, "library_size", Real, min_val=0, include_boundaries="neither")
-    if not np.isfinite([effect_size, effect_scale, library_size]).all():
-        raise ValueError("effect_size, effect_scale and library_size must be finite")
-    if normalize not in ("genes", "cells"):
-        raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
 
 
 def _check_held_out(n_held_out, n_perturbations, effect_size, target_fraction):
@@ -334,17 +231,9 @@ def _check_targets(n_targets, fractions, n_covered, n_latent, with_replacement):
             check_scalar(fraction, name, Real, min_val=0, max_val=1, include_boundaries="right")
             if with_replacement:
                 raise ValueError(f"{name} cannot be kept with replace_targets=True")
-    low, high = _check_range(n_targets)
+    low, high = check_target_range(n_targets)
     if not with_replacement:
         if low > n_covered and fractions[0] is None:
             raise ValueError(f"n_targets={n_targets!r} exceeds the {n_covered} covered latents")
         low, high = min(low, n_covered), min(high, n_covered)
-    return _TargetRule(n_latent, n_covered, low, high, with_replacement)
-
-
-def _check_range(n_targets):
-    limits = [n_targets] * 2 if np.ndim(n_targets) == 0 else list(n_targets)
-    whole = len(limits) == 2 and all(isinstance(limit, Integral) for limit in limits)
-    if not whole or not 1 <= limits[0] <= limits[1]:
-        raise ValueError(f"n_targets must be >= 1, or (lowest, highest), got {n_targets!r}")
-    return limits
+    return TargetRule(n_latent, n_covered, low, high, with_replacement)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from skpert.datasets import make_sparse_shift
-from skpert.datasets._simulators import _draw_layer, _MixingDecoder, _TargetRule
+from skpert.datasets._mixing import MixingDecoder, TargetRule, draw_layer
 
 NAMES = ["P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7"]
 
@@ -22,18 +22,18 @@ def small(n_perturbations=8, *, n_cells_per_perturbation=30, random_state=0, **o
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(5, 40), (40, 40), (40, 90)])
 def test_rows_of_a_layer_are_orthogonal_and_as_long_as_the_gain(n_in, n_out):
-    weight = _draw_layer(n_in, n_out, np.random.RandomState(0))
+    weight = draw_layer(n_in, n_out, np.random.RandomState(0))
     gain_squared = 2 / (1 + 0.2**2) * 2 / (n_in + n_out)
     np.testing.assert_allclose(weight @ weight.T, gain_squared * np.eye(n_in), atol=1e-12)
 
 
 def test_softmax_runs_over_genes_or_over_cells():
     logits = np.array([[0.0, 1], [2, 0], [1, 1]])  # three cells, two genes
-    by_gene = _MixingDecoder((np.eye(2),), total=1.0)
+    by_gene = MixingDecoder((np.eye(2),), total=1.0)
     np.testing.assert_allclose(
         by_gene.rate(logits), [[0.2689414214, 0.7310585786], [0.880797078, 0.119202922], [0.5] * 2]
     )
-    by_cell = _MixingDecoder((np.eye(2),), 1.0, log_normalizer=np.log(np.exp(logits).sum(axis=0)))
+    by_cell = MixingDecoder((np.eye(2),), 1.0, log_normalizer=np.log(np.exp(logits).sum(axis=0)))
     np.testing.assert_allclose(
         by_cell.rate(logits),
         [[0.0900305732, 0.4223187983], [0.6652409558, 0.1553624035], [0.2447284711, 0.4223187983]],
@@ -42,7 +42,7 @@ def test_softmax_runs_over_genes_or_over_cells():
 
 def test_hidden_layers_leak_a_fifth_and_the_output_does_not():
     eye = np.eye(2)
-    decoder = _MixingDecoder((eye, eye, eye, eye), total=1.0, logit_scale=2.0)
+    decoder = MixingDecoder((eye, eye, eye, eye), total=1.0, logit_scale=2.0)
     np.testing.assert_allclose(decoder.logits(np.array([[3.0, -1.0]])), [[1.5, -(0.2**3) / 2]])
 
 
@@ -116,7 +116,7 @@ def test_shuffling_moves_cells_and_keeps_their_numbers():
 
 
 def test_number_and_choice_of_targets_are_uniform():
-    rule = _TargetRule(n_latent=7, n_covered=6, low=2, high=4, with_replacement=False)
+    rule = TargetRule(n_latent=7, n_covered=6, low=2, high=4, with_replacement=False)
     mask = rule.draw(3000, None, np.random.RandomState(0))
     numbers, counts = np.unique(mask.sum(axis=1), return_counts=True)
     assert numbers.tolist() == [2, 3, 4]
@@ -127,7 +127,7 @@ def test_number_and_choice_of_targets_are_uniform():
 
 
 def test_drawing_with_replacement_leaves_fewer_targets():
-    rule = _TargetRule(n_latent=3, n_covered=3, low=2, high=2, with_replacement=True)
+    rule = TargetRule(n_latent=3, n_covered=3, low=2, high=2, with_replacement=True)
     n_targets = rule.draw(3000, None, np.random.RandomState(0)).sum(axis=1)
     assert set(n_targets) == {1, 2}
     # both draws hit the same of three latents with probability 1/3
@@ -237,6 +237,25 @@ def test_same_seed_same_data_other_seed_other_data():
     for name in ("X", "A", "Z", "mask", "embedding", "expected_expression"):
         assert np.array_equal(first[name], again[name])
         assert not np.array_equal(first[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "total", "checksum"),
+    [
+        ({}, 23998253, 11956597781),
+        ({"normalize": "cells"}, 59998801, 29615498940),
+        (
+            {"replace_targets": True, "n_latent": 5, "n_covered": 3, "n_targets": 2},
+            23993084,
+            11924955773,
+        ),
+        ({"random_state": 7, "library_size": 2e3}, 480559, 238342027),
+    ],
+)
+def test_a_seed_means_the_same_counts_in_every_release(options, total, checksum):
+    counts = small(**options).X.astype(np.int64).ravel()
+    assert counts.sum() == total
+    assert counts @ (np.arange(counts.size) % 1009) == checksum
 
 
 def test_scale_and_normalisation_leave_graph_and_latents_alone():
