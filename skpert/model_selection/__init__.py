@@ -1,10 +1,12 @@
 """Splits, scores and model choice that know what a perturbation is."""
 
+from ._combinations import CombinationHoldout
 from ._fitting import fit_many
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
 from ._splits import LeavePerturbationsOut, PerturbationKFold
 
 __all__ = [
+    "CombinationHoldout",
     "LeavePerturbationsOut",
     "PerturbationKFold",
     "fit_many",
