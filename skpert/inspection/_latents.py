@@ -3,8 +3,6 @@
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["latent_summary"]
-
 
 def latent_summary(estimator, *, fdr=0.05):
     """Which perturbations target each latent, and so which latents mean something.

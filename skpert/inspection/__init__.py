@@ -1,0 +1,6 @@
+"""What a fitted model says about its latents, and about the effects of perturbations."""
+
+from ._effects import average_treatment_effect
+from ._latents import latent_summary
+
+__all__ = ["average_treatment_effect", "latent_summary"]
