@@ -6,7 +6,8 @@ The layers widen and the rows of each :math:`W_k` are orthonormal up to a gain, 
 gets lost on the way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.utils import check_array, check_scalar, gen_batches
 from sklearn.utils.validation import check_consistent_length
 
 LEAK = 0.2  # slope of the rectifiers below zero
+N_HIDDEN = 40  # width of the layers behind counts
 _N_BASAL_BITS = 11  # 2,048 basal states
 
 
@@ -73,8 +75,8 @@ class TargetRule:
     high: int
     with_replacement: bool = False
 
-    def draw(self, n_rows, fraction, rng):
-        """Mask of n_rows perturbations, (n_rows, n_latent); ``fraction`` may be None."""
+    def draw(self, n_rows, rng, fraction=None):
+        """Mask of n_rows perturbations, (n_rows, n_latent), this fraction of it active."""
         mask = np.zeros((n_rows, self.n_latent), dtype=bool)
         if fraction is None:
             counts = rng.randint(self.low, self.high + 1, size=n_rows)
@@ -84,6 +86,18 @@ class TargetRule:
         for row, count in zip(mask, counts, strict=True):
             row[rng.choice(self.n_covered, size=count, replace=self.with_replacement)] = True
         return mask
+
+
+@dataclass(frozen=True)
+class CoinRule:
+    """Every latent is a target with the same probability, independently."""
+
+    n_latent: int
+    probability: float
+
+    def draw(self, n_rows, rng):
+        """Mask of n_rows perturbations, (n_rows, n_latent)."""
+        return rng.random_sample((n_rows, self.n_latent)) < self.probability
 
 
 def propagate(Z, weights):
@@ -100,6 +114,14 @@ def population_mean(mean, effect):
     sobol = qmc.Sobol(effect.shape[1], scramble=False).random_base2(_N_BASAL_BITS)
     basal = ndtri(sobol + 0.5 / len(sobol))  # moved off zero, where the quantile is infinite
     return np.stack([mean(basal + shift).mean(axis=0) for shift in effect])
+
+
+def draw_mixing_decoder(Z, n_genes, total, rng):
+    """Random decoder whose logits have unit standard deviation over the latent states Z."""
+    widths = [Z.shape[1], N_HIDDEN, N_HIDDEN, N_HIDDEN, n_genes]
+    weights = tuple(draw_layer(*shape, rng) for shape in pairwise(widths))
+    decoder = MixingDecoder(weights, total=float(total))
+    return replace(decoder, logit_scale=decoder.logits(Z).std())
 
 
 def draw_layer(n_in, n_out, rng):
@@ -174,6 +196,13 @@ def check_strengths(effect_size, effect_scale, library_size):
     check_scalar(library_size, "library_size", Real, min_val=0, include_boundaries="neither")
     if not np.isfinite([effect_size, effect_scale, library_size]).all():
         raise ValueError("effect_size, effect_scale and library_size must be finite")
+
+
+def check_number(value, name, low, high, boundaries):
+    """Raise ValueError unless the value lies in this range; ``boundaries`` as `check_scalar`."""
+    limits = {"min_val": low, "max_val": high, "include_boundaries": boundaries}
+    if np.isnan(check_scalar(value, name, Real, **limits)):
+        raise ValueError(f"{name} must be a number between {low} and {high}, got nan")
 
 
 def check_target_range(n_targets):

@@ -8,7 +8,6 @@ r"""Simulated screens: counts whose latent states, targets and likelihood are kn
 """
 
 from dataclasses import replace
-from itertools import pairwise
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,19 +15,18 @@ from scipy.special import logsumexp
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
 from ._mixing import (
-    MixingDecoder,
+    N_HIDDEN,
     TargetRule,
     check_sizes,
     check_strengths,
     check_target_range,
     check_widths,
     draw_embedding,
-    draw_layer,
+    draw_mixing_decoder,
     perturbation_names,
     population_mean,
 )
 
-_N_HIDDEN = 40  # width of the mixing network
 _GENE_TOTAL = 1e6  # expected counts of a gene over all cells, normalize="cells"
 
 
@@ -151,7 +149,7 @@ def make_sparse_shift(
     ((200, 100), (200, 15), (10, 15))
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
-    check_widths(n_latent, _N_HIDDEN, n_genes)
+    check_widths(n_latent, N_HIDDEN, n_genes)
     check_strengths(effect_size, effect_scale, library_size)
     if normalize not in ("genes", "cells"):
         raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
@@ -162,7 +160,7 @@ def make_sparse_shift(
 
     fractions = [target_fraction, held_out_target_fraction or target_fraction]
     n_each = [n_perturbations - n_held_out, n_held_out]
-    mask = np.vstack([rule.draw(n, f, rng) for n, f in zip(n_each, fractions, strict=True)])
+    mask = np.vstack([rule.draw(n, rng, f) for n, f in zip(n_each, fractions, strict=True)])
     sizes = [effect_size, effect_size if held_out_effect_size is None else held_out_effect_size]
     sizes = np.repeat(sizes, n_each)[:, None]
     embedding = draw_embedding(sizes, effect_scale, mask.shape, rng)
@@ -201,10 +199,7 @@ def _draw_cells(effect, n_cells, n_genes, normalize, library_size, shuffle, rng)
 
 def _draw_decoder(Z, n_genes, normalize, library_size, rng):
     """Random decoder, scaled and normalised on the latent states of the data set."""
-    widths = [Z.shape[1], _N_HIDDEN, _N_HIDDEN, _N_HIDDEN, n_genes]
-    weights = tuple(draw_layer(*shape, rng) for shape in pairwise(widths))
-    decoder = MixingDecoder(weights, total=float(library_size))
-    decoder = replace(decoder, logit_scale=decoder.logits(Z).std())
+    decoder = draw_mixing_decoder(Z, n_genes, library_size, rng)
     if normalize == "cells":
         log_normalizer = logsumexp(decoder.logits(Z), axis=0)
         decoder = replace(decoder, total=_GENE_TOTAL, log_normalizer=log_normalizer)

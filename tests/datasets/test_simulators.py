@@ -117,7 +117,7 @@ def test_shuffling_moves_cells_and_keeps_their_numbers():
 
 def test_number_and_choice_of_targets_are_uniform():
     rule = TargetRule(n_latent=7, n_covered=6, low=2, high=4, with_replacement=False)
-    mask = rule.draw(3000, None, np.random.RandomState(0))
+    mask = rule.draw(3000, np.random.RandomState(0))
     numbers, counts = np.unique(mask.sum(axis=1), return_counts=True)
     assert numbers.tolist() == [2, 3, 4]
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -128,7 +128,7 @@ def test_number_and_choice_of_targets_are_uniform():
 
 def test_drawing_with_replacement_leaves_fewer_targets():
     rule = TargetRule(n_latent=3, n_covered=3, low=2, high=2, with_replacement=True)
-    n_targets = rule.draw(3000, None, np.random.RandomState(0)).sum(axis=1)
+    n_targets = rule.draw(3000, np.random.RandomState(0)).sum(axis=1)
     assert set(n_targets) == {1, 2}
     # both draws hit the same of three latents with probability 1/3
     assert stats.binomtest(int((n_targets == 1).sum()), 3000, 1 / 3).pvalue > 1e-3

@@ -1,0 +1,310 @@
+r"""Simulated screens in which the effects of perturbations add up in latent space.
+
+.. math:: z = z_\text{basal} + \sum_p a_p (m_p \odot e_p), \qquad z_\text{basal} \sim
+          \mathcal{N}(0, I), \qquad x \sim p(x \mid z)
+
+:math:`a_p` is the dosage of perturbation :math:`p`, :math:`m_p` its mask and :math:`e_p` its
+embedding; expression is that of a random network, under one of three kinds of noise.
+"""
+
+from functools import partial
+from math import comb
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import Bunch, check_random_state, check_scalar
+
+from ._designs import Population, dosage_matrix, draw_combinations
+from ._mixing import (
+    N_HIDDEN,
+    CoinRule,
+    TargetRule,
+    check_number,
+    check_sizes,
+    check_strengths,
+    check_target_range,
+    check_widths,
+    draw_embedding,
+    perturbation_names,
+)
+from ._noise import N_HIDDEN_NORMAL, draw_count_decoder, draw_normal_decoder
+
+_LIKELIHOODS = ("negative_binomial", "poisson", "normal")
+_MAX_LIBRARY_SCALE = 3.0  # cells then differ by factors of thousands
+
+
+def make_additive_shift(
+    n_perturbations=100,
+    *,
+    n_cells_per_perturbation=500,
+    n_combinations=0,
+    n_parts=2,
+    n_cells_per_combination=None,
+    n_control_cells=0,
+    n_latent=15,
+    n_genes=100,
+    effect_size=5.0,
+    effect_scale=0.5,
+    target_probability=None,
+    n_targets=None,
+    likelihood="negative_binomial",
+    library_size=1e4,
+    library_scale=0.3,
+    dispersion=(1.0, 10.0),
+    noise_fraction=0.2,
+    shuffle=True,
+    random_state=None,
+):
+    r"""Screen in which perturbations add up in latent space: the SAMS-VAE paper's simulation.
+
+    A cell with dosages ``a`` has latent state ``z = z_basal + a @ effect``, with ``z_basal`` from
+    ``Normal(0, I)`` and ``effect = mask * embedding``. Three kinds of expression follow from it:
+
+    * ``"negative_binomial"`` and ``"poisson"``: counts of mean ``l * softmax(f(z))`` at the
+      library size ``l`` of the cell. The network f is that of :func:`make_sparse_shift`.
+    * ``"normal"``, the published one: four leaky hidden layers of 50 units without biases, with
+      orthogonal weights; each feature is divided by its standard deviation over the cells and
+      observed through normal noise. ``make_additive_shift(n_cells_per_perturbation=700,
+      likelihood="normal")`` is the published screen, of which 500 cells of each perturbation
+      were for training, 100 for validation and 100 for testing.
+
+    Parameters
+    ----------
+    n_perturbations : int, default=100
+        Number of perturbations.
+    n_cells_per_perturbation : int, default=500
+        Number of cells that have one perturbation alone, for each.
+    n_combinations : int, default=0
+        Number of distinct combinations, drawn uniformly from all of their size.
+    n_parts : int, default=2
+        Number of perturbations in a combination.
+    n_cells_per_combination : int or None, default=None
+        Number of cells of each combination; None means ``n_cells_per_perturbation``.
+    n_control_cells : int, default=0
+        Number of cells labelled ``"control"``, which have no perturbation. The paper has none.
+    n_latent : int, default=15
+        Dimension of the latent state; at most 40 for counts and 50 for ``"normal"``.
+    n_genes : int, default=100
+        Number of genes; at least 40 for counts and 50 for ``"normal"``.
+    effect_size : float, default=5.0
+        Mean absolute shift of a target, in standard deviations of the basal state.
+    effect_scale : float, default=0.5
+        Standard deviation of the shifts around plus or minus ``effect_size``.
+    target_probability : float in (0, 1] or None, default=None
+        Each latent is a target of each perturbation with this probability; None means
+        ``2 / n_latent``, as published, which leaves one perturbation in eight without any.
+    n_targets : int or (int, int) or None, default=None
+        Number of targets of a perturbation instead of ``target_probability``: fixed, or drawn
+        uniformly from this range, both ends included.
+    likelihood : {"negative_binomial", "poisson", "normal"}, default="negative_binomial"
+        Kind of expression.
+    library_size : float, default=1e4
+        Mean over cells of the expected total counts, about the depth of a droplet screen; counts
+        only.
+    library_scale : float in [0, 3], default=0.3
+        Standard deviation of the logarithm of the library size, which is normal; 0 gives all
+        cells the same. Counts only.
+    dispersion : float or (float, float), default=(1.0, 10.0)
+        Inverse dispersion theta of the negative binomial, whose variance is
+        ``mean + mean**2 / theta``: the same for all genes, or drawn log-uniformly from this range
+        for each. Negative binomial only.
+    noise_fraction : float in (0, 1), default=0.2
+        Share of noise in the variance of each gene over the cells; ``"normal"`` only.
+    shuffle : bool, default=True
+        Shuffle the cells; otherwise they come in the order of ``perturbations``, then of
+        ``combinations``, controls last.
+    random_state : int, RandomState instance or None, default=None
+        Seeds everything that is drawn; an int gives the same data each time.
+
+    Returns
+    -------
+    data : Bunch
+        X : ndarray of shape (n_cells, n_genes), float32
+            Counts, or normal expression.
+        A : ndarray of shape (n_cells,), object
+            Label of each cell: a name such as ``"P07"``, a combination such as ``"P07+P31"``, or
+            ``"control"``.
+        dosage : CSR array of shape (n_cells, n_perturbations), float32
+            The same as dosages: 1 for each perturbation that the cell has.
+        Z : ndarray of shape (n_cells, n_latent)
+            True latent states, ``Z_basal + dosage @ effect``.
+        Z_basal : ndarray of shape (n_cells, n_latent)
+            What they would be without perturbation.
+        mask : ndarray of shape (n_perturbations, n_latent), bool
+            True latents that each perturbation moves.
+        embedding : ndarray of shape (n_perturbations, n_latent)
+            Shifts before masking.
+        effect : ndarray of shape (n_perturbations, n_latent)
+            ``mask * embedding``.
+        perturbations : ndarray of shape (n_perturbations,), object
+            Names, sorted, in the order of the rows above.
+        combinations : ndarray of shape (n_combinations,), object
+            Names, sorted; the parts of each are sorted, too.
+        expected_expression : ndarray of shape (n_perturbations, n_genes)
+            What ``expected`` gives for each perturbation alone.
+        control_expression : ndarray of shape (n_genes,)
+            The same without perturbation, with or without control cells in the data.
+        expected : callable
+            ``expected(A)``: expected expression of cells under any designs, seen or not,
+            (n_designs, n_genes). A is labels (one label is one design), or dosages in the order
+            of ``perturbations``, not negative, of any size. It is the mean over 2,048 basal
+            states, the same for all designs (a fixed Sobol sequence), at the mean library size.
+        rate : callable
+            ``rate(Z)``: expected expression of any latent states, (n_cells, n_genes); of counts
+            at the mean library size, or ``rate(Z, library_size)``, one number or one per cell.
+        log_likelihood : callable
+            ``log_likelihood(X, Z)``: log probability (density, if normal) of expression given
+            latent states, in nats per cell, (n_cells,); every constant is included. Counts are
+            taken to be those of all cells of the data set, in order and so at their own library
+            sizes; for other cells there is ``log_likelihood(X, Z, library_size)``.
+        library_size : ndarray of shape (n_cells,)
+            Expected total counts of each cell; counts only.
+        dispersion : ndarray of shape (n_genes,)
+            Theta of each gene; negative binomial only.
+        noise_scale : ndarray of shape (n_genes,)
+            Standard deviation of the noise of each gene; ``"normal"`` only.
+        DESCR : str
+            One sentence on what was simulated.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, if there are fewer combinations of that size, or if
+        both ``target_probability`` and ``n_targets`` are given.
+
+    See Also
+    --------
+    make_sparse_shift : A screen of single perturbations only, with strength and targets held out.
+
+    References
+    ----------
+    Bereket & Karaletsos (2023). Modelling cellular perturbations with the sparse additive
+    mechanism shift variational autoencoder. NeurIPS. The authors' released simulation is the
+    source of the network, the scaling and the noise of ``"normal"``.
+
+    Examples
+    --------
+    >>> from skpert.datasets import make_additive_shift
+    >>> data = make_additive_shift(
+    ...     10, n_cells_per_perturbation=20, n_combinations=3, random_state=0
+    ... )
+    >>> data.X.shape, data.combinations.tolist()
+    ((260, 100), ['P1+P5', 'P4+P8', 'P7+P9'])
+    >>> data.expected(["P1+P5", "P0+P9"]).shape
+    (2, 100)
+    """
+    check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
+    _check_combinations(n_perturbations, n_combinations, n_parts, n_cells_per_combination)
+    check_widths(n_latent, N_HIDDEN_NORMAL if likelihood == "normal" else N_HIDDEN, n_genes)
+    check_strengths(effect_size, effect_scale, library_size)
+    noise = library_size, library_scale, dispersion, noise_fraction
+    draw_decoder = _check_noise(likelihood, *noise)
+    rule = _check_targets(target_probability, n_targets, n_latent)
+    rng = check_random_state(random_state)
+
+    mask = rule.draw(n_perturbations, rng)
+    embedding = draw_embedding(effect_size, effect_scale, mask.shape, rng)
+    combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
+    n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
+    cells = _draw_cells(mask * embedding, combined, n_each, shuffle, rng)
+    decoder = draw_decoder(cells["Z"], n_genes, rng)
+    return Bunch(
+        X=decoder.sample(cells["Z"], rng),
+        mask=mask,
+        embedding=embedding,
+        DESCR=f"Additive shifts: {n_perturbations} perturbations, {n_combinations} combinations "
+        f"of {n_parts}, {n_latent} latents, {likelihood=}.",
+        **cells,
+        **_truth(decoder, cells["perturbations"], cells["effect"]),
+    )
+
+
+def _truth(decoder, perturbations, effect):
+    """Return what is known of expression, as entries of the data set."""
+    population = Population(decoder, perturbations, effect)
+    expected = population.expected(np.eye(len(effect) + 1)[:, :-1])  # last row: control
+    return {
+        "expected_expression": expected[:-1],
+        "control_expression": expected[-1],
+        "expected": population.expected,
+        "rate": decoder.rate,
+        "log_likelihood": decoder.log_likelihood,
+        **decoder.parameters(),
+    }
+
+
+def _draw_cells(effect, combined, n_each, shuffle, rng):
+    """Designs and latent states of all cells, with the names of what was done to them."""
+    n_single, n_combined, n_control = n_each
+    names = perturbation_names(len(effect))
+    singles = [(i,) for i in range(len(effect))]
+    combined_names = ["+".join(names[i] for i in parts) for parts in combined]
+    labels = np.array([*names, *combined_names, "control"], dtype=object)
+    n_combined = n_single if n_combined is None else n_combined
+    n_cells = [n_single] * len(singles) + [n_combined] * len(combined) + [n_control]
+    design = np.repeat(np.arange(len(labels)), n_cells)  # of each cell
+    if shuffle:
+        design = rng.permutation(design)
+    dosage = dosage_matrix([*singles, *combined, ()], len(effect))[design]
+    Z_basal = rng.normal(size=(len(design), effect.shape[1]))
+    return {
+        "A": labels[design],
+        "dosage": dosage,
+        "Z": Z_basal + dosage @ effect,
+        "Z_basal": Z_basal,
+        "effect": effect,
+        "perturbations": labels[: len(names)],
+        "combinations": labels[len(names) : -1],
+    }
+
+
+def _check_combinations(n_perturbations, n_combinations, n_parts, n_cells):
+    check_scalar(n_combinations, "n_combinations", Integral, min_val=0)
+    check_scalar(n_parts, "n_parts", Integral, min_val=2)
+    if n_cells is not None:
+        check_scalar(n_cells, "n_cells_per_combination", Integral, min_val=1)
+    n_all = comb(n_perturbations, n_parts)
+    if n_combinations > n_all:
+        raise ValueError(
+            f"{n_combinations=} asked for, {n_perturbations=} have {n_all} of {n_parts=}"
+        )
+
+
+def _check_noise(likelihood, library_size, library_scale, dispersion, noise_fraction):
+    """Return what draws a decoder of this kind, or say what is wrong with it."""
+    if likelihood not in _LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {_LIKELIHOODS}, got {likelihood!r}")
+    check_number(library_scale, "library_scale", 0, _MAX_LIBRARY_SCALE, "both")
+    check_number(noise_fraction, "noise_fraction", 0, 1, "neither")
+    theta_range = _check_dispersion(dispersion)
+    if likelihood == "normal":
+        return partial(draw_normal_decoder, noise_fraction=noise_fraction)
+    return partial(
+        draw_count_decoder,
+        library_size=library_size,
+        library_scale=library_scale,
+        dispersion=theta_range if likelihood == "negative_binomial" else None,
+    )
+
+
+def _check_dispersion(dispersion):
+    """Return the smallest and largest inverse dispersion of a gene."""
+    limits = [dispersion] * 2 if np.ndim(dispersion) == 0 else list(dispersion)
+    numbers = len(limits) == 2 and all(isinstance(limit, Real) for limit in limits)
+    if not numbers or not 0 < limits[0] <= limits[1] < np.inf:
+        raise ValueError(f"dispersion must be > 0, or (lowest, highest), got {dispersion!r}")
+    return limits
+
+
+def _check_targets(target_probability, n_targets, n_latent):
+    """Return the rule for choosing targets, or say what is wrong with it."""
+    if n_targets is None:
+        probability = min(1.0, 2 / n_latent) if target_probability is None else target_probability
+        check_number(probability, "target_probability", 0, 1, "right")
+        return CoinRule(n_latent, probability)
+    if target_probability is not None:
+        raise ValueError("give either target_probability or n_targets, not both")
+    low, high = check_target_range(n_targets)
+    if high > n_latent:
+        raise ValueError(f"n_targets={n_targets!r} exceeds the {n_latent} latents")
+    return TargetRule(n_latent, n_latent, low, high)
