@@ -1,9 +1,17 @@
 """Figures of fitted models; matplotlib is imported when one is drawn."""
 
+from ._clusters import EmbeddingClustersDisplay
+from ._combinations import CombinationTargetsDisplay
+from ._effects import EffectsDisplay
 from ._history import HistoryDisplay
+from ._pathways import PathwayTargetsDisplay
 from ._targets import TargetsDisplay
 
 __all__ = [
+    "CombinationTargetsDisplay",
+    "EffectsDisplay",
+    "EmbeddingClustersDisplay",
     "HistoryDisplay",
+    "PathwayTargetsDisplay",
     "TargetsDisplay",
 ]

@@ -1,6 +1,7 @@
 """What several displays use: their input, axes, labels, dendrograms and scales of colours."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -34,9 +35,10 @@ def check_frame(frame, name):
         )
     if not frame.size:
         raise ValueError(f"{name} is empty: it has shape {frame.shape}")
-    repeated = frame.index[frame.index.duplicated()].unique()
-    if len(repeated):
-        raise ValueError(f"{name} has several rows of one name: {listed(repeated, 5)}")
+    for names, what in ((frame.index, "rows"), (frame.columns, "columns")):
+        repeated = names[names.duplicated()].unique()
+        if len(repeated):
+            raise ValueError(f"{name} has several {what} of one name: {listed(repeated, 5)}")
     values = frame.astype(np.float64)
     missing = ~np.isfinite(values).all(axis=1)
     if missing.any():
@@ -64,6 +66,33 @@ def named_rows(estimator, attribute):
         index=pd.Index(estimator.perturbations_, name="perturbation"),
         columns=estimator.get_feature_names_out(),
     )
+
+
+def read_pathways(pathways, names):
+    """Pathway of each name, missing where it has none, with pathways in the order given."""
+    if isinstance(pathways, pd.Series):
+        pairs = [(pathway, name) for name, pathway in pathways.items() if pd.notna(pathway)]
+    elif isinstance(pathways, Mapping):
+        members = [[m] if isinstance(m, str) else m for m in pathways.values()]
+        pairs = [(p, name) for p, of in zip(pathways, members, strict=True) for name in of]
+    else:
+        raise ValueError(
+            "pathways must be a dict of the members of each pathway, or a Series of the pathway "
+            f"of each perturbation; got {type(pathways).__name__}"
+        )
+    first = {}
+    for pathway, name in pairs:
+        first.setdefault(str(name), str(pathway))
+    found = [first.get(str(name)) for name in names]
+    if not any(found):
+        raise ValueError(
+            f"no member of pathways is a perturbation: the {len(first)} members are "
+            f"{listed(list(first), 3)}, the {len(names)} perturbations are "
+            f"{listed(list(names), 3)}"
+        )
+    order = dict.fromkeys(str(pathway) for pathway, _ in pairs)
+    categories = [pathway for pathway in order if pathway in found]
+    return pd.Series(pd.Categorical(found, categories), index=names, name="pathway")
 
 
 def cluster_rows(values):
@@ -146,9 +175,13 @@ def font(space):
 
 
 def clipped(name):
-    """A name, without the end of a very long one."""
-    name = str(name)
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    """A name, without the middle of a very long one, or of the parts of a long combination."""
+    parts = str(name).split("+")
+    longest = max((_LONGEST + 1) // len(parts) - 1, 5)
+    if len(str(name)) <= _LONGEST:
+        return str(name)
+    head, tail = longest // 2, longest - longest // 2 - 1
+    return "+".join(p if len(p) <= longest else f"{p[:head]}…{p[-tail:]}" for p in parts)
 
 
 def _short(names):

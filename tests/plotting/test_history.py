@@ -1,11 +1,9 @@
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from skpert import IVAE, SVAEPlus
-from skpert.plotting import HistoryDisplay, TargetsDisplay
+from skpert.plotting import HistoryDisplay
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -36,10 +34,3 @@ def test_a_history_without_held_out_cells_or_with_axes_of_ones_own():
         HistoryDisplay(history).plot(axes[:1])
     with pytest.raises(ValueError, match="no epoch"):
         HistoryDisplay(history[:0][["phase"]]).plot()
-
-
-@pytest.mark.parametrize("display", [TargetsDisplay, HistoryDisplay])
-def test_without_matplotlib_the_error_names_the_extra(display, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"Display needs matplotlib: .*'skpert\[plot\]'"):
-        display(pd.DataFrame({"kl_z": [1.0]})).plot()

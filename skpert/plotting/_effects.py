@@ -1,0 +1,204 @@
+"""Effects on expression that a model predicts, against those that were measured."""
+
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_scalar
+
+from ..preprocessing._labels import listed
+from ._shared import check_frame, check_matplotlib, clipped
+
+_N_POINTS = 5000  # above which points would hide each other, and are counted in hexagons
+_N_HEXAGONS = 60  # across a panel
+
+
+class EffectsDisplay:
+    """Predicted against measured effects of perturbations on genes.
+
+    A point is a pair of a perturbation and a gene; many are counted in hexagons. The dashed line
+    is where they agree. Titles give Pearson correlations, over all genes and over those with the
+    largest measured effects. More panels show single perturbations, with the latter genes in
+    another colour.
+
+    Parameters
+    ----------
+    measured : DataFrame of shape (n_perturbations, n_genes)
+        Mean difference to control cells of each gene, for example of log1p counts.
+    predicted : DataFrame of shape (n_perturbations, n_genes)
+        The same by a model, in the same unit. Rows and columns are found by name; those that
+        are not in ``measured`` are ignored.
+    n_top : int, default=20
+        Genes of largest absolute measured effect that are taken of each perturbation.
+
+    Attributes
+    ----------
+    pearson_ : Series of shape (2,)
+        Correlation of all points, ``"all"``, and of the ``n_top`` genes of each perturbation,
+        ``"top"``, in [-1, 1], higher is better; missing where effects do not vary.
+    by_perturbation_ : DataFrame of shape (n_perturbations, 2)
+        The same over the genes of each perturbation.
+    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
+        Panel of all perturbations, then of those named.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    References
+    ----------
+    Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive mechanism
+    shift variational autoencoder, NeurIPS 2023, Figure 3.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import pandas as pd
+    >>> from skpert.plotting import EffectsDisplay
+    >>> measured = pd.DataFrame([[0.0, 1.0, 2.0], [1.0, 0.0, 0.0]], index=["JAK2", "SMAD4"])
+    >>> display = EffectsDisplay(measured, 0.5 * measured, n_top=2).plot(perturbations=["JAK2"])
+    >>> display.pearson_.round(3).to_dict()
+    {'all': 1.0, 'top': 1.0}
+    """
+
+    def __init__(self, measured, predicted, *, n_top=20):
+        self.measured = measured
+        self.predicted = predicted
+        self.n_top = n_top
+
+    def plot(self, axes=None, *, perturbations=()):
+        """Draw the panels.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes or array of them of shape (n_panels,), default=None
+            Where to draw; None makes a figure.
+        perturbations : str or list of str, default=()
+            Perturbations to show in a panel of their own, after that of all.
+
+        Returns
+        -------
+        display : EffectsDisplay
+            This object, with the attributes of the drawing.
+
+        Raises
+        ------
+        ValueError
+            If a name of ``measured`` is not in ``predicted``, one of ``perturbations`` is not in
+            ``measured``, ``n_top`` is below 1, or ``axes`` are too few.
+        """
+        check_matplotlib(type(self))
+        named = [perturbations] if isinstance(perturbations, str) else list(perturbations)
+        measured, predicted = _matched(self.measured, self.predicted)
+        _check_known(measured.index, named, "measured has no rows")
+        x, y = measured.to_numpy(), predicted.to_numpy()
+        top = _top(x, self.n_top)
+        self.pearson_ = pd.Series(_correlations(x, y, top), ["all", "top"], name="pearson")
+        rows = [_correlations(*row) for row in zip(x, y, top, strict=True)]
+        self.by_perturbation_ = pd.DataFrame(rows, measured.index, ["all", "top"])
+        self.axes_ = np.ravel(_axes(1 + len(named)) if axes is None else axes)
+        if len(self.axes_) != 1 + len(named):
+            raise ValueError(f"axes must be {1 + len(named)}; got {len(self.axes_)}")
+        self.figure_ = self.axes_[0].figure
+        title = f"{len(measured)} perturbation{'s' * (len(measured) > 1)}"
+        _draw_all(self.axes_[0], x.ravel(), y.ravel(), f"{title}, {x.shape[1]} genes")
+        for ax, i, name in zip(
+            self.axes_[1:], measured.index.get_indexer(named), named, strict=True
+        ):
+            _draw_one(ax, x[i], y[i], top[i], clipped(name))
+        pearson = [self.pearson_, *self.by_perturbation_.loc[named].itertuples(index=False)]
+        for ax, (r, r_top) in zip(self.axes_, pearson, strict=True):
+            line = f"r = {_text(r)}; top {min(self.n_top, x.shape[1])}: {_text(r_top)}"
+            ax.set_title(f"{ax.get_title()}\n{line}", fontsize=9)
+        return self
+
+
+def _matched(measured, predicted):
+    """Both frames, with the rows and columns of the first."""
+    measured = check_frame(measured, "measured")
+    predicted = check_frame(predicted, "predicted")
+    _check_known(predicted.index, measured.index, "predicted has no rows")
+    _check_known(predicted.columns, measured.columns, "predicted has no columns")
+    return measured, predicted.loc[measured.index, measured.columns]
+
+
+def _check_known(known, names, what):
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{what} {listed(unknown, 5)}; it has {listed(list(known), 3)}")
+
+
+def _top(effects, n_top):
+    """Which genes have the largest absolute effects, bool array of the same shape."""
+    check_scalar(n_top, "n_top", Integral, min_val=1)
+    order = np.argsort(-np.abs(effects), axis=1, kind="stable")
+    top = np.zeros(effects.shape, dtype=bool)
+    np.put_along_axis(top, order[:, :n_top], True, axis=1)
+    return top
+
+
+def _correlations(x, y, top):
+    """Pearson correlation of all and of the top genes."""
+    return _pearson(x.ravel(), y.ravel()), _pearson(x[top], y[top])
+
+
+def _pearson(x, y):
+    """Pearson correlation, NaN where one of them does not vary."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return np.corrcoef(x, y)[0, 1]
+
+
+def _text(r):
+    return "–" if np.isnan(r) else f"{r:.2f}"
+
+
+def _axes(n_panels):
+    """Axes of a new figure of square panels, at most three in a row."""
+    import matplotlib.pyplot as plt
+
+    n_columns = min(n_panels, 3)
+    n_rows = -(-n_panels // n_columns)
+    figure = plt.figure(figsize=(3.6 * n_columns, 3.6 * n_rows), layout="constrained")
+    return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
+
+
+def _draw_all(ax, x, y, title):
+    """All points, or their number in hexagons where they are many."""
+    low, high = _frame_panel(ax, x, y, title)
+    if len(x) <= _N_POINTS:
+        ax.scatter(x, y, s=6, color="C0", alpha=0.4, linewidths=0)
+        return
+    hexagons = ax.hexbin(
+        x,
+        y,
+        gridsize=_N_HEXAGONS,
+        bins="log",
+        mincnt=1,
+        extent=(low, high, low, high),
+        linewidths=0.2,
+    )
+    ax.set(xlim=(low, high), ylim=(low, high))
+    colorbar = ax.figure.colorbar(hexagons, ax=ax, shrink=0.7, aspect=25)
+    colorbar.set_label("pairs of perturbation and gene", fontsize=8)
+    colorbar.ax.tick_params(labelsize=8)
+    colorbar.outline.set_visible(False)
+
+
+def _draw_one(ax, x, y, top, title):
+    """Points of one perturbation."""
+    _frame_panel(ax, x, y, title)
+    ax.scatter(x[~top], y[~top], s=8, color="C0", alpha=0.5, linewidths=0, label="other genes")
+    ax.scatter(x[top], y[top], s=14, color="C1", linewidths=0, label=f"top {top.sum()}")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.1)
+
+
+def _frame_panel(ax, x, y, title):
+    """Square panel with the line of agreement; its limits."""
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    margin = 0.05 * (high - low) or 1.0
+    limits = low - margin, high + margin
+    ax.plot(limits, limits, color="0.5", linestyle="--", linewidth=0.8, zorder=0)
+    ax.set(xlim=limits, ylim=limits, title=title)
+    ax.set(xlabel="measured effect", ylabel="predicted effect", aspect="equal")
+    ax.spines[["top", "right"]].set_visible(False)
+    return limits

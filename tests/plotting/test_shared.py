@@ -1,0 +1,43 @@
+import sys
+
+import pandas as pd
+import pytest
+
+from skpert import plotting
+from skpert.plotting._shared import clipped
+
+ONE = pd.DataFrame([[1.0]], index=["A"])
+DISPLAYS = {
+    "CombinationTargetsDisplay": [ONE],
+    "EffectsDisplay": [ONE, ONE],
+    "EmbeddingClustersDisplay": [ONE],
+    "HistoryDisplay": [ONE],
+    "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
+    "TargetsDisplay": [ONE],
+}
+
+
+@pytest.mark.parametrize("name", plotting.__all__)
+def test_without_matplotlib_the_error_names_the_extra(name, monkeypatch):
+    display = getattr(plotting, name)(*DISPLAYS[name])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=rf"{name} needs matplotlib: .*'skpert\[plot\]'"):
+        display.plot()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("JAK2+SMAD4", "JAK2+SMAD4"),
+        (7, "7"),
+        ("x" * 36, "x" * 36),
+        ("a" * 30 + "b" * 30, "a" * 18 + "…" + "b" * 17),
+        (
+            "a" * 20 + "1+" + "b" * 20 + "2",
+            "a" * 8 + "…" + "a" * 7 + "1+" + "b" * 8 + "…" + "b" * 7 + "2",
+        ),
+    ],
+)
+def test_long_names_keep_the_ends_of_their_parts(name, expected):
+    assert clipped(name) == expected
+    assert len(clipped(name)) <= 36
