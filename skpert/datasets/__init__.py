@@ -1,7 +1,18 @@
 """Simulated screens with known truth, and readers of real ones."""
 
 from ._additive import make_additive_shift
+from ._download import get_data_home
+from ._norman import fetch_norman, norman_split
+from ._replogle import fetch_replogle_filtered
 from ._screens import load_screen
 from ._simulators import make_sparse_shift
 
-__all__ = ["load_screen", "make_additive_shift", "make_sparse_shift"]
+__all__ = [
+    "fetch_norman",
+    "fetch_replogle_filtered",
+    "get_data_home",
+    "load_screen",
+    "make_additive_shift",
+    "make_sparse_shift",
+    "norman_split",
+]

@@ -1,0 +1,121 @@
+"""What the recipes of real screens share: a part of a large .h5ad file, read once and kept."""
+
+import os
+import warnings
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+from sklearn.utils import gen_batches
+
+from ._download import download
+from ._screens import _listed
+
+_BLOCK = 512  # cells read at a time
+
+
+def fetch_part(remote, folder, name, read, *, url, checksum, download_if_missing):
+    """Cells and genes that a recipe keeps of a public file, as an AnnData.
+
+    They are written to the file ``name`` in the folder, which later calls read in place of the
+    public one.
+
+    Parameters
+    ----------
+    remote : RemoteFile
+        The public file.
+    folder : Path
+        Where files are kept.
+    name : str
+        Of the file with the part.
+    read : callable
+        From the path of the public file to an AnnData.
+    url, checksum : str or None
+        In place of those of ``remote``.
+    download_if_missing : bool
+        If False, neither file being there is an error.
+    """
+    anndata, _ = hdf5_readers()
+    path = folder / name
+    if not path.exists():
+        remote = remote._replace(url=url or remote.url, checksum=checksum or remote.checksum)
+        data = read(download(remote, folder, download_if_missing=download_if_missing))
+        unfinished = path.with_name(f"{name}.part")
+        data.write_h5ad(unfinished, compression="lzf")
+        os.replace(unfinished, path)
+    return anndata.read_h5ad(path)
+
+
+def hdf5_readers():
+    """Modules anndata and h5py, or say how to get them."""
+    try:
+        import anndata
+        import h5py
+    except ImportError as error:
+        raise ImportError("real screens need anndata: pip install 'skpert[data]'") from error
+    return anndata, h5py
+
+
+def read_part(path, *, cells, genes, layer=None):
+    """Some rows and columns of an .h5ad file, in memory that grows with those only.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its matrix may be dense, CSR or CSC.
+    cells : callable
+        From the table of all cells to the positions of those to keep, in increasing order.
+    genes : callable
+        From the table of all genes to a mask of those to keep.
+    layer : str or None, default=None
+        Layer to read; None means X.
+
+    Returns
+    -------
+    data : AnnData
+        X is CSR, float32.
+    """
+    anndata, h5py = hdf5_readers()
+    with h5py.File(path, "r") as file, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", anndata.OldFormatWarning
+        )  # files of 2022: not to be helped
+        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(file["var"])
+        rows, columns = cells(obs), np.flatnonzero(genes(var))
+        matrix = _matrix(file, layer, path.name)
+        blocks = [
+            csr_matrix(matrix[_index(rows[batch])][:, columns], dtype=np.float32)
+            for batch in gen_batches(len(rows), _BLOCK)
+        ]
+    X = vstack(blocks, format="csr") if blocks else csr_matrix((0, len(columns)), dtype=np.float32)
+    return anndata.AnnData(X, obs=obs.iloc[rows], var=var.iloc[columns])
+
+
+def _matrix(file, layer, name):
+    """Matrix of an open .h5ad file, to be indexed by rows; still on disk, unless it is CSC."""
+    anndata, h5py = hdf5_readers()
+    if layer is not None and layer not in file.get("layers", {}):
+        raise ValueError(
+            f"{name} has no layer {layer!r}; it has: {_listed(file.get('layers', {}))}"
+        )
+    stored = file["X" if layer is None else f"layers/{layer}"]
+    if isinstance(stored, h5py.Dataset):
+        return stored
+    matrix = anndata.io.sparse_dataset(stored)
+    return matrix if matrix.format == "csr" else matrix.to_memory().tocsr()
+
+
+def _index(rows):
+    """Rows as a slice where they are neighbours, which is read much faster."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return rows
+
+
+def column(table, name):
+    """Column of a table of cells or genes, or say which there are."""
+    if name not in table:
+        raise ValueError(
+            f"the file is not the one that was meant: its table of cells or genes has no column "
+            f"{name!r}, but {_listed(table.columns)}"
+        )
+    return table[name]
