@@ -155,6 +155,9 @@ class CombinationTargetsDisplay:
 def _shown(targets, combinations, sep):
     """Effects of what is shown, single perturbations first, and the sorted parts of each."""
     rows = {_parts(name, sep): name for name in targets.index}
+    if len(rows) < len(targets):
+        twice = [name for name in targets.index if rows[_parts(name, sep)] != name]
+        raise ValueError(f"targets has other rows with the same parts as {listed(twice, 5)}")
     single = {name: parts for parts, name in rows.items() if len(parts) == 1}
     if combinations is None:
         combined = {name: parts for parts, name in rows.items() if len(parts) > 1}
@@ -169,8 +172,8 @@ def _shown(targets, combinations, sep):
     by_part = {parts[0]: name for name, parts in single.items()}
     effect = {name: targets.loc[name] for name in single}
     for name, parts in combined.items():
-        known = rows.get(parts)
-        effect[name] = targets.loc[known] if known else _sum(targets, name, parts, by_part)
+        same = parts in rows
+        effect[name] = targets.loc[rows[parts]] if same else _sum(targets, name, parts, by_part)
     return pd.DataFrame(effect).T, single | combined
 
 

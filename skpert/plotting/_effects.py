@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_scalar
 
+from ..metrics import ate_pearson
 from ..preprocessing._labels import listed
 from ._shared import check_frame, check_matplotlib, clipped
 
@@ -91,10 +92,9 @@ class EffectsDisplay:
         measured, predicted = _matched(self.measured, self.predicted)
         _check_known(measured.index, named, "measured has no rows")
         x, y = measured.to_numpy(), predicted.to_numpy()
-        top = _top(x, self.n_top)
-        self.pearson_ = pd.Series(_correlations(x, y, top), ["all", "top"], name="pearson")
-        rows = [_correlations(*row) for row in zip(x, y, top, strict=True)]
-        self.by_perturbation_ = pd.DataFrame(rows, measured.index, ["all", "top"])
+        n_top = min(check_scalar(self.n_top, "n_top", Integral, min_val=1), x.shape[1])
+        self.pearson_, self.by_perturbation_ = _correlations(measured, predicted, n_top)
+        top = _top(x, n_top)
         self.axes_ = np.ravel(_axes(1 + len(named)) if axes is None else axes)
         if len(self.axes_) != 1 + len(named):
             raise ValueError(f"axes must be {1 + len(named)}; got {len(self.axes_)}")
@@ -107,7 +107,7 @@ class EffectsDisplay:
             _draw_one(ax, x[i], y[i], top[i], clipped(name))
         pearson = [self.pearson_, *self.by_perturbation_.loc[named].itertuples(index=False)]
         for ax, (r, r_top) in zip(self.axes_, pearson, strict=True):
-            line = f"r = {_text(r)}; top {min(self.n_top, x.shape[1])}: {_text(r_top)}"
+            line = f"r = {_text(r)}; top {n_top}: {_text(r_top)}"
             ax.set_title(f"{ax.get_title()}\n{line}", fontsize=9)
         return self
 
@@ -127,25 +127,23 @@ def _check_known(known, names, what):
         raise ValueError(f"{what} {listed(unknown, 5)}; it has {listed(list(known), 3)}")
 
 
+def _correlations(measured, predicted, n_top):
+    """Correlations of all genes and of the top ones, pooled and of each perturbation."""
+    tops = {"all": None, "top": n_top}
+    pooled = {key: ate_pearson(measured, predicted, top=top) for key, top in tops.items()}
+    each = {
+        key: ate_pearson(measured, predicted, top=top, average="perturbation")
+        for key, top in tops.items()
+    }
+    return pd.Series(pooled, name="pearson"), pd.DataFrame(each)
+
+
 def _top(effects, n_top):
     """Which genes have the largest absolute effects, bool array of the same shape."""
-    check_scalar(n_top, "n_top", Integral, min_val=1)
     order = np.argsort(-np.abs(effects), axis=1, kind="stable")
     top = np.zeros(effects.shape, dtype=bool)
     np.put_along_axis(top, order[:, :n_top], True, axis=1)
     return top
-
-
-def _correlations(x, y, top):
-    """Pearson correlation of all and of the top genes."""
-    return _pearson(x.ravel(), y.ravel()), _pearson(x[top], y[top])
-
-
-def _pearson(x, y):
-    """Pearson correlation, NaN where one of them does not vary."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    return np.corrcoef(x, y)[0, 1]
 
 
 def _text(r):

@@ -105,6 +105,7 @@ def test_without_any_target(targets):
     ("change", "message"),
     [
         ({"targets": pd.DataFrame([[1.0]], index=["A"])}, "there is no combination to show"),
+        ({"targets": pd.DataFrame(1.0, ["A", "A+B", "B+A"], range(2))}, "same parts as 'A[+]B'"),
         ({"sep": None}, "no combination to show: names with sep=None"),
         ({"combinations": []}, "there is no combination to show"),
         ({"combinations": ["A+B", "A"]}, "there is no combination to show"),
