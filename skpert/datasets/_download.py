@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20  # bytes
+_SCHEMES = ("http", "https", "file")
 _TIMEOUT = 60.0  # seconds without a byte
 _LOG_EVERY = 10.0  # seconds
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers that may be other next time
@@ -123,10 +124,10 @@ def download(remote, folder, *, download_if_missing=True, n_attempts=5, delay=1.
 
 
 def _check_remote(remote):
-    if urlparse(remote.url).scheme not in ("http", "https", "file"):
+    if not isinstance(remote.url, str) or urlparse(remote.url).scheme not in _SCHEMES:
         raise ValueError(f"url must start with https://, http:// or file://, got {remote.url!r}")
     pattern = r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}"
-    if remote.checksum is not None and not re.fullmatch(pattern, remote.checksum):
+    if remote.checksum is not None and not re.fullmatch(pattern, str(remote.checksum)):
         raise ValueError(
             f"checksum must be 'md5:' or 'sha256:' and that many lower-case hexadecimal digits, "
             f"got {remote.checksum!r}"
@@ -136,6 +137,7 @@ def _check_remote(remote):
 def _fetch(url, part, n_attempts, delay):
     """Fill ``part``, trying again as long as tries bring bytes."""
     n_failures = 0
+    logger.info("downloading %s to %s", url, part.parent)
     while True:
         size = _size(part)
         try:

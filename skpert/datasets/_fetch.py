@@ -38,11 +38,25 @@ def fetch_part(remote, folder, name, read, *, url, checksum, download_if_missing
     path = folder / name
     if not path.exists():
         remote = remote._replace(url=url or remote.url, checksum=checksum or remote.checksum)
-        data = read(download(remote, folder, download_if_missing=download_if_missing))
+        public = download(remote, folder, download_if_missing=download_if_missing)
+        _check_is_hdf5(public, remote.url)
+        data = read(public)
         unfinished = path.with_name(f"{name}.part")
         data.write_h5ad(unfinished, compression="lzf")
         os.replace(unfinished, path)
     return anndata.read_h5ad(path)
+
+
+def _check_is_hdf5(path, url):
+    """Remove what is no .h5ad file at all, such as a page that says what went wrong."""
+    _, h5py = hdf5_readers()
+    if not h5py.is_hdf5(path):
+        path.unlink()
+        path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+        raise OSError(
+            f"what came from {url} is no .h5ad file and was removed; open the address in a "
+            f"browser to see what it says, or pass url= with that of a mirror"
+        )
 
 
 def hdf5_readers():

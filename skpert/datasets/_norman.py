@@ -10,16 +10,17 @@ from sklearn.utils import Bunch
 from ._download import RemoteFile, get_data_home
 from ._fetch import column, fetch_part, read_part
 
-# "Norman processed" of the sc-pert collection, 1.7 GB; no checksum is known to its publishers'
-# readers. The same file is thought to lie at https://exampledata.scverse.org/pertpy/norman_2019.h5ad
-# and, as used for the paper, at s3://insitro-research-2023-sams-vae/data/norman.h5ad.
+# "Norman processed" of the sc-pert collection, 1.7 GB, whose checksum is not known here. What
+# seems to be the same file lies at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
+# as the paper used it, at s3://insitro-research-2023-sams-vae/data/norman.h5ad; neither was
+# compared.
 NORMAN = RemoteFile("norman_2019.h5ad", "https://ndownloader.figshare.com/files/34027562")
 
 _TEST_COMBINATIONS = 0.25  # share of combinations that are tested on, task="ood"
 
 
 def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep="+"):
-    """Train, validation and test cells for the prediction of combinations (SAMS-VAE, section 5.2).
+    """Train, validation and test cells for the prediction of combinations, as for SAMS-VAE.
 
     Cells of single perturbations and controls are split 80/20 into train and validation. Cells
     of combinations are split 80/20 into those of training and test, and the former again 80/20
@@ -147,8 +148,9 @@ def fetch_norman(
 
     Norman et al. 2019 [1]_ in the form of the sc-pert collection: raw counts of the 5,000 highly
     variable genes in 111,255 cells, with 105 genes and 131 pairs of them activated. The file has
-    1.7 GB and is fetched once; the part that is used is then kept in ``norman.h5ad``, and the
-    file can be deleted. Needs anndata (``pip install 'skpert[data]'``).
+    1.7 GB and is fetched once; the part that is used is then kept in ``norman.h5ad``, which later
+    calls read whatever ``url`` says, and the file can be deleted. Needs anndata
+    (``pip install 'skpert[data]'``).
 
     Parameters
     ----------

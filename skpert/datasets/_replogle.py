@@ -39,8 +39,8 @@ def fetch_replogle_filtered(
     (SAMS-VAE [3]_ added these), and the 1,187 genes that respond. 118,641 cells, 722 pairs of
     guides. Needs anndata (``pip install 'skpert[data]'``).
 
-    The part that is used is kept in ``replogle_filtered_SOURCE.h5ad``; after the first call the
-    file that it was taken from can be deleted.
+    The part that is used is kept in ``replogle_filtered_SOURCE.h5ad``, which later calls read
+    whatever ``url`` says; the file that it was taken from can then be deleted.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skpert.datasets import get_data_home
+from skpert.datasets import _download, get_data_home
 from skpert.datasets._download import RemoteFile, download
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
@@ -138,6 +138,14 @@ def test_what_cannot_get_better_is_tried_once(path, message, server, tmp_path):
     assert names(tmp_path) == []
 
 
+def test_progress_is_logged(server, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(_download, "_LOG_EVERY", 0.0)
+    with caplog.at_level(logging.INFO, logger="skpert"):
+        download(RemoteFile("data.bin", f"{server.url}/file", SHA256), tmp_path)
+    assert f"downloading {server.url}/file to {tmp_path}" in caplog.text
+    assert "data.bin.part: 3.1 MB (100.0%)" in caplog.text
+
+
 def test_no_connection(tmp_path, server):
     server.server_close()
     remote = RemoteFile("data.bin", f"{server.url}/file")
@@ -190,6 +198,7 @@ def test_a_missing_file_is_not_fetched_when_that_is_forbidden(server, tmp_path):
     [
         (RemoteFile("data.bin", "s3://bucket/file"), "url must start with https://"),
         (RemoteFile("data.bin", "/data/file"), "url must start with https://"),
+        (RemoteFile("data.bin", Path("/data/file")), "url must start with https://"),
         (RemoteFile("data.bin", "https://host/file", "0123"), "checksum must be 'md5:'"),
         (RemoteFile("data.bin", "https://host/file", "md5:0123"), "checksum must be 'md5:'"),
     ],

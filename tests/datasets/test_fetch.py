@@ -1,5 +1,6 @@
 import hashlib
 import math
+import sys
 
 import anndata
 import h5py
@@ -281,90 +282,7 @@ def test_norman_without_counts_is_not_the_file_that_was_meant(tmp_path):
         fetch_norman(data_home=tmp_path, url=save(data, tmp_path / "file.h5ad"))
 
 
-# Splits of any screen
-
-SINGLES = ["control"] * 50 + ["A"] * 25 + ["B"] * 25
-COMBINED = [f"A+{name}" for name in "CDEFGHIJ" for _ in range(20)]
-LABELS = np.random.default_rng(0).permutation(SINGLES + COMBINED)
-FRACTIONS = (0, 0.25, 0.5, 0.75, 1)
-
-
-@pytest.mark.parametrize("task", ["ood", "data_efficiency"])
-def test_training_cells_accumulate_and_test_cells_stay(task):
-    splits = [norman_split(LABELS, task=task, fraction=fraction) for fraction in FRACTIONS]
-    for small, large in zip(splits[:-1], splits[1:], strict=True):
-        assert positions(small, "train") < positions(large, "train")
-        assert positions(small, "val") <= positions(large, "val")
-        assert positions(small, "test") == positions(large, "test")
-    combined = np.char.find(LABELS, "+") >= 0
-    assert combined[list(positions(splits[0], "test"))].all()
-    assert not combined[list(positions(splits[0], "train"))].any()
-
-
-def test_held_out_combinations_are_a_quarter_and_unseen_up_to_three_quarters():
-    for seed in range(5):
-        split = norman_split(LABELS, fraction=0.75, seed=seed)
-        tested, trained = set(LABELS[split == "test"]), set(LABELS[split == "train"])
-        assert len(tested) == 2
-        assert not tested & trained
-        assert len(trained) == 3 + 6
-
-
-def test_split_of_all_cells_by_hand():
-    counts = [
-        (norman_split(LABELS, task="data_efficiency", fraction=fraction) == part).sum()
-        for fraction in (1, 0.5)
-        for part in PARTS
-    ]
-    # 100 others: 80, 20; 160 combined: 32 tested, of 128 one fifth, rounded up, for validation
-    assert counts == [80 + 102, 20 + 26, 32, 0, 80 + 51, 20 + 26, 32, 51]
-
-
-def test_seeds_differ_and_names_of_control_and_separator_can_be_chosen():
-    split = norman_split(LABELS, fraction=0.5)
-    assert split.tolist() != norman_split(LABELS, fraction=0.5, seed=1).tolist()
-    renamed = [label.replace("+", " & ").replace("control", "NT") for label in LABELS]
-    other = norman_split(renamed, fraction=0.5, control="NT", sep=" & ")
-    assert split.tolist() == other.tolist()
-
-
-def test_a_name_joined_to_the_control_is_no_combination():
-    padded = [f"{label}+control" if "+" not in label else label for label in LABELS]
-    assert norman_split(padded).tolist() == norman_split(LABELS).tolist()
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"task": "odd"}, "task must be 'ood' or 'data_efficiency', got 'odd'"),
-        ({"fraction": 1.5}, "fraction must be a number from 0 to 1, got 1.5"),
-        ({"fraction": -0.1}, "fraction must be a number from 0 to 1"),
-        ({"fraction": float("nan")}, "fraction must be a number from 0 to 1"),
-        ({"fraction": "half"}, "fraction must be a number from 0 to 1"),
-        ({"fraction": True}, "fraction must be a number from 0 to 1"),
-        ({"seed": 0.5}, "seed must be an integer of at least 0"),
-        ({"seed": -1}, "seed must be an integer of at least 0"),
-    ],
-)
-def test_bad_choices_are_told_before_anything_is_fetched(bad, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        norman_split(LABELS, **bad)
-    with pytest.raises(ValueError, match=message):
-        fetch_norman(data_home=tmp_path / "home", **bad)
-    assert not (tmp_path / "home").exists()
-
-
-@pytest.mark.parametrize(
-    ("A", "message"),
-    [
-        (SINGLES, "at least 3 cells must have a combination .*; got 0 and 100"),
-        (COMBINED, "got 160 and 0"),
-        ([["A", "A+B"]], "one label per cell, got an array of shape"),
-    ],
-)
-def test_labels_that_cannot_be_split(A, message):
-    with pytest.raises(ValueError, match=message):
-        norman_split(A)
+# Both
 
 
 @pytest.mark.parametrize("fetch", [fetch_norman, fetch_replogle_filtered])
@@ -379,3 +297,25 @@ def test_bad_folders_and_forbidden_downloads(fetch, tmp_path):
 def test_an_unknown_source_of_replogle(tmp_path):
     with pytest.raises(ValueError, match="source must be 'paper' or 'raw', got 'figshare'"):
         fetch_replogle_filtered(source="figshare", data_home=tmp_path)
+
+
+@pytest.mark.parametrize("bad", [{"task": "odd"}, {"fraction": 1.5}, {"seed": -1}])
+def test_a_split_that_cannot_be_is_told_before_anything_is_fetched(bad, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+        fetch_norman(data_home=tmp_path / "home", **bad)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_page_in_place_of_the_file_is_removed(tmp_path):
+    page, home = tmp_path / "page.html", tmp_path / "home"
+    page.write_text("<html>please log in</html>")
+    with pytest.raises(OSError, match=r"page.html is no .h5ad file and was removed"):
+        fetch_norman(data_home=home, url=page.as_uri())
+    assert list(home.iterdir()) == []
+
+
+def test_without_anndata_the_extra_is_named_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    with pytest.raises(ImportError, match=r"pip install 'skpert\[data\]'"):
+        fetch_norman(data_home=tmp_path)
+    assert list(tmp_path.iterdir()) == []
