@@ -18,6 +18,7 @@ from ._shared import (
     draw_map,
     draw_tree,
     effects,
+    label_rows,
     read_pathways,
 )
 
@@ -166,7 +167,12 @@ class EmbeddingClustersDisplay:
         n_silent = len(self.embedding) - len(unit)
         if n_silent:
             self.ax_.set_xlabel(f"{n_silent} more perturbations have no direction")
-        strip = 0 if self.pathways_ is None else _draw_pathways(self.ax_, self.pathways_)
+        strip = 0
+        if self.pathways_ is not None:
+            strip = _draw_pathways(self.ax_, self.pathways_)
+            for _ in range(2):  # the legend takes from the height of the rows; then it settles
+                self.figure_.draw_without_rendering()
+            label_rows(self.ax_, unit.index)
         self.dendrogram_ax_ = draw_tree(self.ax_, joints, len(unit), left=0.02 + strip)
         if self.clusters_ is not None:
             _draw_clusters(self.ax_, self.clusters_)

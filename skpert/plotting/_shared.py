@@ -148,13 +148,18 @@ def draw_map(ax, frame, cmap, limits):
     """Heat map without frame, with names of as many rows as can be read at its right."""
     low, high = limits
     im = ax.imshow(frame, cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    height = ax.get_window_extent().height * 72 / ax.figure.dpi
-    size, step = font(height / len(frame))
-    names = [clipped(name) for name in frame.index]
-    ax.set_yticks(range(0, len(frame), step), names[::step], fontsize=size)
     ax.tick_params(length=0, labelright=True, labelleft=False)
     ax.spines[:].set_visible(False)
+    label_rows(ax, frame.index)
     return im
+
+
+def label_rows(ax, names):
+    """Names of rows, as many as can be read."""
+    height = ax.get_window_extent().height * 72 / ax.figure.dpi
+    size, step = font(height / len(names))
+    shown = [clipped(name) for name in names[::step]]
+    ax.set_yticks(range(0, len(names), step), shown, fontsize=size)
 
 
 def label_latents(ax, names, n_dropped=0, *, why="are moved by nothing"):
@@ -208,10 +213,12 @@ def draw_colorbar(ax, im, label):
     """Scale above a map, of the same size in inches whatever the map's."""
     box = ax.get_window_extent()
     inch_y, inch_x = ax.figure.dpi / box.height, ax.figure.dpi / box.width
-    scale_ax = ax.inset_axes([0, 1 + 0.12 * inch_y, min(1, 3 * inch_x), 0.1 * inch_y])
+    width = min(1, 3 * inch_x)
+    scale_ax = ax.inset_axes([0, 1 + 0.12 * inch_y, width, 0.1 * inch_y])
     colorbar = ax.figure.colorbar(im, cax=scale_ax, orientation="horizontal")
     scale_ax.xaxis.set_ticks_position("top")
     scale_ax.xaxis.set_label_position("top")
+    scale_ax.locator_params(axis="x", nbins=max(2, int(1.7 * width / inch_x)))
     colorbar.set_label(label)
     colorbar.outline.set_visible(False)
     return colorbar

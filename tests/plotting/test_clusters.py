@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +84,18 @@ def test_colours_of_pathways_are_distinct(n_pathways):
     display = EmbeddingClustersDisplay(frame, pathways=pd.Series(names, names)).plot()
     handles = display.ax_.get_legend().get_patches()
     assert len({handle.get_facecolor() for handle in handles}) == n_pathways
+
+
+def test_names_of_rows_do_not_overlap_above_a_long_legend():
+    names = [f"P{i}" for i in range(60)]
+    frame = pd.DataFrame(np.eye(60), index=names)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    pathways = pd.Series([f"pathway {i % 9}" for i in range(60)], names)
+    display = EmbeddingClustersDisplay(frame, pathways=pathways).plot(axes[0])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.ax_.yaxis.get_ticklabels()]
+    assert len(boxes) > 10
+    assert not any(box.overlaps(after) for box, after in pairwise(boxes))
 
 
 def test_one_perturbation():
