@@ -136,14 +136,14 @@ def _check_remote(remote):
 
 def _fetch(url, part, n_attempts, delay):
     """Fill ``part``, trying again as long as tries bring bytes."""
-    n_failures = 0
+    n_failures, most = 0, _size(part)
     logger.info("downloading %s to %s", url, part.parent)
     while True:
-        size = _size(part)
         try:
             return _transfer(url, part)
         except (OSError, HTTPException) as error:
-            n_failures = 1 if _size(part) > size else n_failures + 1
+            n_failures = 1 if _size(part) > most else n_failures + 1
+            most = max(most, _size(part))
             if n_failures >= n_attempts or _is_lasting(error):
                 raise OSError(_advice(url, part, error)) from error
             logger.warning("%s: %s; trying again", url, error)

@@ -18,22 +18,23 @@ class Handler(BaseHTTPRequestHandler):
     """Serves CONTENT with the fault that the path names; the server notes what was asked for."""
 
     def do_GET(self):
-        asked = self.headers.get("Range")
+        asked, n_before = self.headers.get("Range"), len(self.server.asked)
         self.server.asked.append(asked)
-        if self.path == "/missing":
-            self.send_error(404)
-        elif self.path == "/busy" and len(self.server.asked) == 1:
-            self.send_error(503)
-        elif self.path == "/empty":
-            self.answer(202, b"")
-        elif self.path == "/huge":
-            self.answer(200, b"", length=10**18)
-        elif self.path == "/other":
-            self.answer(200, CONTENT[::-1])
-        elif self.path == "/broken" and len(self.server.asked) == 1:
-            self.answer(200, CONTENT[:1_000_000], length=len(CONTENT))
-        elif asked is None or self.path == "/whole":  # no ranges
-            self.answer(200, CONTENT)
+        faults = {  # path: status, body, length that is claimed
+            "/missing": (404, b"", 0),
+            "/empty": (202, b"", 0),
+            "/huge": (200, b"", 10**18),
+            "/other": (200, CONTENT[::-1], len(CONTENT)),
+            "/whole": (200, CONTENT, len(CONTENT)),  # no ranges
+            "/hopeless": (200, CONTENT[: 1001 - n_before % 2], len(CONTENT)),
+        }
+        if n_before == 0:
+            faults["/busy"] = (503, b"", 0)
+            faults["/broken"] = (200, CONTENT[:1_000_000], len(CONTENT))
+        if self.path in faults:
+            self.answer(*faults[self.path])
+        elif asked is None:
+            self.answer(200, CONTENT, len(CONTENT))
         else:
             self.answer_range(int(asked.removeprefix("bytes=").removesuffix("-")))
 
@@ -43,12 +44,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
             self.end_headers()
             return
-        end = len(CONTENT) - 1
-        self.answer(206, CONTENT[start:], content_range=f"bytes {start}-{end}/{len(CONTENT)}")
+        part = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        self.answer(206, CONTENT[start:], len(CONTENT) - start, part)
 
-    def answer(self, status, body, *, length=None, content_range=None):
+    def answer(self, status, body, length, content_range=None):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Content-Length", str(length))
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()
@@ -136,6 +137,12 @@ def test_what_cannot_get_better_is_tried_once(path, message, server, tmp_path):
         download(RemoteFile("data.bin", server.url + path), tmp_path)
     assert server.asked == [None]
     assert names(tmp_path) == []
+
+
+def test_tries_end_when_they_bring_nothing_new(server, tmp_path):
+    with pytest.raises(OSError, match="broken off after 1,000 of 3,072,000 bytes"):
+        download(RemoteFile("data.bin", f"{server.url}/hopeless"), tmp_path, n_attempts=4, delay=0)
+    assert len(server.asked) == 4
 
 
 def test_progress_is_logged(server, tmp_path, caplog, monkeypatch):
