@@ -167,16 +167,15 @@ class EmbeddingClustersDisplay:
         n_silent = len(self.embedding) - len(unit)
         if n_silent:
             self.ax_.set_xlabel(f"{n_silent} more perturbations have no direction")
-        strip = 0
-        if self.pathways_ is not None:
-            strip = _draw_pathways(self.ax_, self.pathways_)
-            for _ in range(2):  # the legend takes from the height of the rows; then it settles
-                self.figure_.draw_without_rendering()
-            label_rows(self.ax_, unit.index)
+        strip = 0 if self.pathways_ is None else _draw_pathways(self.ax_, self.pathways_)
         self.dendrogram_ax_ = draw_tree(self.ax_, joints, len(unit), left=0.02 + strip)
         if self.clusters_ is not None:
             _draw_clusters(self.ax_, self.clusters_)
         self.colorbar_ = draw_colorbar(self.ax_, self.im_, _METRICS[self.metric])
+        if strip:  # the legend takes from the height of the rows
+            for _ in range(2):  # the layout settles at the second time
+                self.figure_.draw_without_rendering()
+            label_rows(self.ax_, unit.index)
         return self
 
 
