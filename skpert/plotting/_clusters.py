@@ -230,30 +230,35 @@ def _axes(n_rows):
 def _draw_pathways(ax, pathways):
     """Strip of colours left of the map and their legend below; its width in widths of the map."""
     from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
 
-    categories = pathways.cat.categories
-    colours = _colours(len(categories))
+    colours = _colours(len(pathways.cat.categories))
     codes = pathways.cat.codes.to_numpy()
     strip_ax = ax.inset_axes([-0.05, 0, 0.035, 1], sharey=ax)
     strip_ax.imshow(
         codes[:, None],
         ListedColormap([_NO_PATHWAY, *colours]),
         vmin=-1.5,
-        vmax=len(categories) - 0.5,
+        vmax=len(colours) - 0.5,
         aspect="auto",
         interpolation="nearest",
         extent=(0, 1, len(codes) - 0.5, -0.5),
     )
     strip_ax.axis("off")
-    named = [(clipped(name), colour) for name, colour in zip(categories, colours, strict=True)]
+    named = [*zip(map(clipped, pathways.cat.categories), colours, strict=True)]
     if (codes < 0).any():
         named.append(("no pathway", _NO_PATHWAY))
-    handles = [Patch(color=colour, label=name) for name, colour in named]
+    _draw_legend(ax, named)
+    return 0.05
+
+
+def _draw_legend(ax, named):
+    """Legend below the map, of pairs of name and colour."""
+    from matplotlib.patches import Patch
+
     box = ax.get_window_extent()
     inch_y, inch_x = ax.figure.dpi / box.height, ax.figure.dpi / box.width
     ax.legend(
-        handles=handles,
+        handles=[Patch(color=colour, label=name) for name, colour in named],
         ncols=max(1, int(0.4 / inch_x)),
         loc="upper left",
         bbox_to_anchor=(-0.05, -0.25 * inch_y),  # below a line of text
@@ -261,7 +266,6 @@ def _draw_pathways(ax, pathways):
         fontsize=8,
         handlelength=1,
     )
-    return 0.05
 
 
 def _colours(n_colours):
