@@ -12,7 +12,7 @@ from math import comb
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import Bunch, check_random_state, check_scalar
+from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from ._designs import Population, dosage_matrix, draw_combinations
 from ._mixing import (
@@ -47,6 +47,7 @@ def make_additive_shift(
     effect_scale=0.5,
     target_probability=None,
     n_targets=None,
+    effect=None,
     likelihood="negative_binomial",
     library_size=1e4,
     library_scale=0.3,
@@ -96,6 +97,9 @@ def make_additive_shift(
     n_targets : int or (int, int) or None, default=None
         Number of targets of a perturbation instead of ``target_probability``: fixed, or drawn
         uniformly from this range, both ends included.
+    effect : array-like of shape (n_perturbations, n_latent) or None, default=None
+        Shifts of your own, zero where a latent is no target, such as perturbations that share a
+        pathway. None draws them as the four arguments above say; otherwise these have no say.
     likelihood : {"negative_binomial", "poisson", "normal"}, default="negative_binomial"
         Kind of expression.
     library_size : float, default=1e4
@@ -133,7 +137,7 @@ def make_additive_shift(
         mask : ndarray of shape (n_perturbations, n_latent), bool
             True latents that each perturbation moves.
         embedding : ndarray of shape (n_perturbations, n_latent)
-            Shifts before masking.
+            Shifts before masking; shifts of your own are after it.
         effect : ndarray of shape (n_perturbations, n_latent)
             ``mask * embedding``.
         perturbations : ndarray of shape (n_perturbations,), object
@@ -169,8 +173,9 @@ def make_additive_shift(
     Raises
     ------
     ValueError
-        If an argument is out of its range, if there are fewer combinations of that size, or if
-        both ``target_probability`` and ``n_targets`` are given.
+        If an argument is out of its range, if there are fewer combinations of that size, if more
+        than one of ``target_probability``, ``n_targets`` and ``effect`` is given, or if
+        ``effect`` is not finite or of another shape.
 
     See Also
     --------
@@ -200,10 +205,13 @@ def make_additive_shift(
     noise = library_size, library_scale, dispersion, noise_fraction
     draw_decoder = _check_noise(likelihood, *noise)
     rule = _check_targets(target_probability, n_targets, n_latent)
+    given = _check_effect(effect, target_probability, n_targets, (n_perturbations, n_latent))
     rng = check_random_state(random_state)
 
-    mask = rule.draw(n_perturbations, rng)
-    embedding = draw_embedding(effect_size, effect_scale, mask.shape, rng)
+    mask = rule.draw(n_perturbations, rng) if given is None else given != 0
+    embedding = given
+    if given is None:
+        embedding = draw_embedding(effect_size, effect_scale, mask.shape, rng)
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
     cells = _draw_cells(mask * embedding, combined, n_each, shuffle, rng)
@@ -308,3 +316,15 @@ def _check_targets(target_probability, n_targets, n_latent):
     if high > n_latent:
         raise ValueError(f"n_targets={n_targets!r} exceeds the {n_latent} latents")
     return TargetRule(n_latent, n_latent, low, high)
+
+
+def _check_effect(effect, target_probability, n_targets, shape):
+    """Return a copy of given shifts as floats, (n_perturbations, n_latent), or None."""
+    if effect is None:
+        return None
+    if target_probability is not None or n_targets is not None:
+        raise ValueError("give effect, whose zeros say what is no target, or the rule for targets")
+    effect = check_array(effect, dtype=np.float64, copy=True, input_name="effect")
+    if effect.shape != shape:
+        raise ValueError(f"effect has shape {effect.shape}; n_perturbations, n_latent are {shape}")
+    return effect

@@ -118,6 +118,23 @@ def test_shifts_are_normal_around_plus_or_minus_the_effect_size():
     assert np.array_equal(data.effect, data.mask * data.embedding)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_given_effects_are_what_moves_the_cells(likelihood):
+    effect = np.zeros((6, 15))
+    effect[:3, 2], effect[3:5, [4, 7]] = 2.5, [-1.0, 0.5]
+    data = mixed(effect=effect, likelihood=likelihood)
+    assert np.array_equal(data.effect, effect)
+    assert np.array_equal(data.mask, effect != 0)
+    assert np.array_equal(data.Z, data.Z_basal + data.dosage @ effect)
+
+
+def test_perturbations_of_the_same_effect_have_the_same_expected_expression():
+    drawn = small().effect
+    twins = small(effect=drawn[[0, 1, 2, 0, 1, 2]])
+    assert np.array_equal(twins.expected_expression[:3], twins.expected_expression[3:])
+    assert not np.allclose(twins.expected_expression[0], twins.expected_expression[1])
+
+
 def test_true_mask_scores_one_in_any_order_of_latents():
     mask = small(40, n_cells_per_perturbation=1).mask
     order = np.random.RandomState(0).permutation(15)
@@ -380,6 +397,10 @@ def test_pickling_keeps_the_truth(likelihood):
         ({"target_probability": np.nan}, "target_probability must be a number between 0 and 1"),
         ({"target_probability": 0.1, "n_targets": 2}, "either target_probability or n_targets"),
         ({"n_targets": 0}, "n_targets must be >= 1"),
+        ({"effect": np.ones((6, 3))}, r"effect has shape \(6, 3\); .* are \(6, 15\)"),
+        ({"effect": np.full((6, 15), np.inf)}, "effect contains infinity"),
+        ({"effect": np.ones((6, 15)), "n_targets": 2}, "give effect, .*or the rule for targets"),
+        ({"effect": np.ones((6, 15)), "target_probability": 0.1}, "or the rule for targets"),
         ({"n_targets": (2, 16)}, r"n_targets=\(2, 16\) exceeds the 15 latents"),
         ({"likelihood": "gaussian"}, "'normal'.*got 'gaussian'"),
         ({"library_size": 0.0}, "library_size == 0"),
