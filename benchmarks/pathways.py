@@ -278,8 +278,7 @@ def make_job(method, seed, screen, args):
         model |= MODELS[method][1]
     data, name = None, None if screen is None else screen.name
     if screen is None:
-        data, name = {**SIMULATION, "n_cells": args.cells}, "simulated"
-        data |= {"n_pathways": args.pathways}
+        data, name = SIMULATION | {"n_cells": args.cells, "n_pathways": args.pathways}, "simulated"
     return Job(method, seed, name, data, model, args.device)
 
 
