@@ -9,16 +9,20 @@ from . import (
     plotting,
     preprocessing,
 )
+from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPAVAE",
     "IVAE",
+    "SAMSVAE",
     "SVAE",
     "VAE",
     "BetaVAE",
+    "ConditionalVAE",
     "SVAEPlus",
     "datasets",
     "exceptions",

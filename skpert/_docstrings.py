@@ -12,10 +12,25 @@ SHARED = {
         Number of hidden layers of encoder and of decoder.
     dropout : float, default=@dropout
         Dropout rate of the encoder, in [0, 1).
-    likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal"}, \
-            default="@likelihood"
-        Distribution of expression given the latent state; "normal" is for real values, such as
-        log-normalised expression.""",
+    likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal", \
+            "heteroscedastic_normal"}, default="@likelihood"
+        Distribution of expression given the latent state. The normal ones are for real values,
+        such as log-normalised expression; their variances belong to genes, or follow from the
+        latent state, too.""",
+    "objective_parameters": """objective : {"elbo", "monte_carlo", "iwelbo"}, default="@objective"
+        What is maximised: the ELBO with KL terms in closed form, with all of them estimated at
+        the samples, as published, or the importance-weighted ELBO over ``n_train_particles``.
+    n_train_particles : int, default=@n_train_particles
+        Samples of the latent variables per cell and step of training; 5 as published.
+    input_transform : {"auto", "log", "standardize", "log_standardize"} or None, \
+            default="@input_transform"
+        What the encoder reads: log(1 + counts), the values less the mean over training cells
+        in units of their standard deviation, both, or the values as they are. "auto" is "log"
+        for counts and None for real values.""",
+    "embedding_parameters": """embedding_scale : float, default=@embedding_scale
+        Standard deviation of the prior of embeddings, in those of a basal state.
+    correlated_basal : bool, default=@correlated_basal
+        Whether the encoder reads the effects of a cell's perturbations beside its expression.""",
     "shared_parameters": """control : str, default="control"
         Label of the untreated cells; its shift is pinned to zero.
     sep : str or None, default="+"
@@ -95,6 +110,8 @@ def with_shared_parameters(cls):
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
     }
     for name, text in SHARED.items():
+        if f"{{{name}}}" not in cls.__doc__:
+            continue
         text = re.sub(r"@(\w+)", lambda match: defaults[match[1]], text)
         cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text)
     return cls

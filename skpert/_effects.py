@@ -13,6 +13,7 @@ from .rotation import sparse_rotation
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_TURNS = 4  # of the search for axes and their centre
+RIDGE = 1e-3  # cells of each perturbation that would have shown no effect
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -78,12 +79,15 @@ def edge_logit(difference: Tensor, standard_error: Tensor, *, largest_leak: floa
 
 @torch.no_grad()
 def latent_effects(
-    encode: Callable[[Tensor], Tensor], cells: Cells, n_perturbations: int
+    states: Callable[[Cells], Tensor], cells: Cells, n_perturbations: int
 ) -> LatentEffects:
-    """Effects of perturbations on latent states, where a cell has one perturbation or none."""
+    """Effects of perturbations on latent states, where a cell has one perturbation or none.
+
+    ``states`` gives the latent states of a minibatch, (n_cells, n_latent).
+    """
     total, square = torch.zeros(()), torch.zeros(())  # last row and column: number of cells
     for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
-        z = encode(batch.x).double()
+        z = states(batch).double()
         z = torch.cat([z, torch.ones_like(z[:, :1])], 1)
         row = torch.where(batch.dosage[:, 0] > 0, batch.part[:, 0], n_perturbations)
         group = z.new_zeros(n_perturbations + 1, z.shape[1]).index_add_(0, row, z)
@@ -98,3 +102,39 @@ def latent_effects(
     reference = torch.where(controlled, mean[-1], median)
     share = share[:-1] + torch.where(controlled, share[-1], 0)
     return LatentEffects(mean[:-1], reference, within / freedom, share, controlled)
+
+
+@torch.no_grad()
+def additive_effects(
+    states: Callable[[Cells], Tensor], cells: Cells, n_perturbations: int
+) -> LatentEffects:
+    """Effects of perturbations of which a cell may have several, in any dosage.
+
+    States are taken apart by least squares as sums of dosages times effects. Without control
+    cells the untreated state is zero.
+    """
+    if cells.dosage.shape[1] == 1 and ((cells.dosage == 0) | (cells.dosage == 1)).all():
+        return latent_effects(states, cells, n_perturbations)
+    n = n_perturbations
+    gram, product, square = (torch.zeros(()) for _ in range(3))
+    for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+        z = states(batch).double()
+        rows = torch.arange(len(z), device=z.device)[:, None].expand_as(batch.part)
+        design = z.new_zeros(len(z), n + 1)
+        design.index_put_((rows, batch.part), batch.dosage.double(), accumulate=True)
+        design[:, n] = 1
+        gram, product = gram.to(z) + design.T @ design, product.to(z) + design.T @ z
+        square = square.to(z) + z.T @ z
+    if not (cells.dosage == 0).all(1).any():
+        gram[n], gram[:, n], product[n] = 0, 0, 0
+    seen = (gram.diagonal() > 0).sum()
+    # What is never told apart, such as two perturbations that only come together, is shared.
+    inverse = torch.linalg.inv(gram + RIDGE * torch.eye(n + 1).to(gram))
+    effect = inverse @ product
+    within = square - effect.T @ product
+    freedom = (cells.n_cells - seen).clamp(min=1)
+    share = inverse.diagonal()[:n, None]
+    reference = effect[n]  # and no median, on which sums of effects would not agree
+    return LatentEffects(
+        effect[:n] + reference, reference, within / freedom, share, torch.tensor(True)
+    )

@@ -28,8 +28,15 @@ class PerturbationModule(Protocol):
         A global variable gives its KL divided by the number of training cells.
         """
 
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
-        """Log p(x, z | a) - log q(z | x, a) at samples of q, (n_particles, n_cells)."""
+    def draw(self, n_particles: int) -> Any:
+        """Samples of the variables that all cells share; None where there are none."""
+
+    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+        """Log p(x, z | a) - log q(z | x, a) at samples of q, (n_particles, n_cells).
+
+        ``shared`` is a draw of as many particles, to be used for all cells of a screen; None has
+        these cells make their own.
+        """
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the latent state that explains x, from x only, (n_cells, n_latent)."""

@@ -27,7 +27,9 @@ from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
 from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
+from .preprocessing._labels import listed
 
+REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
 logger = logging.getLogger("skpert")
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
@@ -101,7 +103,7 @@ class PerturbationVAE(
 
     @property
     def _counts(self):
-        return self.likelihood != "normal"
+        return self.likelihood not in REAL_VALUED
 
     @all_or_nothing
     @with_callbacks
@@ -111,7 +113,7 @@ class PerturbationVAE(
         Parameters
         ----------
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Expression: raw counts, or real values with ``likelihood="normal"``.
+            Expression: raw counts, or real values with a normal likelihood.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             The design A: a label per cell, dosages (a row of zeros is a control cell), or a
             frame with a column of labels such as ``adata.obs``. Pass it by position.
@@ -125,7 +127,8 @@ class PerturbationVAE(
         ------
         ValueError
             If X holds negative counts, NaN or infinity, if A is missing, of another length,
-            with missing labels or negative dosages, or names a single condition.
+            with missing labels or negative dosages, names a single condition, or has a column
+            of a perturbation that no cell received.
         """
         self._validate_params()
         if y is None:
@@ -140,6 +143,12 @@ class PerturbationVAE(
             environment=self.environment,
             additive=self._additive,
         ).fit(y)
+        unseen = design.perturbations_[design.n_cells_ == 0]
+        if len(unseen):
+            raise ValueError(
+                f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
+                "Nothing can be learned of them: leave them out, and learn them later with adapt"
+            )
         values = check_cells(self, X, counts=self._counts, layer=self.layer, reset=True)
         cells = _cells(values, design, y)
         device = _device(self.device)
@@ -420,7 +429,7 @@ class PerturbationVAE(
         Returns
         -------
         expression : ndarray of shape (n_designs, n_genes) or (n_cells, n_genes)
-            Expected counts; real values with ``likelihood="normal"``. Without X the mean over
+            Expected counts; real values with a normal likelihood. Without X the mean over
             a fixed sample of basal states, the same for all designs, and over the
             environments of training unless A is a frame that names them. Zero inflation takes
             its share: what is expected is what is left after dropout.
@@ -485,7 +494,7 @@ class PerturbationVAE(
         Returns
         -------
         expression : ndarray of shape (n_designs, n_samples, n_genes)
-            Counts; real values with ``likelihood="normal"``.
+            Counts; real values with a normal likelihood.
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
@@ -514,7 +523,9 @@ class PerturbationVAE(
     def _designs(self, A, library_size):
         """One row of cells, without expression, per design."""
         if library_size is not None and not self._counts:
-            raise ValueError("library_size has no meaning with likelihood='normal': leave it out")
+            raise ValueError(
+                f"library_size has no meaning with likelihood={self.likelihood!r}: leave it out"
+            )
         if library_size is not None and not 0 < library_size < math.inf:
             raise ValueError(f"library_size must be a positive number, got {library_size!r}")
         dosage = self.design_.transform(A)
@@ -659,16 +670,25 @@ def _cells(X, design, A):
 
 
 def _iwelbos(module, cells, n_particles, device):
-    """Importance-weighted ELBO of each cell, float64 array."""
+    """Importance-weighted ELBO of each cell, float64 array.
+
+    Samples of what all cells share are the same for every minibatch.
+    """
     n_rows = max(MAX_ELEMENTS // cells.n_genes, 2)
     chunk = min(n_particles, n_rows)
-    scores = []
-    for batch in cells.minibatches(max(n_rows // chunk, 2), shuffle=False):
-        batch = batch.to(device)
-        sizes = [chunk] * (n_particles // chunk) + [n_particles % chunk]
-        weights = [module.log_weights(batch, size) for size in sizes if size]
-        scores.append(iwelbo(torch.cat(weights)).cpu())
-    return torch.cat(scores).numpy().astype(np.float64)
+    totals = []  # of the weights of each chunk of particles, logarithms
+    for size in chunk_sizes(n_particles, chunk):
+        shared = module.draw(size)
+        batches = cells.minibatches(max(n_rows // chunk, 2), shuffle=False)
+        weights = (module.log_weights(batch.to(device), size, shared) for batch in batches)
+        totals.append(torch.cat([iwelbo(w).cpu().double() + math.log(size) for w in weights]))
+    return (torch.logsumexp(torch.stack(totals), 0) - math.log(n_particles)).numpy()
+
+
+def chunk_sizes(total, size):
+    """Sizes of chunks that make up the total."""
+    rest = total % size
+    return [size] * (total // size) + [rest] * bool(rest)
 
 
 def _device(name):

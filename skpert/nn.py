@@ -1,6 +1,7 @@
 """Network pieces shared by the models."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,17 +29,24 @@ class DenseStack(nn.Module):
         )
         self.dropout = dropout
 
-    def forward(self, h: Tensor, environment: Tensor) -> Tensor:
-        """Hidden representation, (n_rows, n_hidden)."""
+    def forward(self, h: Tensor, environment: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Hidden representation, (n_rows, n_hidden).
+
+        ``extra`` joins what the first layer makes of ``h``. Without environments it may have
+        leading dimensions, (..., n_rows, n_hidden): the rows are then repeated, and only what
+        comes after the first product is paid for each time.
+        """
+        leading = () if extra is None else extra.shape[:-2]
         for linear, norm in zip(self.linears, self.norms, strict=True):
             if self.n_environments:
                 h = torch.cat([h, environment], -1)
             if self.training:
                 weights = linear.weight, linear.bias, norm.weight, norm.bias
-                h = _HiddenLayer.apply(h, *weights, norm, self.dropout)
+                h = _HiddenLayer.apply(h, *weights, extra, norm, self.dropout)
             else:
-                h = torch.relu_(norm(linear(h)))
-        return h
+                h = torch.relu_(norm(_joined(linear(h), extra)))
+            extra = None
+        return h.unflatten(0, (*leading, -1)) if leading else h
 
 
 class _HiddenLayer(torch.autograd.Function):
@@ -55,10 +63,11 @@ class _HiddenLayer(torch.autograd.Function):
         bias: Tensor,
         scale: Tensor,
         shift: Tensor,
+        extra: Tensor | None,
         norm: Any,
         rate: float,
     ) -> Tensor:
-        before = torch.addmm(bias, h, weight.t())
+        before = _joined(torch.addmm(bias, h, weight.t()), extra)
         moving = norm.running_mean, norm.running_var
         y, mean, inverse_scale = torch.native_batch_norm(
             before, scale, shift, *moving, True, norm.momentum, norm.eps
@@ -68,6 +77,7 @@ class _HiddenLayer(torch.autograd.Function):
             y.mul_(_kept(y, rate))
         ctx.save_for_backward(h, weight, before, scale, mean, inverse_scale, y)
         ctx.eps, ctx.rate = norm.eps, rate
+        ctx.extra = None if extra is None else extra.shape
         return y
 
     @staticmethod
@@ -80,8 +90,17 @@ class _HiddenLayer(torch.autograd.Function):
         grad, of_scale, of_shift = aten.native_batch_norm_backward.default(
             grad, before, scale, None, None, mean, inverse_scale, True, ctx.eps, [True] * 3
         )
+        of_extra = None
+        if ctx.extra is not None:
+            of_extra = grad.view(ctx.extra)
+            grad = of_extra.sum_to_size(*ctx.extra[-2:])
         of_h = grad @ weight if ctx.needs_input_grad[0] else None
-        return of_h, grad.t() @ h, grad.sum(0), of_scale, of_shift, None, None
+        return of_h, grad.t() @ h, grad.sum(0), of_scale, of_shift, of_extra, None, None
+
+
+def _joined(product: Tensor, extra: Tensor | None) -> Tensor:
+    """Sum of the two, with leading dimensions made rows."""
+    return product if extra is None else (product + extra).flatten(0, -2)
 
 
 def _kept(h: Tensor, rate: float) -> Tensor:
@@ -101,9 +120,13 @@ class GaussianEncoder(nn.Module):
         self.n_latent = n_latent
         self.moments = nn.Linear(n_hidden, 2 * n_latent)  # mean and log-variance, side by side
 
-    def forward(self, x: Tensor) -> Normal:
-        """Posterior of the latent state of each cell."""
-        mean, log_variance = self.moments(self.hidden(x, x[:, :0])).chunk(2, -1)
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Normal:
+        """Posterior of the latent state of each cell.
+
+        ``extra`` is what else is known, as the first hidden layer takes it,
+        (..., n_cells, n_hidden); its leading dimensions are those of the result.
+        """
+        mean, log_variance = self.moments(self.hidden(x, x[:, :0], extra)).chunk(2, -1)
         variance = log_variance.clamp(max=15).exp() + 1e-4
         return Normal(mean, variance.sqrt(), validate_args=False)
 
@@ -176,11 +199,28 @@ class NormalHead(nn.Module):
         return Independent(Normal(self.mean(h), scale, validate_args=False), 1)
 
 
+class HeteroscedasticHead(nn.Module):
+    """Real-valued expression whose variance depends on the latent state, too."""
+
+    counts = False
+
+    def __init__(self, n_hidden: int, n_genes: int):
+        super().__init__()
+        self.mean = nn.Linear(n_hidden, n_genes)
+        self.log_variance = nn.Linear(n_hidden, n_genes)
+
+    def forward(self, h: Tensor, library: Tensor) -> Distribution:
+        """Distribution of the expression of each cell."""
+        scale = (self.log_variance(h).clamp(max=15).exp() + 1e-4).sqrt()
+        return Independent(Normal(self.mean(h), scale, validate_args=False), 1)
+
+
 LIKELIHOODS: dict[str, Any] = {
     "negative_binomial": NegativeBinomialHead,
     "poisson": PoissonHead,
     "zero_inflated_negative_binomial": ZeroInflatedHead,
     "normal": NormalHead,
+    "heteroscedastic_normal": HeteroscedasticHead,
 }
 
 
@@ -214,13 +254,54 @@ class Decoder(nn.Module):
         """What an encoder reads: log(1 + counts), or the values as they are."""
         return torch.log1p(x) if self.head.counts else x
 
-    def forward(self, z: Tensor, library: Tensor, environment: Tensor) -> Distribution:
-        """Distribution of expression given latent states, (..., n_cells, n_latent)."""
+    def forward(
+        self, z: Tensor, library: Tensor, environment: Tensor, extra: Tensor | None = None
+    ) -> Distribution:
+        """Distribution of expression given latent states, (..., n_cells, n_latent).
+
+        ``extra`` is what else is known of each cell, as the first hidden layer takes it,
+        (n_cells, n_hidden).
+        """
         leading = z.shape[:-1]
         rows = environment.expand(*leading, -1).flatten(0, -2)
-        h = self.hidden(z.flatten(0, -2), rows)
+        if extra is not None:
+            extra = extra.expand(*leading, -1).flatten(0, -2)
+        h = self.hidden(z.flatten(0, -2), rows, extra)
         p_x: Distribution = self.head(h.unflatten(0, leading), library)
         return p_x
+
+
+class InputTransform(nn.Module):
+    """What an encoder reads: (t(x) - mean) / scale, with t(x) either x or log(1 + x)."""
+
+    mean: Tensor  # (n_genes,)
+    scale: Tensor  # (n_genes,)
+
+    def __init__(self, n_genes: int, *, log: bool):
+        super().__init__()
+        self.log = log
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("scale", torch.ones(n_genes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of each cell, (n_cells, n_genes)."""
+        return (self._values(x) - self.mean) / self.scale
+
+    def _values(self, x: Tensor) -> Tensor:
+        return torch.log1p(x) if self.log else x
+
+    @torch.no_grad()
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """Take mean and standard deviation of each gene; a constant gene keeps its scale."""
+        n_cells, total, square = 0, torch.zeros(()), torch.zeros(())
+        for x in batches:
+            values = self._values(x.double())
+            n_cells, total = n_cells + len(x), total.to(values) + values.sum(0)
+            square = square.to(values) + values.square().sum(0)
+        mean = total / n_cells
+        variance = (square - n_cells * mean.square()) / max(n_cells - 1, 1)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(variance > 1e-12 * (1 + mean.square()), variance, 1).sqrt())
 
 
 class Table(nn.Module):

@@ -10,11 +10,12 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
+from skpert import CPAVAE, IVAE, SAMSVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
 from skpert.exceptions import DataWarning
 from skpert.nn import LIKELIHOODS
 
-ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus]
+ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE]
+ADDITIVE = [ConditionalVAE, CPAVAE, SAMSVAE]
 FAST = {"n_latent": 2, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}
 
@@ -271,8 +272,19 @@ def test_unknown_perturbations_are_listed_with_the_known(cls):
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(ValueError, match="'P0\\+P1'.*cannot predict one that it has not seen"):
-        model.predict_intervention("P1+P0")
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_unseen_combinations_are_refused_unless_effects_add_up(cls):
+    model = fitted(cls=cls)
+    if cls in ADDITIVE:
+        response = model.predict_intervention(["P1+P0", "P0+P1"])
+        assert np.array_equal(*response)
+        with pytest.raises(ValueError, match="unknown perturbations: 'Q7'"):
+            model.predict_intervention("P1+Q7")
+    else:
+        with pytest.raises(ValueError, match="'P0\\+P1'.*cannot predict one that it has not seen"):
+            model.predict_intervention("P1+P0")
     with pytest.raises(ValueError, match="have 3 columns, but 4 are expected"):
         model.predict_intervention(HOT[:, :3])
 
@@ -388,8 +400,11 @@ def test_what_looks_wrong_gives_one_warning_and_a_model(case):
         assert_finite(model, X, A)
 
 
+COUNTS = sorted(name for name, head in LIKELIHOODS.items() if head.counts)
+
+
 @pytest.mark.filterwarnings("ignore::skpert.exceptions.DataWarning")
-@pytest.mark.parametrize("likelihood", sorted(set(LIKELIHOODS) - {"normal"}))
+@pytest.mark.parametrize("likelihood", COUNTS)
 def test_an_empty_cell_has_likelihood_one(likelihood):
     mixed = np.where(np.arange(100)[:, None] < 50, X, 0)
     model = fitted(mixed, likelihood=likelihood)

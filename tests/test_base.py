@@ -20,13 +20,14 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
+from skpert import CPAVAE, IVAE, SAMSVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
 from skpert.exceptions import TrainingWarning
 from skpert.model_selection import PerturbationKFold
 from skpert.preprocessing import HighlyVariableGenes
 
-ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus]
+ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE]
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
+NETWORK = ["n_hidden", "n_layers", "dropout", "likelihood"]
 TRAINING = [
     *["max_epochs", "batch_size", "learning_rate", "schedule", "weight_decay"],
     *["n_epochs_kl_warmup", "validation_fraction", "patience", "n_init", "n_particles"],
@@ -62,9 +63,10 @@ def same(first, second):
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_parameters_come_in_the_same_blocks_and_order(cls):
     names = list(inspect.signature(cls).parameters)
-    assert names[-len(DATA + TRAINING) :] == DATA + TRAINING
+    common = NETWORK + DATA + TRAINING
+    assert names[-len(common) :] == common
     assert names[0] == "n_latent"
-    assert len(names) - len(DATA + TRAINING) <= 12
+    assert len(names) - len(common) <= 12
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS)
@@ -275,6 +277,7 @@ def test_a_search_takes_anndata():
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_history_has_a_row_per_epoch_and_a_column_per_term(cls):
     terms = {"reconstruction", "kl_z"}
+    terms |= {"kl_embedding"} if "embedding_scale" in cls().get_params() else set()
     phases = {"dense", "sparse"} if "init" in cls().get_params() else {"fit"}
     model = cls(**FAST).set_params(max_epochs=3).fit(X, A)
     validated = {f"validation_{term}" for term in terms} | {"validation_elbo"}

@@ -25,6 +25,7 @@ from torch.distributions import Bernoulli, Distribution, kl_divergence
 
 from .._data import Cells
 from .._effects import edge_logit, latent_effects
+from .._phases import in_two_phases
 from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
 from ..distributions import StraightThroughBernoulli
 from ..nn import Decoder, GaussianEncoder, Table
@@ -33,7 +34,6 @@ from ..objectives import beta_log_prob, kl_from_unit_normal
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
-DENSE_SHARE = 3  # a third of the epochs trains without sparsity
 FAST_RATE = 3.0  # learning rate of shifts, masks and dispersions relative to the networks'
 
 
@@ -84,7 +84,10 @@ class ShiftModule(nn.Module):
             effect = effect * q_mask.rsample(sample_shape)
         return (cells.dosage[:, :, None] * effect).sum(-2)
 
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
+    def draw(self, n_particles: int) -> None:
+        """Nothing: every cell has masks of its own."""
+
+    def log_weights(self, cells: Cells, n_particles: int, shared: None = None) -> Tensor:
         """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""
         q_z = self.encoder(self.decoder.features(cells.x))
         noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
@@ -98,6 +101,9 @@ class ShiftModule(nn.Module):
         """Posterior mean of the latent state, (n_cells, n_latent)."""
         mean: Tensor = self.encoder(self.decoder.features(x)).mean
         return mean
+
+    def _states(self, cells: Cells) -> Tensor:
+        return self.encode(cells.x)
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of q(z | x), and the state without the shift of the cell's perturbation."""
@@ -164,7 +170,7 @@ class ShiftModule(nn.Module):
 
         Nothing else changes: the decoder makes of the turned states what it made before.
         """
-        effects = latent_effects(self.encode, cells, len(self.embedding()))
+        effects = latent_effects(self._states, cells, len(self.embedding()))
         R, centre = effects.axes()
         for network in (self.encoder, self.decoder):
             network.turn(R.float(), centre.float())
@@ -177,8 +183,13 @@ class ShiftModule(nn.Module):
         self.mask_logit.requires_grad_(self.penalty is not None)
 
     def judge(self, cells: Cells) -> None:
-        """Set shifts to the mean latent states, and masks to the probability of an effect."""
-        effects = latent_effects(self.encode, cells, len(self.embedding()))
+        """Set shifts to the mean latent states, and masks to the probability of an effect.
+
+        Where masks are learned, they stay.
+        """
+        if self.penalty is not None:
+            return
+        effects = latent_effects(self._states, cells, len(self.embedding()))
         self.embedding = Table(effects.mean.float())
         logit = edge_logit(effects.difference, effects.standard_error)
         self.mask_logit = Table(logit.float())
@@ -198,7 +209,7 @@ class ShiftModule(nn.Module):
         if self.embedding is None:
             return module
         n_known, n_latent = self.embedding().shape
-        effects = latent_effects(self.encode, cells, n_known + n_new)
+        effects = latent_effects(self._states, cells, n_known + n_new)
         module.embedding.extend(effects.mean[n_known:])
         if self.standard_error is not None:
             module.standard_error.extend(effects.standard_error[n_known:])
@@ -607,7 +618,7 @@ class SVAE(PerturbationVAE):
         optimise = super()._optimise
         if warm or self.init == "random":
             return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
-        return _in_two_phases(self, optimise, module, cells, validation, monitor)
+        return in_two_phases(self, optimise, module, cells, validation, monitor)
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -748,7 +759,7 @@ class SVAEPlus(PerturbationVAE):
         optimise = super()._optimise
         if warm or self.init == "random":
             return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
-        return _in_two_phases(self, optimise, module, cells, validation, monitor)
+        return in_two_phases(self, optimise, module, cells, validation, monitor)
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -782,22 +793,6 @@ class SVAEPlus(PerturbationVAE):
 
 def _default(value, default):
     return default if value is None else value
-
-
-def _in_two_phases(estimator, optimise, module, cells, validation, monitor):
-    """Train without sparsity, find the axes, and train on with it; return the history."""
-    n_epochs = estimator._budget(cells.n_cells).n_epochs
-    n_dense = -(-n_epochs // DENSE_SHARE)
-    history = {"dense": optimise(module, cells, validation, monitor, max_epochs=n_dense)}
-    module.find_axes(cells)
-    if n_epochs > n_dense and not (monitor is not None and monitor.stopped):
-        n_sparse = n_epochs - n_dense
-        history["sparse"] = optimise(
-            module, cells, validation, monitor, warm=True, max_epochs=n_sparse
-        )
-    if module.penalty is None:
-        module.judge(cells)
-    return [{"phase": phase} | row for phase, rows in history.items() for row in rows]
 
 
 def _shift_module(estimator, cells, *, dense=False, judged=False, penalty=None, beta=1.0):

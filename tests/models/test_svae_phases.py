@@ -37,7 +37,7 @@ def random_cells(n_cells=300, n_environments=0, controlled=True):
 @pytest.mark.parametrize("controlled", [True, False])
 def test_effects_are_differences_of_means_with_their_errors(controlled):
     module, cells = random_module(), random_cells(controlled=controlled)
-    effects = latent_effects(module.encode, cells, N_PERTURBATIONS)
+    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
     z = module.encode(cells.x).detach().double().numpy()
     label = np.where(cells.dosage[:, 0] > 0, cells.part[:, 0], -1)
     means = np.stack([z[label == i].mean(0) for i in range(N_PERTURBATIONS)])
@@ -56,7 +56,7 @@ def test_effects_are_differences_of_means_with_their_errors(controlled):
 
 def test_perturbations_without_cells_do_not_move_the_reference():
     module, cells = random_module(), random_cells(controlled=False)
-    some, more = (latent_effects(module.encode, cells, n) for n in (12, 40))
+    some, more = (latent_effects(module._states, cells, n) for n in (12, 40))
     np.testing.assert_allclose(some.reference, more.reference)
     assert not more.mean[12:].any()
 
@@ -66,7 +66,7 @@ def test_finding_axes_turns_states_and_leaves_reconstructions(n_environments):
     module, cells = random_module(n_environments), random_cells(n_environments=n_environments)
     z = module.encode(cells.x)
     before = module.decoder(z, cells.library, cells.environment).mean
-    effects = latent_effects(module.encode, cells, N_PERTURBATIONS)
+    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
     module.find_axes(cells)
     turned = module.encode(cells.x)
     after = module.decoder(turned, cells.library, cells.environment).mean
@@ -81,7 +81,7 @@ def test_finding_axes_turns_states_and_leaves_reconstructions(n_environments):
 def test_shifts_start_from_the_turned_differences():
     module, cells = random_module(), random_cells()
     module.find_axes(cells)
-    effects = latent_effects(module.encode, cells, N_PERTURBATIONS)
+    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
     torch.testing.assert_close(module.embedding(), effects.difference.float(), rtol=0, atol=1e-4)
     assert set(module.mask_logit().isinf().unique().tolist()) == {True}
 

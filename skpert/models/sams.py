@@ -1,0 +1,929 @@
+r"""SAMS-VAE and its relatives: effects of perturbations add up in latent space.
+
+.. math::
+
+    m_t \sim \mathrm{Bernoulli}(\alpha), \quad e_t \sim \mathcal{N}(0, s^2 I), \quad
+    z^b \sim \mathcal{N}(0, I), \qquad
+    z = z^b + \sum_t a_t \, (m_t \circ e_t), \quad
+    x_g \mid z \sim \mathrm{NB}(l \, \mathrm{softmax}_g f(z), \theta_g)
+
+with dosages :math:`a_t`, masks :math:`m`, embeddings :math:`e` (``embedding_``), basal states
+:math:`z^b` and observed library size :math:`l`. ``CPAVAE`` has :math:`m = 1`; ``ConditionalVAE``
+has no sum, but a decoder :math:`f(z, a)` that reads the dosages (Bereket and Karaletsos,
+Modelling cellular perturbations with the sparse additive mechanism shift variational
+autoencoder, NeurIPS 2023).
+"""
+
+import copy
+import math
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+
+from .._data import Cells
+from .._effects import additive_effects, edge_logit
+from .._phases import in_two_phases
+from .._shared_variables import (
+    BernoulliMasks,
+    BetaBernoulliMasks,
+    Costs,
+    EmbeddingNetwork,
+    Embeddings,
+    FixedMasks,
+    JudgedMasks,
+)
+from ..base import (
+    ENCODE_SIZE,
+    Interval,
+    PerturbationVAE,
+    StrOptions,
+    chunk_sizes,
+    with_shared_parameters,
+)
+from ..nn import Decoder, GaussianEncoder, InputTransform, Table
+from ..objectives import iwelbo, kl_from_unit_normal
+
+LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
+FAST_RATE = 3.0  # learning rate of embeddings, masks and dispersions relative to the networks'
+N_SETTLING = 3  # times that the states of new perturbations are read given their effects
+N_JOINT = 100  # particles that are weighed together in ``joint_score``
+WEIGHTED = ("z_basal", "embedding", "mask", "mask_probability")  # variables with a prior
+
+OBJECTIVE_CONSTRAINTS = {
+    "objective": [StrOptions({"elbo", "monte_carlo", "iwelbo"})],
+    "n_train_particles": [Interval(Integral, 1, None, closed="left")],
+    "input_transform": [StrOptions({"auto", "log", "standardize", "log_standardize"}), None],
+}
+ADDITIVE_CONSTRAINTS = OBJECTIVE_CONSTRAINTS | {
+    "embedding_scale": [Interval(Real, 0, None, closed="neither")],
+    "correlated_basal": ["boolean"],
+}
+
+
+class SharedDraw(NamedTuple):
+    """Samples of what all cells share."""
+
+    effect: Tensor  # (n_particles, n_perturbations, n_latent) mask times embedding
+    log_ratio: Tensor  # (n_particles, n_perturbations) of prior and posterior
+
+
+class Reweighting(NamedTuple):
+    """Factors of log q and log p in the objective, and what is added to 1 / (number of cells)."""
+
+    q: float = 1.0
+    p: float = 1.0
+    added_q: float = 0.0
+    added_p: float = 0.0
+
+    def cost(self, log_p: Tensor, log_q: Tensor, share: Tensor) -> Tensor:
+        """Nats of each perturbation of each cell, which bears this share of them."""
+        received = share > 0
+        of_q = self.q * share + self.added_q * received
+        return of_q * log_q - (self.p * share + self.added_p * received) * log_p
+
+
+class AdditiveModule(nn.Module):
+    """The equation above in torch, with the same symbols."""
+
+    n_treated: Tensor  # (n_perturbations,) training cells of each perturbation
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        transform,
+        masks,
+        embeddings,
+        n_treated,
+        *,
+        columns=None,
+        objective="elbo",
+        n_particles=1,
+        weights=None,
+    ):
+        super().__init__()
+        self.encoder = encoder  # q(z | x, shift) with columns, q(z_basal | x) without
+        self.columns = columns  # of the encoder's first layer that read the shift
+        self.decoder = decoder  # p(x | z)
+        self.transform = transform  # of x, for the encoder
+        self.masks = masks  # q(m)
+        self.embeddings = embeddings  # q(e | m)
+        self.register_buffer("n_treated", n_treated)
+        self.objective = objective
+        self.n_particles = n_particles
+        self.weights = weights or {}  # a Reweighting by variable
+        self.frozen = False
+
+    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms whose sum is the negative ELBO, in nats per cell.
+
+        A cell bears the share 1 / (number of cells that received it) of the KL of a perturbation,
+        so that every one counts once over the training cells; a control cell bears none.
+        """
+        shape = _particles(self)
+        effect, costs = self._effects(cells.part, shape)
+        shift = _sum_of_parts(cells, effect)
+        q_z, prior_mean = self._guide(cells, shift)
+        z = q_z.rsample(shape) if self.columns is None else q_z.rsample()
+        p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
+        share = (cells.dosage > 0) / self.n_treated[cells.part].clamp(min=1)
+        per_cell = {"z": _cost_of_state(self, q_z, z, prior_mean)}
+        for name, (log_p, log_q) in costs.items():
+            weight = self.weights.get(name, Reweighting())
+            per_cell[name] = weight.cost(log_p, log_q, share).sum(-1)
+        return _objective(self, cells.log_prob(p_x), per_cell, kl_weight)
+
+    def _effects(self, part: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Costs]:
+        """Masked embeddings of each part of each cell, (..., n_cells, n_parts, n_latent).
+
+        One draw of a perturbation serves all its cells, unless perturbations are more than cells.
+        """
+        analytic = self.objective == "elbo"
+        rows = part if len(self.n_treated) > part.numel() else None
+        mask, costs = self.masks.draw(rows, shape, analytic)
+        embedding, costs_of_embedding = self.embeddings.draw(rows, mask, analytic)
+        effect, costs = mask * embedding, costs | costs_of_embedding
+        if rows is None:
+            effect = effect[..., part, :]
+            costs = {k: (p[..., part], q[..., part]) for k, (p, q) in costs.items()}
+        return effect, costs
+
+    def _guide(self, cells: Cells, shift: Tensor) -> tuple[Normal, Tensor]:
+        """What the encoder infers, and the prior mean of that.
+
+        With columns it is q(z | x, shift), the published q(z_basal | x, shift) moved by the
+        shift, else q(z_basal | x).
+        """
+        x = self.transform(cells.x)
+        if self.columns is None:
+            return self.encoder(x), x.new_zeros(1)
+        return self.encoder(x, self.columns(shift)), shift
+
+    def _state(self, inferred: Tensor, shift: Tensor) -> Tensor:
+        return inferred + shift if self.columns is None else inferred
+
+    def draw(self, n_particles: int) -> SharedDraw:
+        """Samples of masks times embeddings."""
+        mask, costs = self.masks.draw(None, (n_particles,), False)
+        embedding, costs_of_embedding = self.embeddings.draw(None, mask, False)
+        ratios = [log_p - log_q for log_p, log_q in (costs | costs_of_embedding).values()]
+        return SharedDraw(mask * embedding, torch.stack(torch.broadcast_tensors(*ratios)).sum(0))
+
+    def log_weights(
+        self, cells: Cells, n_particles: int, shared: SharedDraw | None = None
+    ) -> Tensor:
+        """Log p(x, z | a, m, e) - log q(z | x, a, m, e) at samples of all."""
+        shared = self.draw(n_particles) if shared is None else shared
+        shift = _sum_of_parts(cells, shared.effect[:, cells.part])
+        q_z, prior_mean = self._guide(cells, shift)
+        z, log_ratio = _sampled(q_z, prior_mean, n_particles)
+        p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
+        return cells.log_prob(p_x) + log_ratio
+
+    def joint_log_weights(self, cells: Cells, n_particles: int) -> Tensor:
+        """Log p(m, e, all x and z) - log q of all latent variables, (n_particles,), float64.
+
+        Perturbations that these cells did not receive play no part.
+        """
+        shared = self.draw(n_particles)
+        received = cells.part[cells.dosage > 0].unique().to(self.n_treated.device)
+        total = shared.log_ratio[:, received].double().sum(-1)
+        for batch in cells.minibatches(ENCODE_SIZE // n_particles + 1, shuffle=False):
+            batch = batch.to(self.n_treated.device)
+            total = total + self.log_weights(batch, n_particles, shared).double().sum(-1)
+        return total.cpu()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of the state of untreated cells, (n_cells, n_latent)."""
+        mean: Tensor = self.encoder(self.transform(x)).mean
+        return mean
+
+    def effect(self) -> Tensor:
+        """Posterior mean of each effect under the most probable mask."""
+        mask = self.masks.most_probable().to(self.n_treated)
+        return mask * self.embeddings.posterior(None, mask).mean
+
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Moments of the guide given these effects."""
+        shift = cells.shift(self.effect())
+        q_z, _ = self._guide(cells, shift)
+        z = self._state(q_z.mean, shift)
+        return {"z": z, "scale": q_z.stddev, "z_basal": z - shift}
+
+    def basal_states(self, n_states: int) -> Tensor:
+        """Latent states of control cells, (n_states, n_latent)."""
+        return torch.randn(n_states, self.encoder.n_latent, device=self.n_treated.device)
+
+    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+        """Distribution of expression of these states after the effects of ``cells``."""
+        z = z_basal + cells.shift(self.effect())
+        p_x: Distribution = self.decoder(z, cells.library, cells.environment)
+        return p_x
+
+    def learned(self) -> dict[str, Tensor]:
+        """Embeddings and, where there are any, masks, (n_perturbations, n_latent)."""
+        mask = self.masks.most_probable()
+        embedding = self.embeddings.posterior(None, mask.to(self.n_treated)).mean
+        if type(self.masks) is FixedMasks:
+            return {"embedding": embedding}
+        probability = self.masks.probability()
+        return {"embedding": embedding, "mask": mask, "mask_probability": probability}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks; and what is known of perturbations and genes, which learns faster."""
+        return _groups(self, [self.masks, self.embeddings])
+
+    def train(self, mode: bool = True) -> "AdditiveModule":
+        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
+        return super().train(mode and not self.frozen)
+
+    def _states(self, cells: Cells) -> Tensor:
+        return self.posterior(cells)["z"]
+
+    def find_axes(self, cells: Cells) -> None:
+        """Turn the latent space to where effects are sparse, and start masks from them.
+
+        Nothing else changes: the decoder makes of the turned states what it made before.
+        """
+        effects = additive_effects(self._states, cells, len(self.n_treated))
+        R, centre = effects.axes()
+        self._turn(R.float(), centre.float(), moved=bool(effects.controlled))
+        effects = effects.turned(R, centre)
+        evidence = effects.difference, effects.standard_error
+        self.masks.start(edge_logit(*evidence, largest_leak=LARGEST_LEAK) > 0)
+        self.embeddings.start(effects.difference.float())
+
+    @torch.no_grad()
+    def _turn(self, R: Tensor, centre: Tensor, *, moved: bool) -> None:
+        """Turn all networks; basal states are moved by the centre, or else the effects are."""
+        by_basal = self.columns is not None or moved
+        self.encoder.turn(R, centre if by_basal else torch.zeros_like(centre))
+        self.decoder.turn(R, centre)
+        self.embeddings.turn(R)
+        if self.columns is not None:
+            self.columns.weight.copy_(self.columns.weight @ R)
+            self.columns.requires_grad_(True)
+
+    def judge(self, cells: Cells) -> None:
+        """Set masks to the probability of an effect on the mean state, where they are judged."""
+        if not isinstance(self.masks, JudgedMasks):
+            return
+        effects = additive_effects(self._states, cells, len(self.n_treated))
+        learned = self.masks.most_probable()
+        self.masks.judge(effects.difference, effects.standard_error)
+        known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
+        self.embeddings.start(torch.where(learned, known, seen))
+
+    def extended(self, cells: Cells, n_new: int) -> "AdditiveModule":
+        """A copy with all frozen, and masks and embeddings of ``n_new`` more perturbations."""
+        module = copy.deepcopy(self).requires_grad_(False)
+        module.frozen = True
+        n_known = len(self.n_treated)
+        received = torch.zeros(n_known + n_new).to(self.n_treated)
+        received.index_add_(0, cells.part.flatten(), (cells.dosage > 0).to(received).flatten())
+        module.n_treated = torch.cat([self.n_treated, received[n_known:]])
+        module.masks.extend(n_new)
+        module.embeddings.extend(torch.zeros(n_new, self.encoder.n_latent))
+        for _ in range(N_SETTLING):
+            effects = additive_effects(module._states, cells, n_known + n_new)
+            module.embeddings.settle(effects.mean[n_known:])
+        if isinstance(module.masks, JudgedMasks):
+            module.masks.judge(effects.mean[n_known:], effects.standard_error[n_known:])
+        return module
+
+    def refined(self) -> "AdditiveModule":
+        """A copy whose masks are fixed at their most probable value, without their prior."""
+        module = copy.deepcopy(self).requires_grad_(True)
+        module.frozen = False
+        module.embeddings.thaw()
+        module.masks.requires_grad_(False)
+        FixedMasks.start(module.masks, self.masks.most_probable())
+        return module
+
+
+class ConditionalModule(nn.Module):
+    """A decoder, and an encoder, that read the dosages: f(z, a)."""
+
+    def __init__(self, encoder, decoder, transform, n_perturbations, *, objective, n_particles):
+        super().__init__()
+        self.encoder = encoder  # q(z | x, a)
+        self.decoder = decoder  # p(x | z, a)
+        self.transform = transform  # of x, for the encoder
+        n_genes, n_hidden = (
+            encoder.hidden.linears[0].in_features,
+            encoder.hidden.linears[0].out_features,
+        )
+        bound = (n_genes + n_perturbations) ** -0.5
+        columns = (2 * torch.rand(2, n_perturbations, n_hidden) - 1) * bound
+        self.encoder_columns, self.decoder_columns = Table(columns[0]), Table(columns[1])
+        self.objective = objective
+        self.n_particles = n_particles
+        self.weights = {}
+        self.frozen = False
+
+    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms whose sum is the negative ELBO, in nats per cell."""
+        q_z = self._guide(cells)
+        z = q_z.rsample(_particles(self))
+        per_cell = {"z": _cost_of_state(self, q_z, z, z.new_zeros(1))}
+        return _objective(self, cells.log_prob(self.intervene(z, cells)), per_cell, kl_weight)
+
+    def _guide(self, cells: Cells) -> Normal:
+        q_z: Normal = self.encoder(self.transform(cells.x), cells.shift(self.encoder_columns()))
+        return q_z
+
+    def draw(self, n_particles: int) -> None:
+        """Nothing: cells share no latent variable."""
+
+    def log_weights(self, cells: Cells, n_particles: int, shared: None = None) -> Tensor:
+        """Log p(x, z | a) - log q(z | x, a) at samples of q."""
+        q_z = self._guide(cells)
+        z, log_ratio = _sampled(q_z, q_z.mean.new_zeros(1), n_particles)
+        return cells.log_prob(self.intervene(z, cells)) + log_ratio
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of the state of untreated cells, (n_cells, n_latent)."""
+        mean: Tensor = self.encoder(self.transform(x)).mean
+        return mean
+
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Moments of q(z | x, a); the state is that of the cell untreated."""
+        q_z = self._guide(cells)
+        return {"z": q_z.mean, "scale": q_z.stddev, "z_basal": q_z.mean}
+
+    def basal_states(self, n_states: int) -> Tensor:
+        """Latent states, (n_states, n_latent)."""
+        device = self.encoder_columns.rows.device
+        return torch.randn(n_states, self.encoder.n_latent, device=device)
+
+    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+        """Distribution of expression of these states under the design of ``cells``."""
+        extra = cells.shift(self.decoder_columns())
+        p_x: Distribution = self.decoder(z_basal, cells.library, cells.environment, extra)
+        return p_x
+
+    def learned(self) -> dict[str, Tensor]:
+        """Nothing: an effect is a function, not a vector."""
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks; and what is known of perturbations and genes, which learns faster."""
+        return _groups(self, [self.encoder_columns, self.decoder_columns])
+
+    def train(self, mode: bool = True) -> "ConditionalModule":
+        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
+        return super().train(mode and not self.frozen)
+
+    def extended(self, cells: Cells, n_new: int) -> "ConditionalModule":
+        """A copy with all frozen, and columns for ``n_new`` more perturbations."""
+        module = copy.deepcopy(self).requires_grad_(False)
+        module.frozen = True
+        for table in (module.encoder_columns, module.decoder_columns):
+            table.extend(table().new_zeros(n_new, table.rows.shape[1]))
+        return module
+
+    def refined(self) -> "ConditionalModule":
+        """A copy to train on; there is no discrete structure."""
+        module = copy.deepcopy(self).requires_grad_(True)
+        module.frozen = False
+        for table in (module.encoder_columns, module.decoder_columns):
+            table.thaw()
+        return module
+
+
+def _particles(module):
+    """Leading shape of what is sampled in training."""
+    one = module.n_particles == 1 and module.objective != "iwelbo"
+    return () if one else (module.n_particles,)
+
+
+def _sum_of_parts(cells, effect):
+    """Dosage times effect, summed over the parts of each cell, (..., n_cells, n_latent)."""
+    return (cells.dosage[:, :, None] * effect).sum(-2)
+
+
+def _sampled(q_z, prior_mean, n_particles):
+    """Samples of q, (n_particles, n_cells, n_latent), and log p(z) - log q(z) at each."""
+    noise = torch.randn((n_particles, *q_z.mean.shape[-2:]), device=q_z.mean.device)
+    z = q_z.mean + q_z.stddev * noise
+    log_ratio = (noise.square() - (z - prior_mean).square()) / 2 + q_z.stddev.log()
+    return z, log_ratio.sum(-1)
+
+
+def _cost_of_state(module, q_z, z, prior_mean):
+    """Nats of the latent state of each cell, expected under q or at its samples."""
+    square, spread = (z - prior_mean).square(), ((z - q_z.mean) / q_z.stddev).square()
+    if module.objective == "elbo":
+        cost = kl_from_unit_normal(q_z, prior_mean).sum(-1)
+        square = (q_z.mean - prior_mean).square() + q_z.stddev.square()
+    else:
+        cost = ((square - spread) / 2 - q_z.stddev.log()).sum(-1)
+    if "z_basal" not in module.weights:
+        return cost
+    weight = module.weights["z_basal"]
+    log_p = -(square + math.log(2 * math.pi)).sum(-1) / 2
+    of_q, of_p = weight.q + weight.added_q, weight.p + weight.added_p
+    return of_q * cost + (of_q - of_p) * log_p
+
+
+def _objective(module, log_likelihood, per_cell, kl_weight):
+    """Negative ELBO by its terms, or negative importance-weighted ELBO; nats per cell."""
+    if module.objective == "iwelbo":
+        return {"iwelbo": -iwelbo(log_likelihood - kl_weight * sum(per_cell.values())).mean()}
+    terms = {f"kl_{name}": kl_weight * cost.mean() for name, cost in per_cell.items()}
+    return {"reconstruction": -log_likelihood.mean()} | terms
+
+
+def _groups(module, fast):
+    """Groups of parameters; those of ``fast`` and dispersions learn faster and do not decay."""
+    few = [p for part in fast for p in part.parameters()]
+    few += [p for name, p in module.named_parameters() if name.endswith("dispersion")]
+    known = {id(p) for p in few}
+    others = [p for p in module.parameters() if id(p) not in known]
+    groups = [{"params": others}, {"params": few, "lr": FAST_RATE, "weight_decay": 0.0}]
+    trained = ({**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups)
+    return [group for group in trained if group["params"]]
+
+
+@with_shared_parameters
+class ConditionalVAE(PerturbationVAE):
+    """VAE whose encoder and decoder read the dosages: the baseline without a latent effect.
+
+    The latent state is N(0, I) for every cell and the decoder is f(z, a), so that a perturbation
+    may do anything to expression, and nothing is said of which processes it moves. Unseen
+    combinations of known perturbations, and other dosages, are extrapolated by the networks.
+
+    Parameters
+    ----------
+    {n_latent}
+    {objective_parameters}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {shared_attributes}
+
+    See Also
+    --------
+    SAMSVAE : Effects that are sparse and add up.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023.
+
+    Examples
+    --------
+    >>> from skpert import ConditionalVAE
+    >>> from skpert.datasets import make_additive_shift
+    >>> screen = make_additive_shift(5, n_cells_per_perturbation=40, n_control_cells=40,
+    ...                              n_latent=3, n_genes=50, random_state=0)
+    >>> model = ConditionalVAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.predict_intervention(["P0+P3"]).shape
+    (1, 50)
+    """
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | OBJECTIVE_CONSTRAINTS
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        objective="elbo",
+        n_train_particles=1,
+        input_transform="auto",
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.0,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        encoder, decoder, transform = _networks(self, cells)
+        return ConditionalModule(
+            encoder,
+            decoder,
+            transform,
+            len(self.perturbations_),
+            objective=self.objective,
+            n_particles=self.n_train_particles,
+        )
+
+
+@with_shared_parameters
+class CPAVAE(PerturbationVAE):
+    """VAE in which perturbations add up in latent space, each with a dense embedding.
+
+    The model of CPA (compositional perturbation autoencoder) without its adversary, in a fully
+    probabilistic form: ``SAMSVAE`` with every mask at one. Its latents have no meaning of their
+    own: any rotation of them fits as well.
+
+    Parameters
+    ----------
+    {n_latent}
+    {embedding_parameters}
+    {objective_parameters}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    embedding_ : ndarray of shape (n_perturbations, n_latent)
+        Posterior mean of the effect of each perturbation on each latent.
+    {shared_attributes}
+
+    See Also
+    --------
+    SAMSVAE : The same with few effects per perturbation.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023.
+    .. [2] Lotfollahi et al., Predicting cellular responses to complex perturbations in
+       high-throughput screens, Molecular Systems Biology 2023.
+
+    Examples
+    --------
+    >>> from skpert import CPAVAE
+    >>> from skpert.datasets import make_additive_shift
+    >>> screen = make_additive_shift(5, n_cells_per_perturbation=40, n_control_cells=40,
+    ...                              n_latent=3, n_genes=50, random_state=0)
+    >>> model = CPAVAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.embedding_.shape
+    (5, 3)
+    """
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | ADDITIVE_CONSTRAINTS
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        embedding_scale=1.0,
+        correlated_basal=True,
+        objective="elbo",
+        n_train_particles=1,
+        input_transform="auto",
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.0,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        masks = FixedMasks(torch.full((len(self.perturbations_), self.n_latent), torch.inf))
+        return _additive_module(self, cells, masks, rotated=False)
+
+    def joint_score(self, X, A, *, n_particles=None):
+        r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
+
+        .. math:: \frac1N \log \frac1K \sum_k \frac{p(M_k, E_k)}{q(M_k, E_k)}
+                  \prod_i \frac{p(x_i, z_{ik} \mid M_k, E_k)}{q(z_{ik} \mid x_i, M_k, E_k)}
+
+        Equations 6 and 7 of the paper. Weights of whole data sets differ by hundreds of nats, so
+        that the bound is tight for few cells only; ``score`` is for all others.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Design, of known perturbations.
+        n_particles : int or None, default=None
+            Samples of masks and embeddings, with one latent state per cell each; None is the
+            constructor's.
+
+        Returns
+        -------
+        score : float
+            Nats per cell, a lower bound in expectation.
+        """
+        return _joint_score(self, X, A, n_particles)
+
+
+@with_shared_parameters
+class SAMSVAE(PerturbationVAE):
+    """Sparse additive mechanism shift VAE: perturbations move few latents, and add up.
+
+    Parameters
+    ----------
+    {n_latent}
+    mask_prior : float, (float, float) or None, default=None
+        None has the edges judged by what is seen of them: the mean latent state of each
+        perturbation is an effect if it stands out of an empirical null, whatever the number of
+        cells and the size of effects (``skpert.edges``). A number in (0, 1) has them learned
+        under the published prior, which gives every edge that probability; a pair (a, b) has
+        that probability drawn from Beta(a, b) for each edge. With ``init="random"`` None is 0.01.
+    mask_posterior : {"point", "beta"}, default="point"
+        With a pair: whether the posterior of each edge's probability is a point or a Beta
+        distribution. The posterior of a mask under one prior probability for all is Bernoulli.
+    {embedding_parameters}
+    correlated_embedding : bool or tuple of int, default=False
+        Whether the posterior of an embedding depends on the mask, by a network whose hidden
+        layers have these widths; True is those of the encoder.
+    init : {"rotation", "random"}, default="rotation"
+        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
+        the latent space in which embeddings are sparse, and goes on from there; the encoder
+        reads the effects from then on. "random" begins with random weights and masks at one
+        half, as published, and needs many times as long.
+    reweight : dict or None, default=None
+        Weights of priors in the objective: a dict from one of four kinds to a dict from
+        variables to their weights. "prior_scale" multiplies the log prior of a variable,
+        "kl_scale" the whole of log prior less log posterior; "prior_added" and "kl_added" add
+        the weight to the share 1 / (number of cells of the perturbation) with which a cell
+        counts it. Variables are "mask", "embedding", "mask_probability" and "z_basal".
+    {objective_parameters}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    {mask_attributes}
+    {shared_attributes}
+
+    See Also
+    --------
+    SVAEPlus : Takes a combination as an intervention of its own.
+    CPAVAE : The same with dense embeddings.
+
+    Notes
+    -----
+    ``score`` is the predictive IWELBO of the released code: a mean over cells of the log of the
+    average over masks, embeddings and basal states drawn from the posterior. It is no lower bound
+    of the log evidence, as the ratio of prior and posterior of masks and embeddings is left out;
+    ``joint_score`` is the bound.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023.
+
+    Examples
+    --------
+    >>> from skpert import SAMSVAE
+    >>> from skpert.datasets import make_additive_shift
+    >>> screen = make_additive_shift(5, n_cells_per_perturbation=40, n_control_cells=40,
+    ...                              n_latent=3, n_genes=50, random_state=0)
+    >>> model = SAMSVAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model.targets_.shape
+    (5, 3)
+    >>> model.predict_intervention(["P0", "P0+P3"]).shape
+    (2, 50)
+    """
+
+    _parameter_constraints = (
+        PerturbationVAE._parameter_constraints
+        | ADDITIVE_CONSTRAINTS
+        | {
+            "mask_prior": [Interval(Real, 0, 1, closed="neither"), tuple, None],
+            "mask_posterior": [StrOptions({"point", "beta"})],
+            "correlated_embedding": ["boolean", tuple],
+            "init": [StrOptions({"rotation", "random"})],
+            "reweight": [dict, None],
+        }
+    )
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        mask_prior=None,
+        mask_posterior="point",
+        embedding_scale=1.0,
+        correlated_basal=True,
+        correlated_embedding=False,
+        init="rotation",
+        reweight=None,
+        objective="elbo",
+        n_train_particles=1,
+        input_transform="auto",
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.0,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_module(self, cells):
+        return _additive_module(
+            self,
+            cells,
+            _masks(self),
+            rotated=self.init == "rotation",
+            network=_embedding_network(self),
+            weights=_weights(self.reweight),
+        )
+
+    def _optimise(
+        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+    ):
+        optimise = super()._optimise
+        if warm or self.init == "random":
+            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
+        return in_two_phases(self, optimise, module, cells, validation, monitor)
+
+    def joint_score(self, X, A, *, n_particles=None):
+        r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
+
+        .. math:: \frac1N \log \frac1K \sum_k \frac{p(M_k, E_k)}{q(M_k, E_k)}
+                  \prod_i \frac{p(x_i, z_{ik} \mid M_k, E_k)}{q(z_{ik} \mid x_i, M_k, E_k)}
+
+        Equations 6 and 7 of the paper. Weights of whole data sets differ by hundreds of nats, so
+        that the bound is tight for few cells only; ``score`` is for all others.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Design, of known perturbations.
+        n_particles : int or None, default=None
+            Samples of masks and embeddings, with one latent state per cell each; None is the
+            constructor's.
+
+        Returns
+        -------
+        score : float
+            Nats per cell, a lower bound in expectation.
+        """
+        return _joint_score(self, X, A, n_particles)
+
+
+def _networks(estimator, cells):
+    """Encoder, decoder and transform of the input, of the estimator's sizes."""
+    sizes = {"n_hidden": estimator.n_hidden, "n_layers": estimator.n_layers}
+    encoder = GaussianEncoder(
+        cells.n_genes, estimator.n_latent, dropout=estimator.dropout, **sizes
+    )
+    decoder = Decoder(
+        estimator.n_latent,
+        cells.n_genes,
+        likelihood=estimator.likelihood,
+        n_environments=cells.environment.shape[1],
+        **sizes,
+    )
+    kind = estimator.input_transform
+    if kind == "auto":
+        kind = "log" if decoder.head.counts else None
+    if kind in ("log", "log_standardize") and not decoder.head.counts:
+        raise ValueError(
+            f"input_transform={kind!r} takes the logarithm of counts, which real values are not: "
+            "give 'standardize' or None"
+        )
+    transform = InputTransform(cells.n_genes, log=kind in ("log", "log_standardize"))
+    if kind in ("standardize", "log_standardize"):
+        transform.standardise(b.x for b in cells.minibatches(ENCODE_SIZE, shuffle=False))
+    return encoder, decoder, transform
+
+
+def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=None):
+    encoder, decoder, transform = _networks(estimator, cells)
+    shape = (len(estimator.perturbations_), estimator.n_latent)
+    embeddings = Embeddings(shape, estimator.embedding_scale, network)
+    columns = None
+    if estimator.correlated_basal:
+        columns = nn.Linear(estimator.n_latent, estimator.n_hidden, bias=False)
+        nn.init.zeros_(columns.weight)
+    if rotated:  # until the axes are found
+        for part in (columns, network):
+            if part is not None:
+                part.requires_grad_(False)
+    received = (cells.dosage > 0).float().flatten()
+    n_treated = torch.zeros(shape[0]).index_add_(0, cells.part.flatten().cpu(), received.cpu())
+    return AdditiveModule(
+        encoder,
+        decoder,
+        transform,
+        masks,
+        embeddings,
+        n_treated,
+        columns=columns,
+        objective=estimator.objective,
+        n_particles=estimator.n_train_particles,
+        weights=weights,
+    )
+
+
+def _masks(estimator):
+    """Masks that are judged or learned under the prior; all at one until axes are found."""
+    shape, prior = (len(estimator.perturbations_), estimator.n_latent), estimator.mask_prior
+    logit = torch.full(shape, torch.inf if estimator.init == "rotation" else 0.0)
+    if isinstance(prior, tuple):
+        if len(prior) != 2 or not all(isinstance(c, Real) and 0 < c < math.inf for c in prior):
+            raise ValueError(
+                f"mask_prior={prior!r}: a pair holds the two concentrations of a Beta "
+                "distribution, positive numbers"
+            )
+        return BetaBernoulliMasks(logit, prior, estimator.mask_posterior)
+    if prior is None and estimator.init == "rotation":
+        return JudgedMasks(logit)
+    return BernoulliMasks(logit, 0.01 if prior is None else prior)
+
+
+def _embedding_network(estimator):
+    """Network of q(e | m), or None."""
+    widths = estimator.correlated_embedding
+    if widths is False:
+        return None
+    if widths is True:
+        widths = (estimator.n_hidden,) * estimator.n_layers
+    if not widths or not all(isinstance(width, Integral) and width > 0 for width in widths):
+        raise ValueError(
+            f"correlated_embedding={widths!r} must be True, False or the widths of hidden layers"
+        )
+    return EmbeddingNetwork(len(estimator.perturbations_), estimator.n_latent, widths)
+
+
+def _weights(reweight):
+    """A Reweighting by variable."""
+    if reweight is None:
+        return {}
+    kinds = {
+        "prior_scale": lambda w: Reweighting(p=w),
+        "kl_scale": lambda w: Reweighting(p=w, q=w),
+        "prior_added": lambda w: Reweighting(added_p=w),
+        "kl_added": lambda w: Reweighting(added_p=w, added_q=w),
+    }
+    if len(reweight) != 1 or not set(reweight) <= set(kinds):
+        raise ValueError(f"reweight must have one of the keys {sorted(kinds)}, got {reweight!r}")
+    [(kind, weights)] = reweight.items()
+    if not isinstance(weights, dict) or not set(weights) <= set(WEIGHTED):
+        raise ValueError(
+            f"reweight[{kind!r}] must map some of the variables {list(WEIGHTED)} to their "
+            f"weights, got {weights!r}"
+        )
+    return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
+
+
+def _joint_score(estimator, X, A, n_particles):
+    n_particles = estimator.n_particles if n_particles is None else n_particles
+    if not isinstance(n_particles, Integral) or n_particles < 1:
+        raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
+    cells = estimator._check(X, A)
+    with estimator._inference():
+        weights = [
+            estimator.module_.joint_log_weights(cells, size)
+            for size in chunk_sizes(n_particles, N_JOINT)
+        ]
+    return float(iwelbo(torch.cat(weights)[:, None])) / cells.n_cells
