@@ -13,7 +13,7 @@ from .rotation import sparse_rotation
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_TURNS = 4  # of the search for axes and their centre
-RIDGE = 1e-3  # cells of each perturbation that would have shown no effect
+SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below cannot be told apart
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -128,8 +128,8 @@ def additive_effects(
     if not (cells.dosage == 0).all(1).any():
         gram[n], gram[:, n], product[n] = 0, 0, 0
     seen = (gram.diagonal() > 0).sum()
-    # What is never told apart, such as two perturbations that only come together, is shared.
-    inverse = torch.linalg.inv(gram + RIDGE * torch.eye(n + 1).to(gram))
+    # What only comes together has the least effects of the sum that is seen.
+    inverse = torch.linalg.pinv(gram, rtol=SINGULAR, hermitian=True)
     effect = inverse @ product
     within = square - effect.T @ product
     freedom = (cells.n_cells - seen).clamp(min=1)

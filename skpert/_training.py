@@ -47,8 +47,12 @@ class PerturbationModule(Protocol):
     def basal_states(self, n_states: int) -> Tensor:
         """Latent states of untreated cells, drawn from the prior, (n_states, n_latent)."""
 
-    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
-        """Distribution of expression of these basal states under the design of ``cells``."""
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
+        """Distribution of expression of these basal states under the design of ``cells``.
+
+        With ``sampled`` what is uncertain of the effects is drawn for each cell, where a model
+        has a posterior of them; else it has its mean or most probable value.
+        """
 
     def learned(self) -> dict[str, Tensor]:
         """What the estimator shows, by name, a row per perturbation: ``embedding``, ``mask``..."""

@@ -405,7 +405,9 @@ class PerturbationVAE(
         Returns
         -------
         score : float
-            A lower bound of the mean of log p(x | a), comparable between models.
+            A lower bound of the mean of log p(x | a), comparable between models. Effects that
+            have a posterior of their own are averaged over it and cost nothing here, which is
+            then a predictive density (see the notes of ``SAMSVAE``).
         """
         scores = self.score_cells(X, y)
         if sample_weight is not None:
@@ -517,7 +519,9 @@ class PerturbationVAE(
                     z_basal = self.module_.basal_states(n_samples)
                 else:
                     z_basal = torch.from_numpy(states[drawn]).to(self._device)
-                samples[i] = self.module_.intervene(z_basal, population).sample().cpu()
+                samples[i] = (
+                    self.module_.intervene(z_basal, population, sampled=True).sample().cpu()
+                )
         return samples
 
     def _designs(self, A, library_size):

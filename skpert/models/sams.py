@@ -217,9 +217,14 @@ class AdditiveModule(nn.Module):
         """Latent states of control cells, (n_states, n_latent)."""
         return torch.randn(n_states, self.encoder.n_latent, device=self.n_treated.device)
 
-    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the effects of ``cells``."""
-        z = z_basal + cells.shift(self.effect())
+        shift = cells.shift(self.effect())
+        if sampled:
+            mask, _ = self.masks.draw(cells.part, (), False)
+            embedding, _ = self.embeddings.draw(cells.part, mask, False)
+            shift = _sum_of_parts(cells, mask * embedding)
+        z = z_basal + shift
         p_x: Distribution = self.decoder(z, cells.library, cells.environment)
         return p_x
 
@@ -359,7 +364,7 @@ class ConditionalModule(nn.Module):
         device = self.encoder_columns.rows.device
         return torch.randn(n_states, self.encoder.n_latent, device=device)
 
-    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states under the design of ``cells``."""
         extra = cells.shift(self.decoder_columns())
         p_x: Distribution = self.decoder(z_basal, cells.library, cells.environment, extra)

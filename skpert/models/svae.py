@@ -125,7 +125,7 @@ class ShiftModule(nn.Module):
         device = next(self.parameters()).device
         return torch.randn(n_states, self.encoder.n_latent, device=device)
 
-    def intervene(self, z_basal: Tensor, cells: Cells) -> Distribution:
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the shifts of ``cells``."""
         p_x: Distribution = self.decoder(
             z_basal + self.shift(cells), cells.library, cells.environment

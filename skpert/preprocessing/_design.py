@@ -17,6 +17,7 @@ from ._labels import (
     text,
     treatment_labels,
     warn_of_controls,
+    warn_of_inseparable,
     warn_of_single_cells,
 )
 
@@ -132,8 +133,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Warns
         -----
         DataWarning
-            If perturbations have a single cell, if there are no control cells, or if the name of
-            a perturbation looks like that of a control.
+            If perturbations have a single cell, if some only come together, if there are no
+            control cells, or if the name of a perturbation looks like that of a control.
         """
         singles = self._read(A)
         if len(singles.codes) == 0:
@@ -147,6 +148,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self._check_contrast(design)
         warn_of_single_cells(self.perturbations_, self.n_cells_)
         warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
+        warn_of_inseparable(self.perturbations_, dosage)
         return self
 
     def transform(self, A):

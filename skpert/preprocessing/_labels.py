@@ -198,6 +198,26 @@ def warn_of_controls(names, control, n_control_cells):
         warnings.warn(" ".join(parts), DataWarning, stacklevel=3)
 
 
+def warn_of_inseparable(names, dosage):
+    """One warning when perturbations come in the same cells only, in the same proportion."""
+    columns = dosage.tocsc()
+    columns.sort_indices()
+    groups = {}
+    for name, start, end in zip(names, columns.indptr[:-1], columns.indptr[1:], strict=True):
+        if end > start:
+            share = columns.data[start:end] / columns.data[start]
+            key = columns.indices[start:end].tobytes(), share.tobytes()
+            groups.setdefault(key, []).append(name)
+    together = ["+".join(group) for group in groups.values() if len(group) > 1]
+    if together:
+        warnings.warn(
+            f"A has perturbations that only come together: {listed(together, 5)}. What each does "
+            "cannot be told; their sum can, and is dealt out evenly.",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
 def _dosed(name, dose):
     if dose == 1:
         return name

@@ -15,6 +15,7 @@ from skpert._data import Cells
 from skpert._effects import additive_effects, latent_effects
 from skpert._shared_variables import BernoulliMasks, Embeddings, FixedMasks, JudgedMasks
 from skpert.datasets import make_additive_shift
+from skpert.exceptions import DataWarning
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
 from skpert.models.sams import AdditiveModule, ConditionalModule, Reweighting, _weights
 from skpert.nn import Decoder, GaussianEncoder, InputTransform
@@ -380,18 +381,44 @@ def test_without_combinations_least_squares_are_the_means():
     np.testing.assert_allclose(squares.standard_error, means.standard_error, rtol=1e-3)
 
 
-def test_what_only_comes_together_shares_its_effect_and_is_uncertain():
+def test_what_only_comes_together_has_the_sum_dealt_out_evenly():
     torch.manual_seed(0)
     dosage = torch.zeros(300, 3)
     dosage[100:200, :2], dosage[200:, 2] = 1, 1
     cells = design_cells(
-        dosage, dosage @ torch.tensor([[2.0], [2.0], [1.0]]) + torch.randn(300, 1)
+        dosage, dosage @ torch.tensor([[3.0], [1.0], [1.0]]) + torch.randn(300, 1)
     )
     effects = additive_effects(lambda batch: batch.x, cells, 3)
     assert effects.difference[0].item() == pytest.approx(effects.difference[1].item(), abs=1e-6)
     assert effects.difference[:2].sum().item() == pytest.approx(4, abs=0.5)
-    assert (effects.standard_error[:2] > 5).all()
-    assert effects.standard_error[2].item() < 0.3
+    assert (effects.standard_error < 0.3).all()
+
+
+def test_a_pair_that_is_never_taken_apart_is_predicted_all_the_same():
+    screen = small_screen(n_combinations=0)
+    A = np.where(screen.A == "P3", "P3+Q", screen.A)
+    with pytest.warns(DataWarning, match="only come together: 'P3\\+Q'"):
+        model = CPAVAE(n_latent=2, **FAST).fit(screen.X, A)
+    alone = CPAVAE(n_latent=2, **FAST).fit(screen.X, screen.A)
+    pair, single = model.predict_intervention("P3+Q"), alone.predict_intervention("P3")
+    np.testing.assert_allclose(pair, single, rtol=0.2)
+
+
+def test_samples_draw_effects_that_predictions_average():
+    screen = small_screen()
+    model = CPAVAE(n_latent=2, **FAST).fit(screen.X, screen.A)
+    module, cells = model.module_, model._designs(["P0"] * 4000, None)
+    z = torch.zeros(4000, 2)
+    module.embeddings.log_scale.rows.data.fill_(0.0)
+    module.embeddings.loc.rows.data.fill_(1.0)
+    decoded = []
+    module.decoder.forward = lambda z, *others: decoded.append(z)
+    module.intervene(z, cells)
+    module.intervene(z, cells, sampled=True)
+    mean, drawn = decoded
+    assert torch.equal(mean, torch.ones(4000, 2))
+    assert drawn.mean().item() == pytest.approx(1, abs=0.05)
+    assert drawn.std().item() == pytest.approx(1, abs=0.05)
 
 
 # The conditional VAE
