@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, constraints
+from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid, softplus
 
 
@@ -82,6 +83,36 @@ class _LogRisingRatio(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (slope,) = ctx.saved_tensors
         return None, _weighted_sum(grad, slope)
+
+
+class _OfLogits(torch.autograd.Function):
+    r"""As ``_OfLatentState`` with :math:`\log m = \log l + \log\mathrm{softmax}(\mathrm{logits})`.
+
+    One node of the graph, whose pieces stay in the cache, in place of two.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor
+    ) -> Tensor:
+        log_share = torch.log_softmax(logits, -1)
+        log_mean, rate = log_share + log_library, x + theta
+        log_odds = log_mean - theta.log()
+        spread = softplus(log_odds)
+        value = log_mean.mul_(x).addcmul_(rate, spread, value=-1).sum(-1)
+        if any(ctx.needs_input_grad):
+            expected = log_odds.sigmoid_().mul_(rate)
+            slope = x - expected
+            total = slope.sum(-1, keepdim=True)
+            slope.addcmul_(log_share.exp_(), total, value=-1)
+            ctx.save_for_backward(slope, expected.div_(theta).sub_(spread))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, Tensor]:
+        of_logits, of_theta = ctx.saved_tensors
+        return None, grad[..., None] * of_logits, None, _weighted_sum(grad, of_theta)
 
 
 def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
@@ -187,6 +218,29 @@ class NegativeBinomial(Counts):
         theta = self.log_dispersion.exp().expand(shape)
         rate = torch.distributions.Gamma(theta, 1.0, validate_args=False).sample()
         return torch.poisson(rate * (self.log_mean - self.log_dispersion).exp())
+
+
+class NegativeBinomialShares(NegativeBinomial):
+    """Negative binomial counts whose means are shares of a library, the softmax of logits."""
+
+    def __init__(self, logits: Tensor, log_library: Tensor, log_dispersion: Tensor):
+        self.logits = logits
+        self.log_library = log_library
+        self.log_dispersion = log_dispersion
+        Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    @lazy_property
+    def log_mean(self) -> Tensor:
+        """Logarithm of the expected counts, (..., n_genes)."""
+        return torch.log_softmax(self.logits, -1) + self.log_library
+
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell but for its factorials, nats, (...)."""
+        theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
+        counts, logits = torch.broadcast_tensors(value, self.logits)
+        log_library = self.log_library.expand(*logits.shape[:-1], 1)
+        of_latent = _by_blocks(_OfLogits, counts, logits, log_library, theta=theta)
+        return of_latent + log_rising_ratio(value, theta)
 
 
 class ZeroInflatedNegativeBinomial(Counts):

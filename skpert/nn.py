@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Independent, Normal
 
-from .distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from .distributions import NegativeBinomialShares, Poisson, ZeroInflatedNegativeBinomial
 
 aten: Any = torch.ops.aten  # derivatives that torch gives no name of their own
 
@@ -167,7 +167,8 @@ class NegativeBinomialHead(PoissonHead):
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the counts of each cell."""
-        return NegativeBinomial(self.log_mean(h, library), self.log_dispersion)
+        log_library = library.clamp(min=1e-8).log()  # the floor is that of log_mean
+        return NegativeBinomialShares(self.logits(h), log_library, self.log_dispersion)
 
 
 class ZeroInflatedHead(NegativeBinomialHead):

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from skpert.distributions import (
     NegativeBinomial,
+    NegativeBinomialShares,
     Poisson,
     StraightThroughBernoulli,
     ZeroInflatedNegativeBinomial,
@@ -220,3 +221,38 @@ def test_masks_occur_with_their_probability_and_never_in_between():
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     np.testing.assert_allclose(mask.mean(0).numpy(), torch.sigmoid(logits).numpy(), atol=0.015)
     assert mask[:, -1].min() == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (3, 6, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shares_of_a_library_are_the_negative_binomial_of_their_means(shape, dtype):
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(6, 9)).to(dtype)
+    logits = torch.randn(shape, dtype=dtype, requires_grad=True)
+    log_dispersion = torch.randn(9, dtype=dtype, requires_grad=True)
+    log_library = x.sum(1, keepdim=True).log()
+    shares = NegativeBinomialShares(logits, log_library, log_dispersion)
+    log_mean = torch.log_softmax(logits, -1) + log_library
+    plain = NegativeBinomial(log_mean, log_dispersion)
+    torch.testing.assert_close(shares.mean, plain.mean)
+    torch.testing.assert_close(shares.log_prob(x), plain.log_prob(x), atol=1e-4, rtol=1e-5)
+    weight = torch.randn(shape[:-1], dtype=dtype)
+    slopes = [
+        torch.autograd.grad((weight * p.log_prob(x)).sum(), (logits, log_dispersion))
+        for p in (shares, plain)
+    ]
+    for first, second in zip(*slopes, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+
+
+def test_slopes_of_shares_by_finite_differences():
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(4, 5)).double()
+    inputs = [torch.randn(2, 4, 5), torch.randn(5)]
+    logits, log_dispersion = (t.double().requires_grad_() for t in inputs)
+    log_library = x.sum(1, keepdim=True).log()
+
+    def log_prob(logits, log_dispersion):
+        return NegativeBinomialShares(logits, log_library, log_dispersion).log_prob(x)
+
+    assert gradcheck(log_prob, (logits, log_dispersion))
