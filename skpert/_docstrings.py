@@ -30,7 +30,8 @@ SHARED = {
     "embedding_parameters": """embedding_scale : float, default=@embedding_scale
         Standard deviation of the prior of embeddings, in those of a basal state.
     correlated_basal : bool, default=@correlated_basal
-        Whether the encoder reads the effects of a cell's perturbations beside its expression.""",
+        Whether the encoder reads the effects of a cell's perturbations beside its expression.
+        Without, it infers the basal state, which is then also what ``transform`` gives.""",
     "shared_parameters": """control : str, default="control"
         Label of the untreated cells; its shift is pinned to zero.
     sep : str or None, default="+"
