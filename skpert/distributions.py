@@ -92,9 +92,7 @@ class _OfLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor) -> Tensor:
         log_share = torch.log_softmax(logits, -1)
         log_mean, rate = log_share + log_library, x + theta
         log_odds = log_mean - theta.log()
