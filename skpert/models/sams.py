@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from .._data import Cells
-from .._effects import additive_effects, edge_logit
+from .._effects import LatentEffects, additive_effects, edge_logit
 from .._phases import in_two_phases
 from .._shared_variables import (
     BernoulliMasks,
@@ -48,6 +48,7 @@ from ..objectives import iwelbo, kl_from_unit_normal
 
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
 FAST_RATE = 3.0  # learning rate of embeddings, masks and dispersions relative to the networks'
+LEAST_VARIANCE = 0.01  # of basal states that are taken into account
 N_SETTLING = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
 WEIGHTED = ("z_basal", "embedding", "mask", "mask_probability")  # variables with a prior
@@ -248,6 +249,18 @@ class AdditiveModule(nn.Module):
     def _states(self, cells: Cells) -> Tensor:
         return self.posterior(cells)["z"]
 
+    def _standard_error(self, effects: LatentEffects) -> Tensor:
+        """Of effects on the states, (n_perturbations, n_latent).
+
+        If the guide infers basal states, effects explain what these, drawn to zero by their
+        prior, do not: where basal states have the variance v in place of 1, the noise of an
+        effect is that of states over v.
+        """
+        error = effects.standard_error
+        if self.columns is not None:
+            return error
+        return error / effects.covariance.diagonal().clamp(LEAST_VARIANCE, 1)
+
     def find_axes(self, cells: Cells) -> None:
         """Turn the latent space to where effects are sparse, and start masks from them.
 
@@ -257,7 +270,7 @@ class AdditiveModule(nn.Module):
         R, centre = effects.axes()
         self._turn(R.float(), centre.float(), moved=bool(effects.controlled))
         effects = effects.turned(R, centre)
-        evidence = effects.difference, effects.standard_error
+        evidence = effects.difference, self._standard_error(effects)
         self.masks.start(edge_logit(*evidence, largest_leak=LARGEST_LEAK) > 0)
         self.embeddings.start(effects.difference.float())
 
@@ -278,7 +291,7 @@ class AdditiveModule(nn.Module):
             return
         effects = additive_effects(self._states, cells, len(self.n_treated))
         learned = self.masks.most_probable()
-        self.masks.judge(effects.difference, effects.standard_error)
+        self.masks.judge(effects.difference, self._standard_error(effects))
         known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
         self.embeddings.start(torch.where(learned, known, seen))
 
@@ -296,7 +309,8 @@ class AdditiveModule(nn.Module):
             effects = additive_effects(module._states, cells, n_known + n_new)
             module.embeddings.settle(effects.mean[n_known:])
         if isinstance(module.masks, JudgedMasks):
-            module.masks.judge(effects.mean[n_known:], effects.standard_error[n_known:])
+            error = self._standard_error(effects)[n_known:]
+            module.masks.judge(effects.mean[n_known:], error)
         return module
 
     def refined(self) -> "AdditiveModule":
