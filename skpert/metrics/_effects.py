@@ -45,7 +45,7 @@ def ate_pearson(effect_true, effect, *, top=None, average="pooled"):
     References
     ----------
     .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
-       mechanism shift variational autoencoder, NeurIPS 2023, Table 1 and Figure 5.
+       mechanism shift variational autoencoder, NeurIPS 2023, Table 1 and Figure 3.
 
     Examples
     --------
