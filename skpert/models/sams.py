@@ -47,7 +47,8 @@ from ..nn import Decoder, GaussianEncoder, InputTransform, Table
 from ..objectives import iwelbo, kl_from_unit_normal
 
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
-FAST_RATE = 3.0  # learning rate of embeddings, masks and dispersions relative to the networks'
+FAST_RATE = 3.0  # learning rate of embeddings and masks relative to the networks'
+DISPERSION_RATE = 30.0  # of dispersions: while they are far off, axes are folded for good
 LEAST_VARIANCE = 0.01  # of basal states that are taken into account
 N_SETTLING = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
@@ -239,7 +240,7 @@ class AdditiveModule(nn.Module):
         return {"embedding": embedding, "mask": mask, "mask_probability": probability}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and what is known of perturbations and genes, which learns faster."""
+        """Networks; and what is known of perturbations and of genes, which learns faster."""
         return _groups(self, [self.masks, self.embeddings])
 
     def train(self, mode: bool = True) -> "AdditiveModule":
@@ -389,7 +390,7 @@ class ConditionalModule(nn.Module):
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and what is known of perturbations and genes, which learns faster."""
+        """Networks; and what is known of perturbations and of genes, which learns faster."""
         return _groups(self, [self.encoder_columns, self.decoder_columns])
 
     def train(self, mode: bool = True) -> "ConditionalModule":
@@ -456,15 +457,19 @@ def _objective(module, log_likelihood, per_cell, kl_weight):
     return {"reconstruction": -log_likelihood.mean()} | terms
 
 
-def _groups(module, fast):
-    """Groups of parameters; those of ``fast`` and dispersions learn faster and do not decay."""
-    few = [p for part in fast for p in part.parameters()]
-    few += [p for name, p in module.named_parameters() if name.endswith("dispersion")]
-    known = {id(p) for p in few}
-    others = [p for p in module.parameters() if id(p) not in known]
-    groups = [{"params": others}, {"params": few, "lr": FAST_RATE, "weight_decay": 0.0}]
-    trained = ({**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups)
-    return [group for group in trained if group["params"]]
+def _groups(module, tables):
+    """Networks; tables and dispersions, each with a rate of its own and without decay."""
+    fast = {id(p) for table in tables for p in table.parameters()}
+    groups = [
+        {"params": [], "lr": 1.0},
+        {"params": [], "lr": FAST_RATE, "weight_decay": 0.0},
+        {"params": [], "lr": DISPERSION_RATE, "weight_decay": 0.0},
+    ]
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            kind = 2 if name.endswith("dispersion") else int(id(parameter) in fast)
+            groups[kind]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 @with_shared_parameters
