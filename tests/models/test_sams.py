@@ -572,7 +572,7 @@ def test_all_inference_variants_train_and_come_back_from_a_file(
     assert set(np.unique(refined.mask_probability_)) <= {0, 1} or mask_prior is None
 
 
-def test_scores_do_not_depend_on_how_cells_are_batched():
+def test_the_joint_bound_pays_for_effects_and_controls_bear_none():
     screen = small_screen()
     model = CPAVAE(n_latent=2, **FAST).fit(screen.X, screen.A)
     assert model.joint_score(screen.X[:40], screen.A[:40]) < model.score(
