@@ -937,6 +937,8 @@ def _weights(reweight):
             f"reweight[{kind!r}] must map some of the variables {list(WEIGHTED)} to their "
             f"weights, got {weights!r}"
         )
+    if not all(isinstance(w, Real) and 0 <= w < math.inf for w in weights.values()):
+        raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
     return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
 
 

@@ -596,6 +596,8 @@ def test_the_joint_bound_pays_for_effects_and_controls_bear_none():
         ({"correlated_embedding": (0,)}, "widths of hidden layers"),
         ({"reweight": {"kl": {"mask": 1.0}}}, "one of the keys"),
         ({"reweight": {"kl_scale": {"z": 1.0}}}, "some of the variables"),
+        ({"reweight": {"kl_scale": {"mask": -1.0}}}, "numbers of at least 0"),
+        ({"reweight": {"kl_scale": {"mask": "a"}}}, "numbers of at least 0"),
         ({"likelihood": "normal", "input_transform": "log"}, "logarithm of counts"),
     ],
 )
