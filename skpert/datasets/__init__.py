@@ -4,11 +4,13 @@ from ._additive import make_additive_shift
 from ._download import get_data_home
 from ._norman import fetch_norman, norman_split
 from ._replogle import fetch_replogle_filtered
+from ._replogle_essential import fetch_replogle_essential
 from ._screens import load_screen
 from ._simulators import make_sparse_shift
 
 __all__ = [
     "fetch_norman",
+    "fetch_replogle_essential",
     "fetch_replogle_filtered",
     "get_data_home",
     "load_screen",
