@@ -1,6 +1,7 @@
 """Simulated screens with known truth, and readers of real ones."""
 
 from ._additive import make_additive_shift
+from ._causal import make_causal_shift
 from ._download import get_data_home
 from ._norman import fetch_norman, norman_split
 from ._replogle import fetch_replogle_filtered
@@ -15,6 +16,7 @@ __all__ = [
     "get_data_home",
     "load_screen",
     "make_additive_shift",
+    "make_causal_shift",
     "make_sparse_shift",
     "norman_split",
 ]
