@@ -1,0 +1,100 @@
+"""Scores on the scale from a useless prediction to a replicate of the experiment."""
+
+import numpy as np
+import pandas as pd
+
+
+def calibrate(value, floor, ceiling):
+    """Score between a floor, which becomes 0, and a ceiling, which becomes 1; higher is better.
+
+    ``(value - floor) / (ceiling - floor)`` makes scores of different metrics and screens
+    comparable: the floor is what a prediction without knowledge of the perturbation reaches, such
+    as the mean of all perturbed cells, and the ceiling what the experiment itself does, such as
+    one half of its cells as the prediction of the other half. Scores of either direction will do;
+    of an error, the floor is the larger number.
+
+    The result is not clipped. Below 0 is worse than the floor, above 1 better than the replicate,
+    which is noisy too. Clipped at 0, a prediction could be as wrong as it likes by one metric to
+    gain by another, which participants of a public challenge have made use of.
+
+    Where floor and ceiling are close the ratio is mostly noise, and its mean over perturbations is
+    that of a few of them: average the three scores first, or look at the medians.
+
+    Parameters
+    ----------
+    value : float, array-like, Series or DataFrame
+        Scores of a prediction, such as one per perturbation.
+    floor : float, array-like, Series or DataFrame
+        Scores, by the same metric on the same cells, of a prediction without knowledge.
+    ceiling : float, array-like, Series or DataFrame
+        Scores of a replicate.
+
+    Returns
+    -------
+    score : float, ndarray, Series or DataFrame
+        Without unit or bounds; NaN where floor and ceiling are equal, so that the metric tells
+        nothing apart, or a score is NaN. Series and DataFrames are matched by their labels, in
+        whatever order, and give a result with labels; a Series beside a DataFrame is matched with
+        its columns, one score per metric. Everything else is broadcast as arrays are.
+
+    Raises
+    ------
+    ValueError
+        If labels differ or are given twice in different orders, or shapes do not broadcast.
+
+    References
+    ----------
+    .. [1] Arc Institute, cell-eval2, metrics of the Virtual Cell Challenge 2026, where the floor
+       is the mean response and the ceiling the split halves of a screen.
+
+    Examples
+    --------
+    >>> from skpert.metrics import calibrate
+    >>> calibrate(0.75, floor=0.5, ceiling=1.0)
+    0.5
+    >>> calibrate([0.25, 0.75, 1.25], floor=1.0, ceiling=0.5)  # an error, lower is better
+    array([ 1.5,  0.5, -0.5])
+    """
+    scores = {"value": value, "floor": floor, "ceiling": ceiling}
+    labelled = [score for score in scores.values() if isinstance(score, pd.Series | pd.DataFrame)]
+    like = max(labelled, key=np.ndim, default=None)  # the first of those with the most dimensions
+    calibrated = _ratio(*(_matched(score, like, name) for name, score in scores.items()))
+    if like is None:
+        return float(calibrated) if calibrated.ndim == 0 else calibrated
+    if calibrated.shape != like.shape:
+        raise ValueError(
+            f"scores broadcast to shape {calibrated.shape}, but the labels are of shape "
+            f"{like.shape}: give arrays of that shape, or numbers"
+        )
+    if like.ndim == 2:
+        return pd.DataFrame(calibrated, index=like.index, columns=like.columns)
+    return pd.Series(calibrated, index=like.index, name=like.name)
+
+
+def _ratio(value, floor, ceiling):
+    with np.errstate(invalid="ignore"):  # infinite scores
+        gain, span = np.broadcast_arrays(value - floor, ceiling - floor)
+        return np.divide(gain, span, where=span != 0, out=np.full(gain.shape, np.nan))
+
+
+def _matched(score, like, name):
+    """Values of a score as floats, in the order of the labels of ``like``."""
+    if not isinstance(score, pd.Series | pd.DataFrame):
+        return np.asarray(score, dtype=np.float64)
+    axes = like.axes[-score.ndim :]  # a Series beside a DataFrame has a score for each column
+    for axis, (labels, wanted) in enumerate(zip(score.axes, axes, strict=True)):
+        if not labels.equals(wanted):
+            _check_labels(labels, wanted, name)
+            score = score.reindex(wanted, axis=axis)
+    return score.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _check_labels(labels, wanted, name):
+    if not (labels.is_unique and wanted.is_unique):
+        raise ValueError(f"labels of {name} occur more than once, so that they cannot be matched")
+    odd = labels.symmetric_difference(wanted, sort=False)
+    if len(odd):
+        raise ValueError(
+            f"labels of {name} differ from those of the other scores in {len(odd)} places, such "
+            f"as {odd[0]!r}: give the same perturbations or metrics to all three"
+        )
