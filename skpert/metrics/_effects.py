@@ -153,32 +153,32 @@ def _agreement(score, name, effect_true, effect, top, average):
     return pd.Series(scores, index=rows, name=name)
 
 
-def _aligned(effect_true, effect):
+def _aligned(effect_true, effect, names=("effect_true", "effect")):
     """Both as arrays with the same rows and columns, and the names of rows."""
     rows = None
     if isinstance(effect_true, pd.DataFrame):
         rows = effect_true.index
         if isinstance(effect, pd.DataFrame):
             for axis, what in enumerate(("perturbations", "genes")):
-                _check_names(effect_true.axes[axis], effect.axes[axis], what)
+                _check_names(effect_true.axes[axis], effect.axes[axis], what, names)
             effect = effect.loc[rows, effect_true.columns]
-    true = check_array(effect_true, dtype=np.float64, input_name="effect_true")
-    predicted = check_array(effect, dtype=np.float64, input_name="effect")
+    true = check_array(effect_true, dtype=np.float64, input_name=names[0])
+    predicted = check_array(effect, dtype=np.float64, input_name=names[1])
     if true.shape != predicted.shape:
         raise ValueError(
-            f"effect_true has shape {true.shape} and effect {predicted.shape}: they need the same "
-            "perturbations and genes; DataFrames are matched by name"
+            f"{names[0]} has shape {true.shape} and {names[1]} {predicted.shape}: they need the "
+            "same perturbations and genes; DataFrames are matched by name"
         )
     return true, predicted, rows
 
 
-def _check_names(wanted, names, what):
-    if not (wanted.is_unique and names.is_unique):
+def _check_names(wanted, given, what, names):
+    if not (wanted.is_unique and given.is_unique):
         raise ValueError(f"names of {what} are not unique, so that effects cannot be matched")
-    missing = wanted.difference(names, sort=False)
+    missing = wanted.difference(given, sort=False)
     if len(missing):
         raise ValueError(
-            f"effect lacks {len(missing)} of {len(wanted)} {what} of effect_true, the first "
+            f"{names[1]} lacks {len(missing)} of {len(wanted)} {what} of {names[0]}, the first "
             f"{missing[0]!r}: leave them out, or give arrays in the same order"
         )
 

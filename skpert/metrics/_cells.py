@@ -1,0 +1,51 @@
+"""Expression of cells for metrics that depend on what its values are."""
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+from sklearn.utils import gen_batches
+
+from ._effects import log_relative_counts
+from ._expression import MAX_ELEMENTS, _read_expression
+
+
+def read_cells(X, space, layer=None):
+    """Validated expression, dense or CSR, and the names of genes or their numbers."""
+    if space not in ("counts", "lognorm"):
+        raise ValueError(
+            f"space must be 'counts' or 'lognorm' (log1p of normalised counts), got {space!r}"
+        )
+    X, genes = _read_expression(X, layer)
+    values = X.data if issparse(X) else X
+    if space == "counts" and values.size and values.min() < 0:
+        raise ValueError(f"counts cannot be negative, and the smallest value is {values.min():g}")
+    return X, genes
+
+
+def as_logarithms(X, space):
+    """Logarithmic expression in float64; counts as log2 of one plus counts per 10^4."""
+    if space == "lognorm":
+        return X.astype(np.float64)
+    return log_relative_counts(X)[0]
+
+
+def normalised(X, space):
+    """Expression before the logarithm, in float64; counts as counts per 10^4."""
+    Y = as_logarithms(X, space)
+    values = Y.data if issparse(Y) else Y
+    values[...] = np.expm1(values * np.log(2)) if space == "counts" else np.expm1(values)
+    return Y
+
+
+def group_means(X, codes, n_groups, transform):
+    """Mean of transformed expression over the cells of each group, (n_groups, n_genes)."""
+    total = np.zeros((n_groups, X.shape[1]))
+    for rows in gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1)):
+        Y = transform(X[rows])
+        members = codes[rows], np.arange(Y.shape[0])
+        total += dense(csr_array((np.ones(Y.shape[0]), members), (n_groups, Y.shape[0])) @ Y)
+    return total / np.bincount(codes, minlength=n_groups)[:, None]
+
+
+def dense(values):
+    """Array of a sparse matrix or an array."""
+    return values.toarray() if issparse(values) else values

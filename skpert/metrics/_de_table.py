@@ -1,0 +1,157 @@
+"""Differential expression of every gene under every perturbation, with significance."""
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+from scipy.stats import false_discovery_control, norm
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_consistent_length
+
+from ..preprocessing import perturbation_labels
+from ..preprocessing._labels import text
+from ._cells import as_logarithms, group_means, normalised, read_cells
+
+
+def de_table(
+    X,
+    A,
+    *,
+    space,
+    control="control",
+    sep="+",
+    perturbation="perturbation",
+    layer=None,
+    min_control_mean=0.05,
+    pseudocount=0.01,
+):
+    """Log2 fold changes against controls, and their significance by Wilcoxon's rank-sum test.
+
+    For predicted cells, stack them upon the measured controls: a prediction that brought controls
+    of its own could move every fold change. Compare at equal numbers of cells, because p-values
+    are of the numbers given.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+        Expression of measured or predicted cells and of measured controls.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes.
+    space : {"counts", "lognorm"}
+        What X holds: counts, which are scaled to ten thousand in each cell, or natural logarithms
+        of one plus normalised counts.
+    control : str, default="control"
+        Label of untreated cells.
+    sep : str or None, default="+"
+        What joins the names of a combination.
+    perturbation : str, default="perturbation"
+        Column of the labels, where the design is a DataFrame.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression; None is its ``X``.
+    min_control_mean : float, default=0.05
+        Genes whose mean over controls is not above this are left out, in counts per ten thousand;
+        0.05 is 5 per million. Log-normalised values have the unit that they were normalised to.
+    pseudocount : float, default=0.01
+        Added to both means of a fold change, in the same unit.
+
+    Returns
+    -------
+    table : Bunch
+        log2_fold_change : DataFrame of shape (n_conditions, n_tested_genes)
+            Log2 ratio of mean normalised expression to that of controls.
+        p_value : DataFrame of shape (n_conditions, n_tested_genes)
+            Two-sided, by the normal approximation with ties and continuity corrected.
+        fdr : DataFrame of shape (n_conditions, n_tested_genes)
+            p-values adjusted over the genes of a perturbation by Benjamini and Hochberg.
+
+    Raises
+    ------
+    ValueError
+        If the space is unknown, lengths differ, counts are negative, there are no control cells
+        or no others, or no gene is expressed enough.
+
+    Examples
+    --------
+    >>> from skpert.metrics import de_table
+    >>> X = [[4, 6], [5, 5], [6, 4], [9, 1], [8, 2], [8, 2]]
+    >>> A = ["control"] * 3 + ["JAK2"] * 3
+    >>> table = de_table(X, A, space="counts")
+    >>> table.log2_fold_change.round(2)
+                     0     1
+    perturbation
+    JAK2          0.74 -1.58
+    >>> table.fdr.round(3).loc["JAK2"].tolist()
+    [0.077, 0.077]
+    """
+    X, genes = read_cells(X, space, layer)
+    labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
+    check_consistent_length(X, labels)
+    codes, names = pd.factorize(labels, sort=True)
+    untreated = np.flatnonzero(names == text(control))
+    if not len(untreated) or len(names) == 1:
+        raise ValueError(
+            f"fold changes need control cells, with the label {control!r}, and other cells: the "
+            f"labels are {', '.join(names[:5])}"
+        )
+    means = group_means(X, codes, len(names), lambda cells: normalised(cells, space))
+    tested = np.flatnonzero(means[untreated[0]] > min_control_mean)
+    if not len(tested):
+        raise ValueError(f"no gene has a mean over controls above {min_control_mean}")
+    p_value = _rank_sum_tests(as_logarithms(X, space), codes, untreated[0], tested)
+    change = np.log2(means[:, tested] + pseudocount)
+    change -= change[untreated]
+    rows = np.arange(len(names)) != untreated[0]
+    index, columns = pd.Index(names[rows], name="perturbation"), genes[tested]
+    found = {
+        "log2_fold_change": change[rows],
+        "p_value": p_value[rows],
+        "fdr": false_discovery_control(p_value[rows], axis=1),
+    }
+    return Bunch(**{key: pd.DataFrame(part, index, columns) for key, part in found.items()})
+
+
+def _rank_sum_tests(Y, codes, control, genes):
+    """Two-sided p-values of all groups against the control, (n_groups, n_genes)."""
+    Y = Y.tocsc() if issparse(Y) else np.asfortranarray(Y)
+    n = np.bincount(codes)
+    in_control = codes == control
+    p_value = np.empty((len(n), len(genes)))
+    for j, gene in enumerate(genes):
+        values = _column(Y, gene)
+        u, ties = _rank_sums(values, codes, n, in_control)
+        p_value[:, j] = _p_value(u, ties, n, n[control])
+    return p_value
+
+
+def _column(Y, gene):
+    if not issparse(Y):
+        return Y[:, gene]
+    values, stored = np.zeros(Y.shape[0]), slice(Y.indptr[gene], Y.indptr[gene + 1])
+    values[Y.indices[stored]] = Y.data[stored]
+    return values
+
+
+def _rank_sums(values, codes, n, in_control):
+    """Mann and Whitney's U of each group against controls, and its sum of t^3 - t over ties.
+
+    The position of a cell among sorted controls gives its share of U, for all groups at once.
+    """
+    controls = np.sort(values[in_control])
+    below, up_to = (np.searchsorted(controls, values, side) for side in ("left", "right"))
+    u = np.bincount(codes, (below + up_to) / 2, len(n))
+    equal = (up_to - below).astype(np.float64)  # controls with the value of the cell
+    levels = np.unique(values, return_inverse=True)[1]
+    _, value, counts = np.unique(levels * len(n) + codes, return_inverse=True, return_counts=True)
+    own = counts[value].astype(np.float64)  # cells of its group with the value of the cell
+    ties = np.sum(equal[in_control] ** 2 - 1)
+    # A value of c controls and k cells adds (c + k)^3 - c^3 - k, which is dealt out to k cells.
+    return u, ties + np.bincount(codes, 3 * equal**2 + 3 * equal * own + own**2 - 1, len(n))
+
+
+def _p_value(u, ties, n, n_controls):
+    """Two-sided p-value of U by the normal approximation; 1 where all values are equal."""
+    n_both, n_pairs = n + n_controls, n * n_controls
+    variance = n_pairs / 12 * (n_both + 1 - ties / (n_both * (n_both - 1)))
+    scale = np.sqrt(np.maximum(variance, 0))
+    excess = np.abs(u - n_pairs / 2) - 0.5
+    z = np.divide(excess, scale, out=np.full(len(n), -np.inf), where=scale > 0)
+    return np.minimum(2 * norm.sf(z), 1)

@@ -1,0 +1,115 @@
+"""Profiles of perturbations: matching by name, genes left out, references, averages."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ._effects import _aligned, _check_names
+
+NAMES = ("true", "predicted")
+
+
+class Profiles(NamedTuple):
+    """True and predicted profiles with the same rows and columns."""
+
+    true: np.ndarray  # (n_perturbations, n_genes)
+    predicted: np.ndarray  # same shape
+    names: pd.Index  # of perturbations
+    genes: pd.Index | None  # None where the true profiles are an array
+
+
+def read_profiles(true, predicted):
+    """Profiles matched by name if both are DataFrames, else by position."""
+    frame = isinstance(true, pd.DataFrame)
+    values_true, values_predicted, names = _aligned(true, predicted, NAMES)
+    names = pd.RangeIndex(len(values_true)) if names is None else names
+    return Profiles(values_true, values_predicted, names, true.columns if frame else None)
+
+
+def read_differences(true, predicted, reference):
+    """Profiles less their reference."""
+    profiles = read_profiles(true, predicted)
+    reference = read_reference(reference, profiles)
+    return profiles._replace(
+        true=profiles.true - reference, predicted=profiles.predicted - reference
+    )
+
+
+def read_reference(reference, profiles):
+    """Reference as an array that can be subtracted from profiles."""
+    wanted = (profiles.true.shape[1],), profiles.true.shape
+    if reference is None:
+        raise ValueError(
+            "reference is None: give the mean of control cells, or that of training "
+            f"perturbations, of shape {wanted[0]} or {wanted[1]}"
+        )
+    if isinstance(reference, pd.Series | pd.DataFrame) and profiles.genes is not None:
+        reference = _by_name(reference, profiles)
+    reference = np.asarray(reference, dtype=np.float64)
+    if reference.shape not in ((), *wanted):
+        raise ValueError(
+            f"reference has shape {reference.shape}, but must be a number or have the shape "
+            f"{wanted[0]} of a profile or {wanted[1]} of all"
+        )
+    if not np.isfinite(reference).all():
+        raise ValueError("reference has missing or infinite values")
+    return reference
+
+
+def kept_genes(exclude, profiles):
+    """Genes that count for each perturbation, (n_perturbations, n_genes) of bool."""
+    kept = np.ones(profiles.true.shape, dtype=bool)
+    if exclude is None:
+        return kept
+    if profiles.genes is None:
+        raise ValueError("exclude needs names of genes: give true as a DataFrame")
+    if isinstance(exclude, str):
+        kept[:, _targets(exclude, profiles)] = False
+    else:
+        for row, name in zip(kept, profiles.names, strict=True):
+            genes = exclude.get(name, ())
+            row[profiles.genes.isin([genes] if isinstance(genes, str) else list(genes))] = False
+    if kept.all():
+        raise ValueError(
+            f"exclude leaves out nothing: none of its genes is among the columns, such as "
+            f"{profiles.genes[0]!r}, for a perturbation such as {profiles.names[0]!r}"
+        )
+    if not kept.any(1).all():
+        raise ValueError(f"exclude leaves no gene for {profiles.names[~kept.any(1)][0]!r}")
+    return kept
+
+
+def by_row(score, profiles, exclude, name):
+    """Series of ``score(true, predicted)`` over the genes that count, one per perturbation."""
+    rows = zip(profiles.true, profiles.predicted, kept_genes(exclude, profiles), strict=True)
+    scores = [score(true[kept], predicted[kept]) for true, predicted, kept in rows]
+    return pd.Series(scores, index=profiles.names, name=name, dtype=np.float64)
+
+
+def aggregated(scores, aggregate):
+    """Scores as they are, or their mean or median without NaN."""
+    if aggregate is None:
+        return scores
+    if aggregate not in ("mean", "median"):
+        raise ValueError(f"aggregate must be None, 'mean' or 'median', got {aggregate!r}")
+    value = scores.agg(aggregate)
+    return value if isinstance(value, pd.Series) else float(value)
+
+
+def _by_name(reference, profiles):
+    names = ("the profiles", "reference")
+    _check_names(profiles.genes, reference.axes[-1], "genes", names)
+    if reference.ndim == 1:
+        return reference.loc[profiles.genes]
+    _check_names(profiles.names, reference.index, "perturbations", names)
+    return reference.loc[profiles.names, profiles.genes]
+
+
+def _targets(exclude, profiles):
+    """Whether each gene has the name of a perturbation, or of a part of one."""
+    if exclude != "targets":
+        raise ValueError(f"exclude must be None, 'targets' or a mapping, got {exclude!r}")
+    names = {str(name) for name in profiles.names}
+    parts = {part.strip() for name in names for part in name.split("+")}
+    return profiles.genes.astype(str).isin(names | parts)

@@ -1,0 +1,186 @@
+"""Agreement of predicted with measured profiles, the mean expression under each perturbation."""
+
+import numpy as np
+import pandas as pd
+
+from ._effects import _pearson
+from ._profiles import aggregated, by_row, kept_genes, read_differences, read_profiles
+
+
+def response_mse(true, predicted, *, exclude=None, aggregate=None):
+    """Mean squared error of profiles over genes, at least 0; lower is better.
+
+    Most genes respond to nothing, so that the mean of all cells has a low error too. Sampling
+    noise in ``true`` adds the variance of a mean: compare at equal numbers of cells, or take
+    :func:`expression_error`.
+
+    Parameters
+    ----------
+    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured and predicted mean expression under each perturbation, in the same units. If both
+        are DataFrames, the rows and columns of ``true`` are looked up in ``predicted`` by name,
+        which may have more; else they are in the same order.
+    exclude : mapping, "targets" or None, default=None
+        Genes that do not count, by name, for which ``true`` must be a DataFrame. A mapping from
+        perturbation to genes leaves these out for that perturbation; "targets" leaves out, for
+        all, every gene that is named like a perturbation or like a part of "A+B".
+    aggregate : {"mean", "median"} or None, default=None
+        One number over perturbations, NaN left out; None: one for each perturbation.
+
+    Returns
+    -------
+    mse : Series of shape (n_perturbations,) or float
+        In squared units of the profiles.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, names are missing or not unique, values are missing or infinite, or
+        ``exclude`` leaves out nothing or everything.
+
+    References
+    ----------
+    .. [1] Ahlmann-Eltze, Huber and Anders, Deep learning-based predictions of gene perturbation
+       effects do not yet outperform simple linear baselines, Nature Methods 2025.
+
+    Examples
+    --------
+    >>> from skpert.metrics import response_mse
+    >>> response_mse([[1, 2], [3, 4]], [[1, 4], [3, 4]]).tolist()
+    [2.0, 0.0]
+    """
+    scores = by_row(_mse, read_profiles(true, predicted), exclude, "response_mse")
+    return aggregated(scores, aggregate)
+
+
+def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
+    """Pearson correlation of profiles over genes, in [-1, 1]; higher is better.
+
+    As published with many models, and near 0.99 for any prediction whatsoever, controls included:
+    it asks which genes are expressed highly, which no perturbation changes much. What a
+    prediction is worth shows in :func:`delta_pearson`.
+
+    Parameters
+    ----------
+    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured and predicted mean expression, matched by name if both are DataFrames.
+    exclude : mapping, "targets" or None, default=None
+        Genes that do not count, as in :func:`response_mse`.
+    aggregate : {"mean", "median"} or None, default=None
+        One number over perturbations, NaN left out; None: one for each perturbation.
+
+    Returns
+    -------
+    r : Series of shape (n_perturbations,) or float
+        NaN where either profile is constant.
+
+    Raises
+    ------
+    ValueError
+        As :func:`response_mse`.
+
+    Examples
+    --------
+    >>> from skpert.metrics import profile_pearson
+    >>> profile_pearson([[1, 2, 9]], [[2, 1, 9]]).round(3).tolist()
+    [0.974]
+    """
+    scores = by_row(_pearson, read_profiles(true, predicted), exclude, "profile_pearson")
+    return aggregated(scores, aggregate)
+
+
+def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
+    """Pearson correlation of responses over genes, in [-1, 1]; higher is better.
+
+    A response is a profile less the reference. Against the mean of control cells, what all
+    perturbations have in common is enough for a high score, and the noise of the reference, which
+    both sides share, adds to it. Against the mean of the training perturbations [1]_ that is
+    taken out, and what is left is what sets a perturbation apart.
+
+    Parameters
+    ----------
+    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured and predicted mean expression, matched by name if both are DataFrames.
+    reference : {array-like, Series} of shape (n_genes,), {array-like, DataFrame} of shape \
+            (n_perturbations, n_genes), or float
+        What is subtracted from both: the mean of measured control cells, or the mean of training
+        perturbations; 0 for profiles that are differences already. Matched by name where it and
+        ``true`` have names.
+    exclude : mapping, "targets" or None, default=None
+        Genes that do not count, as in :func:`response_mse`.
+    aggregate : {"mean", "median"} or None, default=None
+        One number over perturbations, NaN left out; None: one for each perturbation.
+
+    Returns
+    -------
+    r : Series of shape (n_perturbations,) or float
+        NaN where either response is constant, such as a prediction that is the reference.
+
+    Raises
+    ------
+    ValueError
+        As :func:`response_mse`, and if the reference fits no profile.
+
+    References
+    ----------
+    .. [1] Vinas Torne et al., Systema: a framework for evaluating genetic perturbation response
+       prediction beyond systematic variation, Nature Biotechnology 2025.
+
+    Examples
+    --------
+    >>> from skpert.metrics import delta_pearson
+    >>> delta_pearson([[1, 2, 9]], [[2, 1, 9]], reference=[1, 1, 9]).round(3).tolist()
+    [-0.5]
+    """
+    profiles = read_differences(true, predicted, reference)
+    return aggregated(by_row(_pearson, profiles, exclude, "delta_pearson"), aggregate)
+
+
+def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=None):
+    """Fractions of genes that go the same and the opposite way, in [0, 1].
+
+    "same" (higher is better) counts equal signs of predicted and measured response, both exactly
+    zero included; "opposite" (lower is better) counts opposite signs. One exact zero counts in
+    neither. Genes that do not respond go either way, so that 0.5 is chance, not 0.
+
+    Parameters
+    ----------
+    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured and predicted mean expression, matched by name if both are DataFrames.
+    reference : array-like of shape (n_genes,) or (n_perturbations, n_genes), or float
+        What is subtracted from both, as in :func:`delta_pearson`; published with the mean of
+        control cells.
+    exclude : mapping, "targets" or None, default=None
+        Genes that do not count, as in :func:`response_mse`.
+    aggregate : {"mean", "median"} or None, default=None
+        One number per column over perturbations; None: one for each perturbation.
+
+    Returns
+    -------
+    fractions : DataFrame of shape (n_perturbations, 2), or Series of shape (2,)
+        Columns "same" and "opposite", published as "fraction same" and "fraction changed".
+
+    Raises
+    ------
+    ValueError
+        As :func:`delta_pearson`.
+
+    Examples
+    --------
+    >>> from skpert.metrics import direction_agreement
+    >>> true, predicted = [[2, 0.5, 1, 3]], [[1.5, 1.2, 1.1, 0.8]]
+    >>> direction_agreement(true, predicted, reference=1.0)
+       same  opposite
+    0  0.25       0.5
+    """
+    profiles = read_differences(true, predicted, reference)
+    kept = kept_genes(exclude, profiles)
+    product = np.sign(profiles.true) * np.sign(profiles.predicted)
+    same = (np.sign(profiles.true) == np.sign(profiles.predicted)) & kept
+    opposite = (product < 0) & kept
+    counts = pd.DataFrame({"same": same.sum(1), "opposite": opposite.sum(1)}, profiles.names)
+    return aggregated(counts.div(kept.sum(1), axis=0), aggregate)
+
+
+def _mse(true, predicted):
+    return np.mean((true - predicted) ** 2)
