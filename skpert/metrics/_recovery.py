@@ -124,9 +124,7 @@ def _rows(table, change, profiles: Profiles, kept, fdr):
     wanted = pd.DataFrame(change, profiles.names, profiles.genes)
     rate = read_profiles(wanted, _entry(table, "fdr")).predicted
     if rate.min() < 0 or rate.max() > 1:
-        raise ValueError(
-            f"fdr must be from 0 to 1, but goes from {rate.min():g} to {rate.max():g}"
-        )
+        raise ValueError(f"fdr must be from 0 to 1, got {rate.min():g} to {rate.max():g}")
     p_value = rate
     if table.get("p_value") is not None:
         p_value = read_profiles(wanted, _entry(table, "p_value")).predicted
