@@ -14,8 +14,9 @@ from skpert.metrics import (
     response_mse,
 )
 
-anndata = pytest.importorskip("anndata")
 pytest.importorskip("cell_eval2")
+import anndata
+import polars
 from cell_eval2.de import prepare_de
 from cell_eval2.de_compute import compute_de
 from cell_eval2.metrics import de, delta, direction, discrimination
@@ -83,7 +84,6 @@ def prepared(tables):
 
 
 def polars_frame(frame):
-    polars = pytest.importorskip("polars")
     return polars.DataFrame({column: frame[column].tolist() for column in frame})
 
 
