@@ -33,7 +33,8 @@ def de_table(
     Parameters
     ----------
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Expression of measured or predicted cells and of measured controls.
+        Expression of measured or predicted cells and of measured controls. A cell without counts
+        has no expression of any gene.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
         Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes.
     space : {"counts", "lognorm"}

@@ -48,7 +48,8 @@ def de_recovery(true_table, predicted_table, *, top=None, fdr=0.05, exclude=None
     scores : DataFrame of shape (n_perturbations, n_scores)
         Higher is better and 1 the best, but for "lfc_nmae". NaN where undefined.
 
-        "n_true", "n_predicted": numbers of significant genes, no scores.
+        "n_true", "n_predicted": numbers of significant genes, no scores; their rank correlation
+        over perturbations tells whether strong perturbations are known.
         "overlap_at_n": of the N measured significant genes of largest ``|log2 fold change|``,
         the share among the N largest of the predicted significant.
         "recall": share of measured significant genes that are predicted significant.

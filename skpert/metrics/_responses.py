@@ -95,7 +95,8 @@ def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
     A response is a profile less the reference. Against the mean of control cells, what all
     perturbations have in common is enough for a high score, and the noise of the reference, which
     both sides share, adds to it. Against the mean of the training perturbations [1]_ that is
-    taken out, and what is left is what sets a perturbation apart.
+    taken out, and what is left is what sets a perturbation apart. For the genes that respond most,
+    give differences to :func:`ate_pearson` with ``top=20`` and ``average="perturbation"``.
 
     Parameters
     ----------
