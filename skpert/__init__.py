@@ -9,6 +9,7 @@ from . import (
     plotting,
     preprocessing,
 )
+from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
@@ -21,8 +22,12 @@ __all__ = [
     "SAMSVAE",
     "SVAE",
     "VAE",
+    "AdditiveEffects",
     "BetaVAE",
+    "BilinearRidge",
     "ConditionalVAE",
+    "ControlMean",
+    "PerturbedMean",
     "SVAEPlus",
     "datasets",
     "exceptions",

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
-from .preprocessing import PerturbationEncoder
+from .preprocessing import PerturbationEncoder, TargetFeatures
 
 __all__ = ["load", "save"]
 
@@ -161,7 +161,7 @@ def _classes():
     """Every class that a file may name, by name."""
     public = (getattr(_skpert(), name) for name in _skpert().__all__)
     known = [cls for cls in public if isinstance(cls, type) and issubclass(cls, BaseEstimator)]
-    return {cls.__name__: cls for cls in [*known, PerturbationEncoder]}
+    return {cls.__name__: cls for cls in [*known, PerturbationEncoder, TargetFeatures]}
 
 
 def _encode(value, arrays, name):

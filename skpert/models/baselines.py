@@ -1,0 +1,697 @@
+"""Predictions without a network, which every evaluation of a model should stand beside.
+
+All are linear in expression. With b0 the mean of control cells and d_p the dosages of a design,
+what is expected under it is
+
+    b0 + c [d is not 0] + sum_p d_p r_p
+
+with a centre c and responses r_p of single perturbations, (n_genes,) each:
+
+=================  ======================  ======================================================
+ControlMean        c = 0                   r_p = 0
+PerturbedMean      c = mean effect         r_p = 0
+AdditiveEffects    c = 0                   r_p by least squares of the effects that were measured
+BilinearRidge      c = mean effect         r_p = G W e_p, with genes' and targets' embeddings
+=================  ======================  ======================================================
+"""
+
+from abc import ABC, abstractmethod
+from copy import copy
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array, eye_array, issparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_consistent_length, check_random_state, gen_batches
+from sklearn.utils.extmath import svd_flip
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from ..base import all_or_nothing
+from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
+from ..preprocessing._labels import Design, distinct, listed, read_design
+
+N_CELLS = 4096  # that are summed at once
+SHARED = {
+    "data_parameters": """control : str, default="control"
+        Label of the untreated cells.
+    sep : str or None, default="+"
+        What joins the names of a combination; None reads labels as they stand.
+    perturbation : str, default="perturbation"
+        Column of the labels, where the design is a DataFrame.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression; None is its ``X``.""",
+    "attributes": """perturbations_ : ndarray of shape (n_perturbations,)
+        Sorted names, without the control; for a dosage matrix in the order of its columns.
+    design_ : PerturbationEncoder
+        The fitted encoder of the design.
+    control_mean_ : ndarray of shape (n_genes,)
+        Mean of control cells; of all training cells if there are none.
+    effect_ : ndarray of shape (n_perturbations, n_genes)
+        Predicted effect of each perturbation on its own.
+    n_features_in_ : int
+        Number of genes.
+    feature_names_in_ : ndarray of shape (n_genes,)
+        Names of genes, where X has names.""",
+}
+
+
+class Pseudobulk(NamedTuple):
+    """Cells of one treatment taken together."""
+
+    dosage: csr_array  # (n_treatments, n_names)
+    mean: np.ndarray  # (n_treatments, n_genes) float64
+    weight: np.ndarray  # (n_treatments,) number of cells, or their total weight
+    codes: np.ndarray  # (n_cells,) treatment of each cell
+
+    @property
+    def treated(self):
+        """Which treatments are not the control."""
+        return np.diff(self.dosage.indptr) > 0
+
+
+def _documented(cls):
+    """Complete a class docstring with what all baselines share."""
+    for name, text in SHARED.items():
+        cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text)
+    return cls
+
+
+class _Baseline(BaseEstimator, ABC):
+    """Conduct of all baselines; a subclass learns a centre and responses."""
+
+    def __init__(self, *, control="control", sep="+", perturbation="perturbation", layer=None):
+        self.control = control
+        self.sep = sep
+        self.perturbation = perturbation
+        self.layer = layer
+
+    @abstractmethod
+    def _learn(self, bulk, controls):
+        """Centre, (n_genes,), and responses, (n_perturbations, n_genes or 1).
+
+        Means of ``bulk``, which has no control, are relative to ``control_mean_``; ``controls``
+        are control cells.
+        """
+
+    def _unseen(self, names):
+        """Responses to perturbations that were not trained on."""
+        return 0.0
+
+    def _measured(self, bulk, centre):
+        """Responses that these treatments show."""
+        return np.zeros((bulk.dosage.shape[1], 1))
+
+    @all_or_nothing
+    def fit(self, X, y):
+        """Learn from expression and design.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Log-normalised expression.
+        y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            The design A: a label per cell, dosages (a row of zeros is a control cell), or a
+            frame with a column of labels such as ``adata.obs``. Pass it by position.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN or infinity, if A is missing, of another length, with missing labels
+            or negative dosages, names a single condition, or has a column of a perturbation
+            that no cell received.
+        """
+        parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
+        design = PerturbationEncoder(**parameters).fit(y)
+        unseen = design.perturbations_[design.n_cells_ == 0]
+        if len(unseen):
+            raise ValueError(
+                f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
+                "Leave them out"
+            )
+        values = check_cells(self, X, counts=False, layer=self.layer, reset=True)
+        bulk = _pseudobulk(values, design.transform(y))
+        self.design_, self.perturbations_ = design, design.perturbations_
+        treated = bulk.treated
+        share = bulk.weight if treated.all() else bulk.weight * ~treated
+        self.control_mean_ = np.average(bulk.mean, axis=0, weights=share)
+        controls = values[~treated[bulk.codes]]
+        self._keep(values, bulk)
+        self._centre, self._responses = self._learn(self._relative(bulk), controls)
+        return self
+
+    def adapt(self, X, A):
+        """Add perturbations never trained on, with all else kept as it is.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or DataFrame
+            Their design, in any form that ``fit`` takes. Control cells change nothing.
+
+        Returns
+        -------
+        adapted : estimator
+            A new fitted estimator; this one stays as it is. Where perturbations have responses
+            of their own, those of the new ones are the effects measured on these cells.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already, or X or A are not as ``fit`` wants them.
+        """
+        check_is_fitted(self)
+        values = check_cells(self, X, counts=False, layer=self.layer)
+        design = self.design_.extended(A)
+        new = design.transform(A)[:, len(self.perturbations_) :]
+        rows = self._measured(self._relative(_pseudobulk(values, new)), self._centre)
+        adapted = copy(self)
+        adapted.design_, adapted.perturbations_ = design, design.perturbations_
+        adapted._responses = np.vstack([self._responses, rows])
+        return adapted
+
+    def predict_intervention(self, A, X=None, *, library_size=None):
+        """Expected expression under interventions.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs to predict; a bare string is one.
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+            Control cells. If given, the predicted effect is added to these very cells, that of
+            the one design of A, or of each cell's own row of A.
+        library_size : None
+            For the signature of the other models; counts alone have library sizes.
+
+        Returns
+        -------
+        expression : ndarray of shape (n_designs, n_genes) or (n_cells, n_genes)
+            In the units of training; values below zero are possible.
+
+        Raises
+        ------
+        ValueError
+            If A names what cannot be predicted, its length does not match X, or
+            ``library_size`` is given.
+        """
+        effects, _ = self._effects(A, library_size)
+        if X is None:
+            return self.control_mean_ + effects
+        X = check_cells(self, X, counts=False, layer=self.layer)
+        if len(effects) not in (1, X.shape[0]):
+            raise ValueError(
+                f"A has {len(effects)} designs for {X.shape[0]} cells: give one design, or one "
+                "per cell"
+            )
+        return _shifted(X, effects)
+
+    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+        """Expression of cells drawn under interventions.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs; a bare string is one.
+        n_samples : int
+            Cells per design.
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+            Control cells to draw from, with replacement; None draws from those of training, or
+            from all training cells if they had no control.
+        library_size : None
+            For the signature of the other models; counts alone have library sizes.
+        random_state : int, RandomState instance or None, default=None
+            Seeds the draws.
+
+        Returns
+        -------
+        expression : ndarray of shape (n_designs, n_samples, n_genes) and dtype float32
+            Cells that are drawn, shifted by the predicted effect.
+
+        Raises
+        ------
+        ValueError
+            If A names what cannot be predicted, ``n_samples`` is below 1, or ``library_size``
+            is given.
+        """
+        effects, treated = self._effects(A, library_size)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
+        random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+        samples = np.empty((len(effects), n_samples, self.n_features_in_), dtype=np.float32)
+        if X is not None:
+            X = check_cells(self, X, counts=False, layer=self.layer)
+        for i, effect in enumerate(effects):
+            if X is None:
+                samples[i] = self._draw(effect, treated[i], n_samples, random)
+            else:
+                samples[i] = _shifted(X[random.integers(X.shape[0], size=n_samples)], effect)
+        return samples
+
+    def score(self, X, y, sample_weight=None):
+        """Minus the mean squared error of the means of perturbations; at most 0, higher is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            The design A. Perturbations that were not trained on count too.
+        sample_weight : array-like of shape (n_cells,), default=None
+            Weights of the cells in the mean of their perturbation.
+
+        Returns
+        -------
+        score : float
+            Mean over distinct treatments of the mean over genes. Control cells do not count.
+
+        Raises
+        ------
+        ValueError
+            If A names what cannot be predicted, or has no perturbed cell.
+        """
+        check_is_fitted(self)
+        values = check_cells(self, X, counts=False, layer=self.layer)
+        names, dosage = self._read(y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, values, dtype=np.float64)
+        bulk = _pseudobulk(values, dosage, sample_weight)
+        counted = bulk.treated & (bulk.weight > 0)
+        if not counted.any():
+            raise ValueError("A has no perturbed cell, and a score is the error of their means")
+        expected = self.control_mean_ + self._combined(names, bulk.dosage[counted])
+        return -float(np.mean((expected - bulk.mean[counted]) ** 2))
+
+    @property
+    def effect_(self):
+        """Predicted effect of each perturbation on its own, (n_perturbations, n_genes)."""
+        check_is_fitted(self)
+        return self._combined(self.perturbations_, eye_array(len(self.perturbations_)).tocsr())
+
+    def _read(self, A):
+        """Names and dosages, (n_designs, n_names), of any form of A; names may be unknown."""
+        parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
+        design = read_design(A, **parameters)
+        if design.form == "array":  # columns by position
+            return self.perturbations_, self.design_.transform(A)
+        return design.names, design.dosage[design.codes]
+
+    def _effects(self, A, library_size):
+        """Effect of each design, (n_designs, n_genes), and whether it is none of control."""
+        check_is_fitted(self)
+        if library_size is not None:
+            raise ValueError(
+                "library_size has no meaning here: predictions are in the units of X, which is "
+                "no counts but log-normalised expression. Leave it out"
+            )
+        names, dosage = self._read(A)
+        if dosage.shape[0] == 0:
+            raise ValueError("A holds no design: give at least one, such as a perturbation's name")
+        return self._combined(names, dosage), np.diff(dosage.indptr) > 0
+
+    def _combined(self, names, dosage):
+        """Sum of the responses of each design, and the centre where it is not the control."""
+        used = np.unique(dosage.indices)  # a column of zeros may have any name
+        known = pd.Index(self.perturbations_).get_indexer(names[used])
+        responses = np.zeros((len(used), self.n_features_in_))
+        responses[known >= 0] = self._responses[known[known >= 0]]
+        if (known < 0).any():
+            responses[known < 0] = self._unseen(names[used[known < 0]])
+        treated = np.diff(dosage.indptr) > 0
+        return dosage.astype(np.float64)[:, used] @ responses + treated[:, None] * self._centre
+
+    def _relative(self, bulk):
+        """Treatments without the control, relative to its mean."""
+        keep = bulk.treated
+        mean = bulk.mean[keep] - self.control_mean_
+        return Pseudobulk(bulk.dosage[keep], mean, bulk.weight[keep], bulk.codes)
+
+    def _keep(self, values, bulk):
+        """Keep the cells that samples are drawn from."""
+        treated = bulk.treated
+        self._cells = _packed(values if treated.all() else values[~treated[bulk.codes]])
+
+    def _draw(self, effect, treated, n_samples, random):
+        cells = _unpacked(self._cells)
+        return _shifted(cells[random.integers(cells.shape[0], size=n_samples)], effect)
+
+    def __sklearn_tags__(self):
+        """Capabilities, as scikit-learn asks for them."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
+
+
+@_documented
+class ControlMean(_Baseline):
+    """Predict that a perturbation does nothing.
+
+    Any perturbation can be asked for, seen in training or not. Samples are control cells.
+    Expression is log-normalised, as by ``make_pipeline(LogNormalize(), ControlMean())``.
+
+    Parameters
+    ----------
+    {data_parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    PerturbedMean : The mean effect for every perturbation.
+
+    Examples
+    --------
+    >>> from skpert import ControlMean
+    >>> X, A = [[1.0, 2.0], [3.0, 2.0], [5.0, 0.0], [7.0, 0.0]], ["control", "control", "A", "A"]
+    >>> ControlMean().fit(X, A).predict_intervention(["A", "B"]).tolist()
+    [[2.0, 2.0], [2.0, 2.0]]
+    """
+
+    def _learn(self, bulk, controls):
+        return np.zeros(self.n_features_in_), np.zeros((bulk.dosage.shape[1], 1))
+
+
+@_documented
+class PerturbedMean(_Baseline):
+    """Predict the mean effect of the training perturbations for every perturbation.
+
+    Any perturbation can be asked for, seen in training or not. Each treatment of training, a
+    combination being one, counts once, however many its cells. Samples are treated training
+    cells. Expression is log-normalised, as by ``make_pipeline(LogNormalize(), PerturbedMean())``.
+
+    Parameters
+    ----------
+    {data_parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    ControlMean : No effect.
+    BilinearRidge : The mean effect, and more where targets resemble those of training.
+
+    Examples
+    --------
+    >>> from skpert import PerturbedMean
+    >>> X = [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0], [1.0, 5.0], [1.0, 5.0]]
+    >>> model = PerturbedMean().fit(X, ["control", "control", "A", "A", "B", "B"])
+    >>> model.predict_intervention(["C", "control"]).tolist()
+    [[2.0, 3.5], [1.0, 2.0]]
+    """
+
+    def _learn(self, bulk, controls):
+        return bulk.mean.mean(0), np.zeros((bulk.dosage.shape[1], 1))
+
+    def _keep(self, values, bulk):
+        super()._keep(values, bulk)
+        treated = bulk.treated[bulk.codes]
+        codes = bulk.codes[treated]
+        order = np.argsort(codes, kind="stable")
+        self._treated_cells = _packed(values[np.flatnonzero(treated)[order]])
+        self._n_treated_cells = np.bincount(codes)[bulk.treated]
+
+    def _draw(self, effect, treated, n_samples, random):
+        if not treated:
+            return super()._draw(effect, treated, n_samples, random)
+        n_cells = self._n_treated_cells
+        treatment = random.integers(len(n_cells), size=n_samples)
+        within = random.integers(n_cells[treatment])
+        start = np.cumsum(n_cells) - n_cells
+        return _shifted(_unpacked(self._treated_cells)[start[treatment] + within], 0)
+
+
+@_documented
+class AdditiveEffects(_Baseline):
+    """Predict that a combination does what its parts do, added up.
+
+    Effects of single perturbations are the least squares solution over all training cells, given
+    the mean of control cells: mean differences where every cell had one perturbation. Parts that
+    only come together share their effect evenly. Samples are control cells, shifted by the
+    effect. Expression is log-normalised, as by
+    ``make_pipeline(LogNormalize(), AdditiveEffects())``.
+
+    Parameters
+    ----------
+    {data_parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    BilinearRidge : Answers for perturbations that were not trained on, too.
+
+    References
+    ----------
+    .. [1] Ahlmann-Eltze, Huber and Anders. Deep-learning-based gene perturbation effect
+       prediction does not yet outperform simple linear baselines. Nature Methods (2025).
+
+    Examples
+    --------
+    >>> from skpert import AdditiveEffects
+    >>> X = [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0], [1.0, 5.0], [1.0, 5.0]]
+    >>> model = AdditiveEffects().fit(X, ["control", "control", "A", "A", "B", "B"])
+    >>> model.predict_intervention("A+B").round(6).tolist()
+    [[3.0, 5.0]]
+    """
+
+    def _learn(self, bulk, controls):
+        centre = np.zeros(self.n_features_in_)
+        return centre, self._measured(bulk, centre)
+
+    def _measured(self, bulk, centre):
+        return _least_squares(bulk, centre)
+
+    def _unseen(self, names):
+        raise ValueError(
+            f"A has unknown perturbations: {listed(names, 10)}. Known are "
+            f"{listed(self.perturbations_, 20)}, and the control {self.control!r}. Effects of "
+            "others can be learned with adapt, or predicted by BilinearRidge"
+        )
+
+
+@_documented
+class BilinearRidge(_Baseline):
+    """Predict effects of perturbations never seen from numbers that describe their targets.
+
+    Effects Y, (n_genes, n_treatments), are means of treated cells less the mean of controls,
+    modelled as ``c + G W E`` by ridge regression from both sides, with the embeddings of genes G
+    and of targets E. Embeddings of the parts of a combination are added. The defaults learn each
+    gene by itself, G = I, which is kernel ridge regression on the cosine similarity of targets.
+    Expression is log-normalised, as by ``make_pipeline(LogNormalize(), BilinearRidge())``.
+
+    Parameters
+    ----------
+    features : None, str, DataFrame, dict or transformer, default=None
+        Features of targets, as ``skpert.preprocessing.TargetFeatures`` takes them, such as
+        ``GeneSetFeatures(gmt)``. None: with ``n_gene_components`` the target's row of G; else how
+        the target varies in control cells if all targets are measured genes, or one-hot, with
+        a warning, if not.
+    n_gene_components : int or None, default=None
+        Principal components of the mean expression of conditions that embed genes; None is
+        G = I.
+    alpha_genes : float, default=0.1
+        Ridge penalty on the side of G, where it is not I.
+    alpha_targets : float, default=0.1
+        Ridge penalty on the side of the targets.
+    normalize_features : bool, default=True
+        Whether the features of each target are scaled to unit length, so that
+        ``alpha_targets`` has the same meaning for all.
+    center : {"perturbations", "conditions"} or None, default="perturbations"
+        What c is: the mean effect of training perturbations, the same with the control counted
+        as an effect of zero, or zero.
+    {data_parameters}
+
+    Attributes
+    ----------
+    center_ : ndarray of shape (n_genes,)
+        The centre c.
+    target_features_ : TargetFeatures
+        Fitted features of targets; ``has(names)`` says which can be predicted.
+    gene_embedding_ : ndarray of shape (n_genes, n_gene_components)
+        The embedding G, where there is one.
+    {attributes}
+
+    See Also
+    --------
+    PerturbedMean : What this is for targets without any feature.
+    skpert.preprocessing.GeneSetFeatures : Features from the gene sets that a gene is in.
+
+    Notes
+    -----
+    As published [1]_: ``BilinearRidge(n_gene_components=10, normalize_features=False,
+    center="conditions")``. The control itself has no effect here; published code would predict
+    c for it.
+
+    References
+    ----------
+    .. [1] Ahlmann-Eltze, Huber and Anders. Deep-learning-based gene perturbation effect
+       prediction does not yet outperform simple linear baselines. Nature Methods (2025).
+
+    Examples
+    --------
+    >>> from skpert import BilinearRidge
+    >>> X = [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0], [1.0, 5.0], [1.0, 5.0]]
+    >>> features = {"A": [1, 0], "B": [0, 1], "C": [1, 0.1]}  # C is much like A
+    >>> model = BilinearRidge(features).fit(X, ["control", "control", "A", "A", "B", "B"])
+    >>> model.predict_intervention("C").round(1).tolist()
+    [[2.8, 2.3]]
+    """
+
+    def __init__(
+        self,
+        features=None,
+        *,
+        n_gene_components=None,
+        alpha_genes=0.1,
+        alpha_targets=0.1,
+        normalize_features=True,
+        center="perturbations",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        layer=None,
+    ):
+        self.features = features
+        self.n_gene_components = n_gene_components
+        self.alpha_genes = alpha_genes
+        self.alpha_targets = alpha_targets
+        self.normalize_features = normalize_features
+        self.center = center
+        self.control = control
+        self.sep = sep
+        self.perturbation = perturbation
+        self.layer = layer
+
+    def _learn(self, bulk, controls):
+        self._check_parameters()
+        vars(self).pop("gene_embedding_", None)
+        n_conditions = len(bulk.mean) + (self.center == "conditions" and controls.shape[0] > 0)
+        self.center_ = (self.center is not None) * bulk.mean.sum(0) / n_conditions
+        features, residual = self.features, bulk.mean - self.center_  # (n_treatments, n_genes)
+        gene_names = getattr(self, "feature_names_in_", None)
+        if self.n_gene_components is not None:
+            means = bulk.mean + self.control_mean_
+            if controls.shape[0]:
+                means = np.vstack([means, self.control_mean_])
+            G = self.gene_embedding_ = _components(means.T, self.n_gene_components)
+            residual = (G @ (_ridge(G, self.alpha_genes) @ residual.T)).T
+            features = self._own_features(gene_names) if features is None else features
+        self.target_features_ = TargetFeatures(features)
+        self.target_features_.fit(self.perturbations_, controls, gene_names)
+        embedding = self._embedding(self.perturbations_)
+        self._smoothed = residual
+        self._solution = _ridge(bulk.dosage.astype(np.float64) @ embedding, self.alpha_targets)
+        return self.center_, embedding @ self._solution @ self._smoothed
+
+    def _measured(self, bulk, centre):
+        return _least_squares(bulk, centre)
+
+    def _unseen(self, names):
+        return self._embedding(names) @ self._solution @ self._smoothed
+
+    def _embedding(self, names):
+        """Features of targets, (n_names, n_features)."""
+        values = self.target_features_.transform(names)
+        if self.normalize_features:
+            norm = np.linalg.norm(values, axis=1, keepdims=True)
+            values = values / np.where(norm > 0, norm, 1)
+        return values
+
+    def _own_features(self, gene_names):
+        """Rows of the gene embedding as a table by name."""
+        table = pd.DataFrame(self.gene_embedding_, index=gene_names)
+        table = table[~table.index.duplicated(keep=False)]
+        names = self.perturbations_
+        outside = names[~np.isin(names, [] if gene_names is None else table.index.astype(str))]
+        if len(outside):
+            raise ValueError(
+                f"Perturbations that are no measured genes, by name: {listed(outside, 10)}. With "
+                "n_gene_components, targets are described by the embedding of their genes: give X "
+                "with names of genes, or other `features`, or leave these cells out"
+            )
+        return table
+
+    def _check_parameters(self):
+        n, alphas = self.n_gene_components, (self.alpha_genes, self.alpha_targets)
+        if n is not None and (not isinstance(n, Integral) or n < 1):
+            raise ValueError(
+                f"n_gene_components must be None or an integer of at least 1, got {n!r}"
+            )
+        if not all(isinstance(alpha, Real) and 0 <= alpha < np.inf for alpha in alphas):
+            raise ValueError(f"alpha_genes and alpha_targets must be at least 0, got {alphas}")
+        if self.center not in ("perturbations", "conditions", None):
+            raise ValueError(
+                f"center={self.center!r} must be 'perturbations', 'conditions' or None"
+            )
+
+
+def _pseudobulk(X, dosage, weight=None):
+    """Means of cells with the same dosages."""
+    check_consistent_length(X, dosage)
+    names = np.empty(dosage.shape[1], dtype=object)
+    design = distinct(Design(names, dosage, np.arange(dosage.shape[0]), "array"))
+    weight = np.ones(X.shape[0]) if weight is None else weight
+    n_treatments = design.dosage.shape[0]
+    total = np.zeros((n_treatments, X.shape[1]))
+    for cells in gen_batches(X.shape[0], N_CELLS):
+        codes = design.codes[cells]
+        member = (weight[cells], (codes, np.arange(len(codes))))
+        part = csr_array(member, shape=(n_treatments, len(codes))) @ X[cells]
+        total += part.toarray() if issparse(part) else part
+    weights = np.bincount(design.codes, weights=weight, minlength=n_treatments)
+    mean = total / np.where(weights > 0, weights, 1)[:, None]
+    return Pseudobulk(design.dosage, mean, weights, design.codes)
+
+
+def _least_squares(bulk, centre):
+    """Responses of least squared error over cells, the smallest of them, (n_names, n_genes)."""
+    root = np.sqrt(bulk.weight)[:, None]
+    return np.linalg.lstsq(root * bulk.dosage.toarray(), root * (bulk.mean - centre))[0]
+
+
+def _ridge(M, alpha):
+    """Solution operator ``(M'M + alpha I)^-1 M'``, the least norm one for alpha = 0."""
+    U, s, Vt = np.linalg.svd(M, full_matrices=False)
+    kept = s > s.max(initial=0) * max(M.shape) * np.finfo(np.float64).eps
+    gain = np.divide(s, s**2 + alpha, out=np.zeros_like(s), where=kept)
+    return (Vt.T * gain) @ U.T
+
+
+def _components(M, n_components):
+    """Principal component scores of the rows of M, as many as there can be."""
+    U, s, Vt = np.linalg.svd(M - M.mean(0), full_matrices=False)
+    U, _ = svd_flip(U, Vt)
+    n_components = min(n_components, max(len(M) - 1, 1), M.shape[1])
+    return U[:, :n_components] * s[:n_components]
+
+
+def _packed(X):
+    """Cells as plain arrays, which can be written to files."""
+    return (X.data, X.indices, X.indptr, X.shape[1]) if issparse(X) else X
+
+
+def _unpacked(packed):
+    if not isinstance(packed, tuple):
+        return packed
+    *arrays, n_genes = packed
+    return csr_array(tuple(arrays), shape=(len(arrays[-1]) - 1, n_genes))
+
+
+def _shifted(cells, effect):
+    """Dense cells with an effect added, float32."""
+    cells = cells.toarray() if issparse(cells) else cells
+    return (cells + effect).astype(np.float32)
