@@ -5,6 +5,7 @@ from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
 from ._genes import HighlyVariableGenes, LogNormalize
 from ._genesets import GeneSetFeatures, read_gmt
+from ._graphs import causal_graph
 from ._labels import perturbation_labels
 from ._target_features import TargetFeatures
 
@@ -14,6 +15,7 @@ __all__ = [
     "LogNormalize",
     "PerturbationEncoder",
     "TargetFeatures",
+    "causal_graph",
     "check_cells",
     "detectable_perturbations",
     "perturbation_labels",
