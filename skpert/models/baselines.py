@@ -536,6 +536,10 @@ class BilinearRidge(_Baseline):
     center="conditions")``. The control itself has no effect here; published code would predict
     c for it.
 
+    ``GeneSetFeatures`` drops sets without a training target, so that unseen targets look more
+    like those of training than they are. Fit it to all genes of the sets before, and give
+    ``sklearn.frozen.FrozenEstimator(features)``, for a similarity that counts every set.
+
     References
     ----------
     .. [1] Ahlmann-Eltze, Huber and Anders. Deep-learning-based gene perturbation effect

@@ -47,10 +47,10 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         * "one_hot": its place among the training names. It says nothing of unseen names.
         * DataFrame with names as index and features as columns, or dict of 1-D vectors by
           name; other names than those of training can be in it, and are then known.
-        * Transformer with ``fit(names)`` and ``transform(names)``, such as
-          ``GeneSetFeatures(gmt, weight="idf")``. A copy is fitted to the training names.
-        * None: "genes" if every training name is a measured gene, else "one_hot" with a
-          warning.
+        * Transformer with ``fit(names, y=None)`` and ``transform(names)``, such as
+          ``GeneSetFeatures(gmt)``. A copy is fitted to the training names; ``FrozenEstimator``
+          of scikit-learn around a fitted one leaves it as it is.
+        * None: "genes" if every training name is a measured gene, else "one_hot", and a warning.
     n_components : int, default=50
         Number of components for "genes"; fewer if there are not as many control cells, or not
         more genes.
@@ -140,7 +140,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             raise ValueError(f"n_components must be an integer of at least 1, got {n!r}.")
         self.kind_ = self._kind(names, X_control, gene_names)
         if self.kind_ == "transformer":
-            self.transformer_ = clone(self.features).fit(names)
+            self.transformer_ = clone(self.features).fit(names, None)
             self.n_features_out_ = _checked(self.transformer_, names).shape[1]
             return self
         if self.kind_ == "genes":

@@ -1,5 +1,6 @@
 """Baselines: exact cases, closed forms, invariances, forms of input, what is refused."""
 
+import argparse
 import inspect
 import pickle
 import warnings
@@ -11,12 +12,14 @@ from numpydoc.docscrape import NumpyDocString
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skpert
+from benchmarks.gene_set_ridge import leave_one_out, merged, read
 from skpert import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from skpert.exceptions import DataWarning
 from skpert.model_selection import LeavePerturbationsOut
@@ -201,6 +204,23 @@ def test_none_describes_targets_by_how_they_vary_in_controls():
     np.testing.assert_array_equal(
         model.predict_intervention(["P7"]), named.predict_intervention(["P7"])
     )
+
+
+@pytest.mark.screen
+def test_gene_sets_predict_a_pathway_that_was_left_out(data_dir):
+    """Figures of an independent kernel ridge regression, times 10,000."""
+    expected = pd.DataFrame(
+        {"IFNGR1": [89.4, 13.6], "JAK2": [125, 66], "STAT1": [268, 211]}, index=["mean", "sets"]
+    )
+    path = data_dir / "papalexi2021_thp1_crispr.h5ad"
+    screen = read(argparse.Namespace(path=path, control="control", target_sum=500))
+    sets = merged([data_dir / "genesets"])
+    features = GeneSetFeatures(sets, weight="idf").fit(sorted(set().union(*sets.values())))
+    models = {"mean": PerturbedMean(), "sets": BilinearRidge(FrozenEstimator(features))}
+    targets = sorted(set(screen.A) - {"control"})
+    for name, model in models.items():
+        found = 1e4 * leave_one_out(model, screen, targets, left_out=list(expected))
+        np.testing.assert_allclose(found[expected.columns], expected.loc[name], rtol=0.01)
 
 
 # Invariances

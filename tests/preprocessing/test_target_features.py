@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csc_array, csr_matrix
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
 from skpert.exceptions import DataWarning
 from skpert.preprocessing import GeneSetFeatures, TargetFeatures, _target_features
@@ -109,6 +110,14 @@ def test_a_transformer_is_copied_and_fitted_on_the_training_names():
     assert (features.kind_, features.n_features_out_) == ("transformer", 2)
     assert features.has(["E", "Q"]).tolist() == [True, False]
     assert not hasattr(gene_sets, "genes_")
+
+
+def test_a_frozen_transformer_stays_as_it_was_fitted():
+    gene_sets = GeneSetFeatures(SETS, weight="idf").fit(list("ABCDE"))
+    features = TargetFeatures(FrozenEstimator(gene_sets)).fit(["A"])
+    assert features.n_features_out_ == 2  # one more than with a training name
+    expected = gene_sets.transform(["A", "E"]).toarray()
+    np.testing.assert_array_equal(features.transform(["A", "E"]), expected)
 
 
 def test_none_is_genes_where_all_names_are_measured(controls):
