@@ -125,7 +125,7 @@ def _correlation(X):
     return correlation
 
 
-_TOLERANCE = 1e-6  # of scores
+_TOLERANCE = 1e-4  # of scores, above their rounding errors
 _N_IDLE = 3  # moves of every node without a better score before the search ends
 
 
