@@ -1,6 +1,8 @@
 """Splits, scores and model choice that know what a perturbation is."""
 
 from ._combinations import CombinationHoldout
+from ._differences import paired_differences
+from ._evaluation import evaluate_perturbations
 from ._fitting import fit_many
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
 from ._splits import LeavePerturbationsOut, PerturbationKFold
@@ -9,8 +11,10 @@ __all__ = [
     "CombinationHoldout",
     "LeavePerturbationsOut",
     "PerturbationKFold",
+    "evaluate_perturbations",
     "fit_many",
     "interventional_nll",
     "interventional_nll_scorer",
+    "paired_differences",
     "udr_score",
 ]

@@ -1,0 +1,258 @@
+"""Estimators compared on held-out cells, between a floor and a ceiling."""
+
+import warnings
+from collections import defaultdict
+from numbers import Integral
+
+import pandas as pd
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.parallel import Parallel, delayed
+
+from ..exceptions import DataWarning
+from ..metrics import calibrate
+from ..preprocessing._labels import listed
+from ._rounds import Plan, Split
+from ._screen import Screen, split_cells, unwrapped
+from ._truth import check_metrics, scores
+
+FLOOR, CEILING = "floor (perturbed mean)", "ceiling (split half)"
+
+
+def evaluate_perturbations(
+    estimators,
+    X,
+    A,
+    *,
+    cv=None,
+    space,
+    metrics=None,
+    n_samples=None,
+    max_cells=500,
+    n_jobs=None,
+    random_state=None,
+    control="control",
+    sep="+",
+    perturbation="perturbation",
+    layer=None,
+):
+    """Compare estimators by what they predict for held-out cells of perturbations.
+
+    For each split the estimators are fitted on the training cells and predict every perturbation
+    of the test cells: its mean expression and a population of cells. Both are compared with the
+    test cells in log-normalised expression, where two rows are added: the floor, a prediction
+    that knows no perturbation [1]_, and the ceiling, what a replicate of the experiment reaches.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator
+        Models of perturbations by the name of their row, with ``fit``, ``predict_intervention``
+        and ``sample_intervention``; they stay as they are. With counts, a
+        ``make_pipeline(LogNormalize(), estimator)`` is for those that want log-normalised
+        expression.
+    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+        Expression. Sparse stays sparse, but for predicted cells.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes. A
+        combination is a condition of its own.
+    cv : int, splitter, iterable of (train, test) or None, default=None
+        Splits of cells; a splitter is given the labels as ``y``. An int is the number of splits
+        of :class:`LeavePerturbationsOut`, None five of them: perturbations that were never seen.
+        For seen ones, give a :class:`PerturbationKFold` or ``StratifiedShuffleSplit``.
+    space : {"counts", "lognorm"}
+        What X holds. Counts, measured and predicted, are log-normalised by one
+        ``LogNormalize(target_sum=None)`` of each split, fitted on its training cells. With
+        log-normalised values all estimators predict in these units.
+    metrics : list of str or None, default=None
+        Columns to compute, those of the notes; None: all.
+    n_samples : int or None, default=None
+        Predicted cells of each perturbation, at least 2. None: for distances as many as were
+        measured, and for means of counts ``max_cells``.
+    max_cells : int, default=500
+        Measured cells of a perturbation that distances look at, drawn at random from more, at
+        least 2. Means are of all cells. Time grows with its square.
+    n_jobs : int or None, default=None
+        Number of processes over pairs of estimator and split; None is 1. It changes no result.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the default splits, all draws of cells, and estimators without ``random_state``.
+    control : str, default="control"
+        Label of untreated cells.
+    sep : str or None, default="+"
+        What joins the names of a combination.
+    perturbation : str, default="perturbation"
+        Column of the labels, where the design is a DataFrame.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression, also for the estimators; None is its ``X``.
+
+    Returns
+    -------
+    result : Bunch
+        ``per_perturbation``, a DataFrame with a row for each estimator, split and test
+        perturbation: columns ``estimator``, ``split``, ``perturbation``, ``n_cells`` (measured),
+        and the metrics; NaN where nothing could be predicted. ``summary``, a DataFrame of shape
+        (n_estimators + 2, n_metrics): the mean over perturbations, each first averaged over
+        splits. ``calibrated``, the summary on the scale of :func:`skpert.metrics.calibrate`,
+        0 at the floor and 1 at the ceiling.
+
+    Raises
+    ------
+    ValueError
+        If there are no estimators, one has the name of the floor or ceiling or another
+        ``control``, ``sep`` or ``perturbation``, a pipeline has other steps, the space or a
+        metric is unknown, a split tests or trains on no perturbation or does both with one cell,
+        or an estimator cannot predict a perturbation that it was trained on.
+    TypeError
+        If an estimator lacks one of the methods.
+
+    Warns
+    -----
+    DataWarning
+        If an estimator cannot predict some perturbations, which it was not trained on and for
+        which it raises a ValueError, or if no training cell is a control, so that the mean of
+        all training cells is the reference. Warnings of estimators are given once.
+
+    See Also
+    --------
+    paired_differences : Whether one estimator is better than another.
+    skpert.plotting.EvaluationDisplay : The result as a figure.
+
+    Notes
+    -----
+    Metrics are those of :mod:`skpert.metrics`. Lower is better for ``response_mse``,
+    ``weighted_mse`` (with ``response_weights`` of the split's cells), ``direction_opposite``,
+    ``energy_distance`` and ``maximum_mean_discrepancy``; higher for ``delta_pearson``,
+    ``delta_pearson_perturbed``, ``direction_same`` and ``perturbation_discrimination``.
+
+    * The reference of responses is the mean of training controls; for
+      ``delta_pearson_perturbed`` it is the mean of training perturbations, each counted once, as
+      in Systema [2]_. A prediction that is the reference has no response: its correlation is 0,
+      and no gene goes the same or the opposite way.
+    * ``perturbation_discrimination`` (cosine) tells a perturbation from all others of the
+      screen, by test cells where it is tested and training cells where it is not. The floor of
+      unseen perturbations may come out below 0.5, as it is a mean of all but the one asked for.
+    * Distances are unbiased, and NaN where one cell was measured. The bandwidths of a split are
+      those of its measured test cells and training controls, the same for all estimators.
+    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``.
+    * A pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of
+      the split makes, whatever the target sum of its own.
+
+    The floor is the mean of the training perturbations' means, its cells those of training
+    perturbations drawn with equal weight. The ceiling is one random half of the test cells as the
+    prediction of the other half. It is conservative, as a half has half the cells: a good
+    prediction of the mean may come out above it.
+
+    Means over perturbations are over those that were predicted. Where an estimator cannot predict
+    all, compare it by :func:`paired_differences`.
+
+    References
+    ----------
+    .. [1] Ahlmann-Eltze, Huber and Anders, Deep learning-based predictions of gene perturbation
+       effects do not yet outperform simple linear baselines, Nature Methods 2025.
+    .. [2] Vinas Torne et al., Systema: a framework for evaluating genetic perturbation response
+       prediction beyond systematic variation, Nature Biotechnology 2025.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skpert import ControlMean
+    >>> from skpert.datasets import make_sparse_shift
+    >>> from skpert.model_selection import evaluate_perturbations
+    >>> from skpert.preprocessing import LogNormalize
+    >>> screen = make_sparse_shift(6, n_cells_per_perturbation=20, n_control_cells=40, n_latent=3,
+    ...                            n_genes=50, random_state=0)
+    >>> estimators = {"no effect": make_pipeline(LogNormalize(), ControlMean())}
+    >>> result = evaluate_perturbations(estimators, screen.X, screen.A, cv=3, space="counts",
+    ...                                 metrics=["perturbation_discrimination"], random_state=0)
+    >>> result.summary.round(1)
+    metric                  perturbation_discrimination
+    estimator
+    no effect                                       0.5
+    ...
+    """
+    _check_numbers(n_samples, max_cells)
+    metrics = check_metrics(metrics)
+    screen = Screen(
+        X, A, space=space, control=control, sep=sep, perturbation=perturbation, layer=layer
+    )
+    _check_estimators(estimators, screen)
+    splits = split_cells(cv, screen, random_state)
+    plan = Plan(metrics, n_samples, max_cells, check_random_state(random_state).randint(2**31 - 1))
+    rows = {**estimators, FLOOR: None, CEILING: None}
+    tables, caught, unknown = zip(
+        *Parallel(n_jobs=n_jobs)(
+            delayed(_evaluate)(name, estimator, screen, index, train, test, plan)
+            for name, estimator in rows.items()
+            for index, (train, test) in enumerate(splits)
+        ),
+        strict=True,
+    )
+    _warn(tables, caught, unknown)
+    table = pd.concat(tables, ignore_index=True)
+    summary = _summary(table, metrics).loc[list(rows)]
+    calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
+    return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated)
+
+
+def _evaluate(name, estimator, screen, index, train, test, plan):
+    """Scores of one row in one split, warnings as (category, text), and what is unknown."""
+    unknown = {}
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            split = Split(screen, index, train, test, plan)
+            truth = split.truth()
+            if name == FLOOR:
+                predicted = split.floor(truth)
+            elif name == CEILING:
+                truth, predicted = split.ceiling(truth)
+            else:
+                predicted, unknown = split.predicted(name, estimator)
+            table = scores(truth, predicted, plan.metrics)
+        except Exception as error:
+            error.add_note(f"in {name!r}, split {index}")
+            raise
+    n_cells = [len(split.tested[label]) for label in table.index]
+    for column, value in enumerate([name, index, table.index, n_cells]):
+        table.insert(column, ("estimator", "split", "perturbation", "n_cells")[column], value)
+    return table, [(warning.category, str(warning.message)) for warning in caught], unknown
+
+
+def _warn(tables, caught, unknown):
+    """Give each warning once, and one for each estimator that cannot predict all."""
+    names = [table["estimator"].iloc[0] for table in tables]
+    sources, failed = defaultdict(list), defaultdict(dict)
+    for name, warned, missing in zip(names, caught, unknown, strict=True):
+        failed[name].update(missing)
+        for warning in warned:
+            sources[warning].append(name)
+    for (category, message), of in sources.items():
+        which = "" if set(of) == set(names) else f" ({listed(list(dict.fromkeys(of)), 5)})"
+        warnings.warn(message + which, category, stacklevel=3)
+    for name, missing in failed.items():
+        if missing:
+            warnings.warn(
+                f"{name!r} cannot predict {len(missing)} perturbations that it was not trained "
+                f"on, whose scores are NaN: {listed(sorted(missing), 10)}. It says: "
+                f"{next(iter(missing.values()))}",
+                DataWarning,
+                stacklevel=3,
+            )
+
+
+def _summary(table, metrics):
+    means = table.groupby(["estimator", "perturbation"], sort=False)[metrics].mean()
+    return means.groupby(level="estimator", sort=False).mean().rename_axis(columns="metric")
+
+
+def _check_numbers(n_samples, max_cells):
+    for name, value in {"n_samples": n_samples, "max_cells": max_cells}.items():
+        missing = value is None and name == "n_samples"
+        if not missing and (not isinstance(value, Integral) or value < 2):
+            raise ValueError(f"{name} must be an integer of at least 2, got {value!r}")
+
+
+def _check_estimators(estimators, screen):
+    if not isinstance(estimators, dict) or not estimators:
+        raise ValueError(f"estimators must be a dict of one or more by name, got {estimators!r}")
+    for name, estimator in estimators.items():
+        if name in (FLOOR, CEILING):
+            raise ValueError(f"{name!r} is the name of a row that is added: choose another")
+        unwrapped(name, estimator, screen)
