@@ -3,6 +3,7 @@
 from ._additive import make_additive_shift
 from ._causal import make_causal_shift
 from ._download import get_data_home
+from ._invariant import make_invariant
 from ._norman import fetch_norman, norman_split
 from ._replogle import fetch_replogle_filtered
 from ._replogle_essential import fetch_replogle_essential
@@ -17,6 +18,7 @@ __all__ = [
     "load_screen",
     "make_additive_shift",
     "make_causal_shift",
+    "make_invariant",
     "make_sparse_shift",
     "norman_split",
 ]

@@ -1,0 +1,261 @@
+r"""Simulated cells of several batches, in which biology and batch move latents of their own.
+
+.. math:: z_I \sim \mathcal{N}(\mu_{tc}, T T^\top), \qquad z_S \sim \mathcal{N}(m_b 1, v_b I),
+          \qquad x_g \mid z \sim \mathrm{Poisson}(\ell \, \mathrm{softmax}_g(f(z_I, z_S)))
+
+:math:`t`, :math:`c` and :math:`b` are the cell type, the condition and the batch of a cell;
+:math:`f` is the random network of :func:`make_sparse_shift`. The invariant latents :math:`z_I` do
+not depend on the batch, the spurious ones :math:`z_S` on nothing else.
+"""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import Bunch, check_random_state, check_scalar
+
+from ._covariates import CoveredCells, LatentPrior, draw_codes, level_names, level_table
+from ._mixing import N_HIDDEN, check_number, check_strengths, check_widths
+from ._simulators import _draw_decoder
+
+
+def make_invariant(
+    n_cells_per_combination=500,
+    *,
+    cell_type_shift=(5.0, 2.0),
+    condition_shift=(0.0, 1.0),
+    batch_mean=(0.0, 1.0, 2.0),
+    batch_variance=None,
+    shift_scale=0.5,
+    correlated=False,
+    unbalanced=0.0,
+    n_invariant=9,
+    n_spurious=1,
+    n_genes=100,
+    normalize="genes",
+    library_size=1e5,
+    shuffle=True,
+    random_state=None,
+):
+    r"""Cells of several types, conditions and batches: the inVAE paper's simulations.
+
+    A cell of type ``t``, condition ``c`` and batch ``b`` has invariant latents around
+    ``cell_type_shift[t] + condition_shift[c]`` and spurious ones around ``batch_mean[b]``. Counts
+    follow from both as in :func:`make_sparse_shift`. Each of the three arguments gives as many
+    levels as it has numbers. The defaults, with ``normalize="cells"``, are the ``sparse_shift`` of
+    the authors' released code; see the notes for the other two simulations.
+
+    Parameters
+    ----------
+    n_cells_per_combination : int, default=500
+        Number of cells of each combination of cell type, condition and batch.
+    cell_type_shift : float or sequence of float, default=(5.0, 2.0)
+        Mean of the invariant latents in each cell type, before that of the condition is added.
+    condition_shift : float or sequence of float, default=(0.0, 1.0)
+        What each condition, such as healthy and diseased, adds to it.
+    batch_mean : float or sequence of float, default=(0.0, 1.0, 2.0)
+        Mean of the spurious latents in each batch, which is the environment.
+    batch_variance : float, sequence of float or None, default=None
+        Variance of the spurious latents: the same in all batches, or one for each. None means 2,
+        3, 4 and so on, as published.
+    shift_scale : float, default=0.5
+        Standard deviation of the means of invariant latents around the shifts, drawn for each
+        latent in each combination of cell type and condition. At 0 all invariant latents of a
+        cell have the same mean.
+    correlated : bool, default=False
+        Whether the invariant latents of a cell type and condition correlate, with covariance
+        ``T @ T`` for the matrix T that has ones on its diagonal and beside it: variances 3 (2 at
+        both ends), covariances 2 of neighbours and 1 of their neighbours. Otherwise it is the
+        identity. T is singular, and a linear combination of the invariant latents the same in
+        all cells, for 2, 5, 8, 11 and so on of them, of which the paper's scripts have 8.
+    unbalanced : float in [0, 1], default=0.0
+        Share of the cells of each batch that all have one condition, the first in the first
+        batch, the second in the second, and so on round; the others are spread evenly. At 1 the
+        batch tells the condition, and conditions beyond the number of batches have no cells. Not
+        published.
+    n_invariant : int, default=9
+        Number of invariant latents.
+    n_spurious : int, default=1
+        Number of spurious latents; with 0 batches do not differ. With ``n_invariant`` at most 40.
+    n_genes : int, default=100
+        Number of genes, at least 40.
+    normalize : {"genes", "cells"}, default="genes"
+        "genes": each cell's rates are ``library_size`` times a softmax over genes. "cells" (the
+        released code, and hence the paper's figures): each gene's rates are 1e6 times a softmax
+        over the cells of the data set.
+    library_size : float, default=1e5
+        Expected total counts of every cell; used by ``normalize="genes"`` only.
+    shuffle : bool, default=True
+        Shuffle the cells; otherwise they come by batch, then cell type, then condition.
+    random_state : int, RandomState instance or None, default=None
+        Seeds everything that is drawn; an int gives the same data each time.
+
+    Returns
+    -------
+    data : Bunch
+        X : ndarray of shape (n_cells, n_genes), float32
+            Counts.
+        obs : DataFrame of shape (n_cells, 3)
+            Covariates of the cells, as categories: "cell_type" ("T0", "T1"...), "condition"
+            ("C0"...) and "batch" ("B0"...). Index: names of the cells.
+        Z : ndarray of shape (n_cells, n_invariant + n_spurious)
+            True latent states, the invariant ones first.
+        n_invariant, n_spurious : int
+            Numbers of latents.
+        invariant, spurious : list of str
+            Columns of ``obs`` that move the invariant latents, and the spurious ones.
+        invariant_mean : ndarray of shape (n_cell_types, n_conditions, n_invariant)
+            Means of the invariant latents.
+        invariant_covariance : ndarray of shape (n_invariant, n_invariant)
+            Their covariance given cell type and condition.
+        batch_mean, batch_variance : ndarray of shape (n_batches,)
+            Mean and variance of each spurious latent.
+        expected : callable
+            ``expected(obs)``: expected counts of cells with any covariates, (n_rows, n_genes),
+            from a DataFrame with the three columns. Combinations without cells can be asked for,
+            such as a condition in a batch that has none of it. It is the mean over 2,048 latent
+            states, the same for all rows (a fixed Sobol sequence).
+        rate : callable
+            ``rate(Z)``: expected counts of any latent states under the network and normalisation
+            of this data set, (n_cells, n_genes).
+        log_likelihood : callable
+            ``log_likelihood(X, Z)``: log probability of counts given latent states, in nats per
+            cell, (n_cells,); every constant is included.
+        DESCR : str
+            One sentence on what was simulated.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, if ``batch_variance`` has another length than
+        ``batch_mean``, or if cells are to be unbalanced with one batch or condition only.
+
+    See Also
+    --------
+    make_sparse_shift : A screen of perturbations, in one batch.
+
+    Notes
+    -----
+    The other two published simulations differ in numbers only, and have one batch, in which
+    ``batch_mean`` is an offset that no model can see; give it more numbers for more. The one of
+    the released functions is ::
+
+        make_invariant(100, cell_type_shift=(-20, 20), condition_shift=(0, 5, 5.2), batch_mean=0,
+                       batch_variance=1, shift_scale=0, correlated=True, n_invariant=3,
+                       n_spurious=2, normalize="cells")
+
+    and that of the scripts the same with ``condition_shift=(0, 5, 5)``, so that two conditions do
+    not differ, ``batch_mean=1`` and ``n_invariant=8``.
+
+    References
+    ----------
+    Aliee, Kapl, Hediyeh-Zadeh & Theis (2023). Conditionally invariant representation learning for
+    disentangling cellular heterogeneity. arXiv:2307.00558. The authors' released code is the
+    source of all numbers.
+
+    Examples
+    --------
+    >>> from skpert.datasets import make_invariant
+    >>> data = make_invariant(20, unbalanced=0.5, random_state=0)
+    >>> data.X.shape, data.Z.shape
+    ((240, 100), (240, 10))
+    >>> data.obs.groupby(["batch", "condition"], observed=True).size().unstack()
+    condition  C0  C1
+    batch
+    B0         60  20
+    B1         20  60
+    B2         60  20
+    """
+    check_scalar(n_cells_per_combination, "n_cells_per_combination", Integral, min_val=1)
+    _check_latents(n_invariant, n_spurious, n_genes)
+    cell_type_shift = _check_numbers(cell_type_shift, "cell_type_shift")
+    condition_shift = _check_numbers(condition_shift, "condition_shift")
+    batch_mean = _check_numbers(batch_mean, "batch_mean")
+    batch_variance = _check_variance(batch_variance, len(batch_mean))
+    shape = len(batch_mean), len(cell_type_shift), len(condition_shift)
+    _check_strengths(shift_scale, library_size, normalize)
+    _check_unbalanced(unbalanced, shape)
+    rng = check_random_state(random_state)
+
+    shift = cell_type_shift[:, None] + condition_shift  # (n_cell_types, n_conditions)
+    invariant_mean = rng.normal(shift[..., None], shift_scale, size=(*shape[1:], n_invariant))
+    scale = _tridiagonal(n_invariant) if correlated else np.eye(n_invariant)
+    prior = LatentPrior(invariant_mean, scale, batch_mean, batch_variance, n_spurious)
+    codes = draw_codes(n_cells_per_combination, shape, unbalanced, shuffle, rng)
+    Z = prior.states(codes, rng.normal(size=(len(codes), n_invariant + n_spurious)))
+    decoder = _draw_decoder(Z, n_genes, normalize, library_size, rng)
+    names = level_names(shape)
+    return Bunch(
+        X=decoder.sample(Z, rng),
+        obs=level_table(codes, names),
+        Z=Z,
+        n_invariant=n_invariant,
+        n_spurious=n_spurious,
+        invariant=["cell_type", "condition"],
+        spurious=["batch"],
+        invariant_mean=invariant_mean,
+        invariant_covariance=scale @ scale.T,
+        batch_mean=batch_mean,
+        batch_variance=batch_variance,
+        expected=CoveredCells(prior, decoder, names).expected,
+        rate=decoder.rate,
+        log_likelihood=decoder.log_likelihood,
+        DESCR=f"Invariant and spurious latents: {n_invariant} and {n_spurious}, {shape[1]} cell "
+        f"types, {shape[2]} conditions, {shape[0]} batches, {unbalanced=}, {normalize=}.",
+    )
+
+
+def _tridiagonal(n):
+    """Matrix of ones on the diagonal and beside it, (n, n)."""
+    return np.eye(n) + np.eye(n, k=1) + np.eye(n, k=-1)
+
+
+def _check_latents(n_invariant, n_spurious, n_genes):
+    check_scalar(n_invariant, "n_invariant", Integral, min_val=1)
+    check_scalar(n_spurious, "n_spurious", Integral, min_val=0)
+    check_widths(n_invariant + n_spurious, N_HIDDEN, n_genes)
+
+
+def _check_strengths(shift_scale, library_size, normalize):
+    check_number(shift_scale, "shift_scale", 0, np.inf, "left")
+    check_strengths(0.0, 0.0, library_size)
+    if normalize not in ("genes", "cells"):
+        raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
+
+
+def _check_numbers(values, name):
+    """Return one finite number per level, (n_levels,)."""
+    try:
+        numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"{name} must be a finite number, or a sequence of them with one for each level, "
+            f"got {values!r}"
+        )
+    return numbers.copy()
+
+
+def _check_variance(batch_variance, n_batches):
+    """Return the variance of each batch, (n_batches,)."""
+    if batch_variance is None:
+        return np.arange(n_batches) + 2.0
+    variance = _check_numbers(batch_variance, "batch_variance")
+    if np.ndim(batch_variance) == 0:
+        variance = np.repeat(variance, n_batches)
+    if len(variance) != n_batches or (variance < 0).any():
+        raise ValueError(
+            f"batch_variance must be a number that is not negative, or one for each of the "
+            f"{n_batches} numbers in batch_mean, got {batch_variance!r}"
+        )
+    return variance
+
+
+def _check_unbalanced(unbalanced, shape):
+    n_batches, _, n_conditions = shape
+    check_number(unbalanced, "unbalanced", 0, 1, "both")
+    if unbalanced > 0 and min(n_batches, n_conditions) < 2:
+        raise ValueError(
+            f"{unbalanced=} needs at least two batches and two conditions, got {n_batches} and "
+            f"{n_conditions}: give batch_mean and condition_shift more numbers"
+        )
