@@ -91,7 +91,7 @@ def evaluate_perturbations(
         and the metrics; NaN where nothing could be predicted. ``summary``, a DataFrame of shape
         (n_estimators + 2, n_metrics): the mean over perturbations, each first averaged over
         splits. ``calibrated``, the summary on the scale of :func:`skpert.metrics.calibrate`,
-        0 at the floor and 1 at the ceiling.
+        0 at the floor and 1 at the ceiling. ``floor`` and ``ceiling``, the names of these rows.
 
     Raises
     ------
@@ -189,7 +189,13 @@ def evaluate_perturbations(
     table = pd.concat(tables, ignore_index=True)
     summary = _summary(table, metrics).loc[list(rows)]
     calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
-    return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated)
+    return Bunch(
+        per_perturbation=table,
+        summary=summary,
+        calibrated=calibrated,
+        floor=FLOOR,
+        ceiling=CEILING,
+    )
 
 
 def _evaluate(name, estimator, screen, index, train, test, plan):

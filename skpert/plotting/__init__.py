@@ -3,6 +3,7 @@
 from ._clusters import EmbeddingClustersDisplay
 from ._combinations import CombinationTargetsDisplay
 from ._effects import EffectsDisplay
+from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
 from ._pathways import PathwayTargetsDisplay
 from ._targets import TargetsDisplay
@@ -11,6 +12,7 @@ __all__ = [
     "CombinationTargetsDisplay",
     "EffectsDisplay",
     "EmbeddingClustersDisplay",
+    "EvaluationDisplay",
     "HistoryDisplay",
     "PathwayTargetsDisplay",
     "TargetsDisplay",

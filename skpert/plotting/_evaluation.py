@@ -1,0 +1,253 @@
+"""Estimators compared, perturbation by perturbation, between a floor and a ceiling."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from ..preprocessing._labels import listed
+from ._shared import check_matplotlib, clipped
+
+_KEYS = ("estimator", "split", "perturbation", "n_cells")
+_POINTS = "#0072B2"  # this and the next two are told apart by the colour-blind
+_LINES = {
+    "floor": {"color": "#D55E00", "linestyle": "--"},
+    "ceiling": {"color": "#009E73", "linestyle": "-"},
+}
+_JITTER = 0.27  # of the points of a row, to either side
+_QUANTILES = 0.02, 0.98  # of the points of a panel between which its scale must reach
+
+
+class EvaluationDisplay:
+    """Scores of estimators by metric, with those of a floor and a ceiling as vertical lines.
+
+    A panel is a metric and a row an estimator. Faint points are perturbations, each averaged over
+    splits; the diamond is their mean, and the bar its 95 % t interval. The arrow says where
+    better is, which is from the floor towards the ceiling. A few extreme points may lie outside
+    of a panel; means and intervals never do.
+
+    Parameters
+    ----------
+    per_perturbation : DataFrame
+        Table of :func:`skpert.model_selection.evaluate_perturbations`: columns ``estimator``,
+        ``perturbation`` and one for each metric.
+    floor, ceiling : str or None, default=None
+        Estimators to draw as lines; None draws no such line.
+
+    Attributes
+    ----------
+    mean_ : DataFrame of shape (n_estimators, n_metrics)
+        Means as drawn, floor and ceiling included.
+    half_width_ : DataFrame of shape (n_estimators, n_metrics)
+        Half of each interval; missing where fewer than two perturbations were predicted.
+    axes_ : ndarray of matplotlib Axes of shape (n_metrics,)
+        The panels.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    Notes
+    -----
+    Perturbations differ more than estimators do, so that intervals overlap where one estimator is
+    better for almost all: see :func:`skpert.model_selection.paired_differences`.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import pandas as pd
+    >>> from skpert.plotting import EvaluationDisplay
+    >>> table = pd.DataFrame({"estimator": ["additive", "additive", "floor", "floor"],
+    ...                       "perturbation": ["JAK2", "SMAD4"] * 2,
+    ...                       "response_mse": [1.0, 3.0, 2.0, 5.0]})
+    >>> EvaluationDisplay(table, floor="floor").plot().mean_["response_mse"].to_dict()
+    {'additive': 2.0, 'floor': 3.5}
+    """
+
+    def __init__(self, per_perturbation, *, floor=None, ceiling=None):
+        self.per_perturbation = per_perturbation
+        self.floor = floor
+        self.ceiling = ceiling
+
+    @classmethod
+    def from_evaluation(cls, result, *, metrics=None, axes=None):
+        """Draw what an evaluation found.
+
+        Parameters
+        ----------
+        result : Bunch
+            Of :func:`skpert.model_selection.evaluate_perturbations`.
+        metrics : str, list of str or None, default=None
+            Metrics to show; None: all that were computed.
+        axes : matplotlib Axes or array of them of shape (n_metrics,), default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        display : EvaluationDisplay
+            The panels, drawn.
+
+        Raises
+        ------
+        ValueError
+            If a metric was not computed, or ``axes`` are too few.
+        """
+        display = cls(result.per_perturbation, floor=result.floor, ceiling=result.ceiling)
+        return display.plot(axes, metrics=metrics)
+
+    def plot(self, axes=None, *, metrics=None):
+        """Draw the panels.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes or array of them of shape (n_metrics,), default=None
+            Where to draw; None makes a figure.
+        metrics : str, list of str or None, default=None
+            Columns to show; None: all metrics.
+
+        Returns
+        -------
+        display : EvaluationDisplay
+            This object, with the attributes of the drawing.
+
+        Raises
+        ------
+        ValueError
+            If a metric, the floor or the ceiling is not in the table, no other estimator is, or
+            ``axes`` are too few.
+        """
+        check_matplotlib(type(self))
+        scores = _averaged(self.per_perturbation, metrics)
+        groups = scores.groupby(level="estimator", sort=False)
+        self.mean_, self.half_width_ = groups.mean(), _half_width(groups)
+        lines = {"floor": self.floor, "ceiling": self.ceiling}
+        lines = {what: name for what, name in lines.items() if name is not None}
+        unknown = [name for name in lines.values() if name not in self.mean_.index]
+        rows = [name for name in self.mean_.index if name not in lines.values()]
+        if unknown or not rows:
+            raise ValueError(
+                f"there must be other estimators than {listed(list(lines.values()), 2)}, and "
+                f"these; the table has {listed(list(self.mean_.index), 10)}"
+            )
+        n_panels = self.mean_.shape[1]
+        self.axes_ = np.ravel(_axes(n_panels, rows) if axes is None else axes)
+        if len(self.axes_) != n_panels:
+            raise ValueError(f"axes must be {n_panels}, one a metric; got {len(self.axes_)}")
+        self.figure_ = self.axes_[0].figure
+        for ax, metric in zip(self.axes_, self.mean_, strict=True):
+            self._draw(ax, scores[metric], rows, lines)
+        _label_rows(self.axes_, rows)
+        _add_legend(self.axes_, of_figure=axes is None)
+        return self
+
+    def _draw(self, ax, scores, rows, lines):
+        """One panel."""
+        mean, half_width = self.mean_[scores.name], self.half_width_[scores.name]
+        shown = [mean[list(lines.values())], (mean + half_width)[rows], (mean - half_width)[rows]]
+        points = scores[scores.index.get_level_values("estimator").isin(rows)]
+        shown += [mean[rows], points.quantile(list(_QUANTILES))]
+        for what, name in lines.items():
+            ax.axvline(mean[name], label=what, linewidth=1.3, zorder=1, **_LINES[what])
+        for row, name in enumerate(rows):
+            _draw_row(ax, row, scores[name], mean[name], half_width[name])
+        shown = pd.concat(shown).dropna()
+        low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
+        margin = 0.06 * (high - low) or 0.5
+        ax.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.45, -0.55))
+        ax.set_title(scores.name, fontsize=9)
+        ax.set_xlabel(_direction(mean, lines), fontsize=8, color="0.35")
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _averaged(table, metrics):
+    """Scores of each estimator and perturbation, averaged over splits."""
+    known = [name for name in table if name not in _KEYS]
+    wanted = known if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise ValueError(f"no metrics {listed(unknown, 5)}: the table has {listed(known, 10)}")
+    return table.groupby(["estimator", "perturbation"], sort=False)[wanted].mean()
+
+
+def _half_width(groups):
+    n = groups.count()
+    return groups.sem() * student.ppf(0.975, (n - 1).where(n > 1))
+
+
+def _axes(n_panels, rows):
+    """Axes of a new figure, at most three in a row."""
+    import matplotlib.pyplot as plt
+
+    n_columns = min(n_panels, 3)
+    n_rows = -(-n_panels // n_columns)
+    names = 0.065 * max(len(clipped(name)) for name in rows)  # inches
+    size = 2.4 * n_columns + names + 0.2, (0.85 + 0.32 * len(rows)) * n_rows + 0.35
+    figure = plt.figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.07)
+    return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
+
+
+def _draw_row(ax, row, scores, mean, half_width):
+    """Points of perturbations, their mean and its interval."""
+    scores = scores.dropna()
+    if not len(scores):
+        note = ax.text(0.5, row, "not predicted", transform=ax.get_yaxis_transform())
+        note.set(ha="center", va="center", fontsize=8, color="0.45", style="italic")
+        note.set_bbox({"color": "white", "pad": 1.5})
+        return
+    offset = _JITTER * (2 * np.random.default_rng(row).random(len(scores)) - 1)
+    alpha = np.clip(12 / len(scores), 0.12, 0.45)
+    ax.scatter(
+        scores,
+        row + offset,
+        s=9,
+        color=_POINTS,
+        alpha=alpha,
+        linewidths=0,
+        zorder=2,
+        label="a perturbation",
+    )
+    ax.errorbar(
+        mean,
+        row,
+        xerr=None if np.isnan(half_width) else half_width,
+        fmt="D",
+        color="black",
+        markersize=4.5,
+        linewidth=1.3,
+        capsize=2.5,
+        zorder=3,
+        label="mean, 95 % interval",
+    )
+
+
+def _direction(mean, lines):
+    """Where better is, if floor and ceiling tell."""
+    if len(lines) < 2 or not abs(mean[lines["ceiling"]] - mean[lines["floor"]]) > 0:
+        return ""
+    return "better →" if mean[lines["ceiling"]] > mean[lines["floor"]] else "← better"
+
+
+def _label_rows(axes, rows):
+    """Names of estimators, at the first panel of each row of panels."""
+    for ax in axes:
+        spec = ax.get_subplotspec()
+        first = spec is None or spec.is_first_col()
+        ax.set_yticks(range(len(rows)), [clipped(name) if first else "" for name in rows])
+        ax.tick_params(axis="y", length=0)
+        for row in range(1, len(rows)):
+            ax.axhline(row - 0.5, color="0.92", linewidth=0.8, zorder=0)
+
+
+def _add_legend(axes, of_figure):
+    """One legend for all panels, below a figure of our own."""
+    handles = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    arguments = list(handles.values()), list(handles)
+    if of_figure:
+        n_columns = len(handles) if len(axes) > 1 else 2
+        place = {"loc": "outside lower center", "ncols": n_columns, "frameon": False}
+        axes[0].figure.legend(*arguments, fontsize=8, **place)
+    else:
+        axes[0].legend(*arguments, fontsize=8, framealpha=0.7)
