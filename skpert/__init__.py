@@ -11,6 +11,7 @@ from . import (
 )
 from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
+from .models.sccvae import SCCVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
 
@@ -20,6 +21,7 @@ __all__ = [
     "CPAVAE",
     "IVAE",
     "SAMSVAE",
+    "SCCVAE",
     "SVAE",
     "VAE",
     "AdditiveEffects",

@@ -96,6 +96,13 @@ class PerturbationVAE(
     def _make_module(self, cells):
         """Return the untrained module for these training cells."""
 
+    def _prepare(self, cells):
+        """Learn from the training cells what ``_make_module`` needs; most models need nothing."""
+
+    def _reaching(self, A):
+        """Return the estimator that answers for A: one that knows more, if it can, than this."""
+        return self
+
     def _store(self, arguments):
         """Keep the constructor's arguments, its ``locals()``, under their own names."""
         for name in self._get_param_names():
@@ -160,6 +167,7 @@ class PerturbationVAE(
         with _seeded(self._seed, device):
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
+            self._prepare(training)
             n_epochs, batch_size, _ = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
             with suitable_threads(batch_size * training.n_genes):
@@ -208,7 +216,15 @@ class PerturbationVAE(
         return budget(n_cells, self.max_epochs, self.batch_size, self.n_epochs_kl_warmup)
 
     def _optimise(
-        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+        self,
+        module,
+        cells,
+        validation=None,
+        monitor=None,
+        *,
+        warm=False,
+        max_epochs=None,
+        minibatches=None,
     ):
         """Fit the module and return the history; models of several phases override this."""
         n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
@@ -224,6 +240,7 @@ class PerturbationVAE(
                 weight_decay=self.weight_decay,
                 n_epochs_kl_warmup=0 if warm else n_epochs_kl_warmup,
                 patience=self.patience,
+                minibatches=minibatches,
                 on_epoch=monitor,
             )
 
@@ -352,12 +369,13 @@ class PerturbationVAE(
         X = check_cells(self, X, counts=self._counts, layer=self.layer)
         dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
         cells = Cells.from_arrays(X, dosage, np.empty((X.shape[0], 0)))
+        model = self if A is None else self._reaching(A)
         if A is not None:
-            cells = _cells(X, self.design_, A)
+            cells = _cells(X, model.design_, A)
         parts = []
         with self._inference():
             for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
-                parts.append(self.module_.posterior(batch.to(self._device)))
+                parts.append(model.module_.posterior(batch.to(self._device)))
         return Bunch(**{k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]})
 
     def score_cells(self, X, A, *, n_particles=None):
@@ -386,9 +404,11 @@ class PerturbationVAE(
         n_particles = self.n_particles if n_particles is None else n_particles
         if not isinstance(n_particles, Integral) or n_particles < 1:
             raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
-        cells = self._check(X, A)
+        check_is_fitted(self)
+        model = self._reaching(A)
+        cells = model._check(X, A)
         with self._inference():
-            return _iwelbos(self.module_, cells, n_particles, self._device)
+            return _iwelbos(model.module_, cells, n_particles, self._device)
 
     def score(self, X, y, sample_weight=None):
         """Mean importance-weighted ELBO, nats per cell; higher is better.
@@ -442,14 +462,15 @@ class PerturbationVAE(
             If A names what the model cannot predict, or its length does not match X.
         """
         check_is_fitted(self)
-        designs = self._designs(A, library_size)
+        model = self._reaching(A)
+        designs = model._designs(A, library_size)
         if X is not None:
-            return self._counterfactual(designs, X, library_size)
+            return model._counterfactual(designs, X, library_size)
         with self._inference():
-            z_basal = self.module_.basal_states(N_BASAL)
+            z_basal = model.module_.basal_states(N_BASAL)
             responses = [
-                self.module_.intervene(z_basal, population).mean.mean(0)
-                for population in self._populations(designs, N_BASAL)
+                model.module_.intervene(z_basal, population).mean.mean(0)
+                for population in model._populations(designs, N_BASAL)
             ]
         return torch.stack(responses).cpu().numpy()
 
@@ -469,7 +490,7 @@ class PerturbationVAE(
             for index in torch.arange(n_cells).split(ENCODE_SIZE):
                 rows = x.index_select(0, index).to(self._device)
                 cells = designs.take(index if n_designs > 1 else torch.zeros_like(index))
-                cells = cells.to(self._device)
+                cells = cells.to(self._device)._replace(x=rows)
                 if library_size is None:
                     cells = cells._replace(library=rows.sum(1, keepdim=True))
                 p_x = self.module_.intervene(self.module_.encode(rows), cells)
@@ -501,7 +522,8 @@ class PerturbationVAE(
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
-        designs = self._designs(A, library_size)
+        model = self._reaching(A)
+        designs = model._designs(A, library_size)
         random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         samples = np.empty((designs.n_cells, n_samples, self.n_features_in_), dtype=np.float32)
         states, library = None, self._population["library"]
@@ -509,6 +531,7 @@ class PerturbationVAE(
             states = self.transform(X)
             X = check_cells(self, X, counts=self._counts, layer=self.layer)
             library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+            x = Cells.rows(X)
         with self._inference(int(random.integers(2**31))):
             for i, population in enumerate(self._populations(designs, n_samples)):
                 drawn = random.integers(len(library), size=n_samples)
@@ -516,12 +539,13 @@ class PerturbationVAE(
                     sizes = torch.from_numpy(library[drawn]).to(self._device)
                     population = population._replace(library=sizes)
                 if states is None:
-                    z_basal = self.module_.basal_states(n_samples)
+                    z_basal = model.module_.basal_states(n_samples)
                 else:
                     z_basal = torch.from_numpy(states[drawn]).to(self._device)
-                samples[i] = (
-                    self.module_.intervene(z_basal, population, sampled=True).sample().cpu()
-                )
+                    rows = x.index_select(0, torch.from_numpy(drawn)).to(self._device)
+                    population = population._replace(x=rows)
+                p_x = model.module_.intervene(z_basal, population, sampled=True)
+                samples[i] = p_x.sample().cpu()
         return samples
 
     def _designs(self, A, library_size):

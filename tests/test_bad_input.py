@@ -10,12 +10,13 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import CPAVAE, IVAE, SAMSVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
+from skpert import CPAVAE, IVAE, SAMSVAE, SCCVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
 from skpert.exceptions import DataWarning
 from skpert.nn import LIKELIHOODS
 
-ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE]
-ADDITIVE = [ConditionalVAE, CPAVAE, SAMSVAE]
+ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE, SCCVAE]
+pytestmark = pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot")
+ADDITIVE = [ConditionalVAE, CPAVAE, SAMSVAE, SCCVAE]
 FAST = {"n_latent": 2, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}
 

@@ -20,12 +20,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import CPAVAE, IVAE, SAMSVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
+from skpert import CPAVAE, IVAE, SAMSVAE, SCCVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
 from skpert.exceptions import TrainingWarning
 from skpert.model_selection import PerturbationKFold
 from skpert.preprocessing import HighlyVariableGenes
 
-ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE]
+ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE, SCCVAE]
+pytestmark = pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot")
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
 NETWORK = ["n_hidden", "n_layers", "dropout", "likelihood"]
 TRAINING = [
@@ -35,6 +36,7 @@ TRAINING = [
 ]
 FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}
+COUNTS = {"likelihood": "negative_binomial"}  # nothing is set after the last epoch
 
 A = np.repeat(["control", "P0", "P1", "P2", "P3"], 20)
 X = np.random.default_rng(0).poisson(3.0, (100, 20)).astype(np.float32)
@@ -278,10 +280,11 @@ def test_a_search_takes_anndata():
 def test_history_has_a_row_per_epoch_and_a_column_per_term(cls):
     terms = {"reconstruction", "kl_z"}
     terms |= {"kl_embedding"} if "embedding_scale" in cls().get_params() else set()
+    held_out = {f"validation_{term}" for term in terms} | {"validation_elbo"}
+    terms |= {"response", "mmd"} if "mmd_weight" in cls().get_params() else set()
     phases = {"dense", "sparse"} if "init" in cls().get_params() else {"fit"}
     model = cls(**FAST).set_params(max_epochs=3).fit(X, A)
-    validated = {f"validation_{term}" for term in terms} | {"validation_elbo"}
-    assert set(model.history_) == {"phase"} | terms | validated
+    assert set(model.history_) == {"phase"} | terms | held_out
     assert len(model.history_) == model.n_iter_ == 3
     assert set(model.history_.pop("phase")) == phases
     assert np.isfinite(model.history_).all(axis=None)
@@ -326,7 +329,7 @@ class Listener:
 def test_a_callback_sees_every_epoch_and_changes_nothing(cls):
     pytest.importorskip("sklearn.callback")
     listener = Listener()
-    model = cls(**FAST).set_params(max_epochs=3, validation_fraction=0)
+    model = cls(**FAST | COUNTS).set_params(max_epochs=3, validation_fraction=0)
     silent = outputs(model.fit(X, A))
     model.set_callbacks(listener).fit(X, A)
     epochs = ["begin epoch", "end epoch"] * 3
@@ -379,7 +382,8 @@ def test_scikit_learns_own_monitor_logs_each_epoch():
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_of_several_trainings_the_best_is_kept(cls):
     pytest.importorskip("sklearn.callback")
-    listener, settings = Listener(), FAST | {"max_epochs": 3, "validation_fraction": 0}
+    listener = Listener()
+    settings = FAST | COUNTS | {"max_epochs": 3, "validation_fraction": 0}
     model = cls(n_init=4, **settings).set_callbacks(listener).fit(X, A)
     ends = listener.scores[2::3]  # of each training, as scored after its last epoch
     assert len(ends) == len(set(ends)) == 4

@@ -255,11 +255,48 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 "perturbations need a DataFrame with their names."
             )
         warn_of_single_cells(new, np.array([n_cells[name] for name in new]))
-        encoder = deepcopy(self)
-        encoder.perturbations_ = np.array([*self.perturbations_, *new], dtype=object)
-        encoder.n_cells_ = np.array([*self.n_cells_, *(n_cells[name] for name in new)])
+        encoder = self.with_names(new)
+        encoder.n_cells_[len(self.n_cells_) :] = [n_cells[name] for name in new]
         parts = sorted(set(singles.names[np.unique(singles.dosage.indices)]) - set(self.columns_))
         encoder.columns_ = np.array([*self.columns_, *parts], dtype=object)
+        return encoder
+
+    def unknown(self, A):
+        """Names of perturbations in A that are not known.
+
+        Parameters
+        ----------
+        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
+                (n_cells, n_columns), or str
+            Design in one of the three forms.
+
+        Returns
+        -------
+        names : ndarray of shape (n_unknown,) and dtype object
+            Sorted names; those of single perturbations if ``additive``.
+        """
+        check_is_fitted(self)
+        design = self._interventions(self._read_known(A))
+        received = set(design.names[np.unique(design.dosage[design.codes].indices)])
+        return np.array(sorted(received - set(self.perturbations_)), dtype=object)
+
+    def with_names(self, names):
+        """Return a fitted encoder that knows more perturbations, of which there is no cell.
+
+        Parameters
+        ----------
+        names : array-like of shape (n_names,)
+            Names of perturbations, none of them known yet.
+
+        Returns
+        -------
+        encoder : PerturbationEncoder
+            A copy whose ``perturbations_`` and ``columns_`` are the present ones and these.
+        """
+        encoder = deepcopy(self)
+        encoder.perturbations_ = np.array([*self.perturbations_, *names], dtype=object)
+        encoder.columns_ = np.array([*self.columns_, *names], dtype=object)
+        encoder.n_cells_ = np.array([*self.n_cells_, *(0 for _ in names)])
         return encoder
 
     def __sklearn_tags__(self):

@@ -1,0 +1,861 @@
+r"""SCCVAE: perturbations shift the modules of a linear structural causal model.
+
+.. math::
+
+    z \sim \mathcal{N}(0, I), \qquad
+    u = (I - A)^{-1} (z + c_p \, S_p), \quad S_p = \mathrm{shift}(\mathrm{features}_p), \qquad
+    x_g \mid u \sim \mathcal{N}(f_g(u), \sigma_g^2)
+
+with the penetrance :math:`c_p` of perturbation :math:`p`, its shift :math:`S_p`, which is not
+negative and sums to one, and the weights :math:`A` of a graph between modules; :math:`c = 0` for
+a control cell. Shifts follow from features of the perturbed gene, so that perturbations never
+seen have them, too (Liu, Zhang and Uhler, Learning genetic perturbation effects with variational
+causal inference, bioRxiv 2025.06.05.657988). In the code states are rows and
+``B[i, j]`` is the edge from module i to module j: ``u = (z + c * S) @ inv(I - B)``.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from .._data import Cells
+from ..base import (
+    ENCODE_SIZE,
+    Integral,
+    Interval,
+    PerturbationVAE,
+    Real,
+    StrOptions,
+    with_shared_parameters,
+)
+from ..nn import Decoder, GaussianEncoder, NormalHead, Table
+from ..objectives import kl_from_unit_normal
+from ..preprocessing import LogNormalize, TargetFeatures
+from ..preprocessing._labels import listed
+
+BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
+BANDWIDTHS = 10  # of the kernel, each twice the one before
+WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
+N_BASAL_STATES = 1000  # of control cells, kept for predictions
+RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
+FAST_RATE = 10.0  # learning rate of shifts and penetrances relative to the networks'
+SCALE_RATE = 30.0  # of dispersions or scales of genes
+N_CHOICES = 61  # penetrances that are tried for a perturbation that is added
+RIDGE = 0.1  # penalty of the regression on similarities of features
+LARGEST_ROW = 0.9  # sum of absolute weights of a row of a cyclic graph
+
+
+class StructuralModel(nn.Module):
+    """Linear structural causal model of modules: ``u = v @ inv(I - B)``, edges B[i, j]: i to j.
+
+    An acyclic graph is solved as a triangular system, in an order of the modules in which all
+    edges point forward. In a cyclic one the weights are scaled down where the absolute weights
+    of a row sum to more than ``LARGEST_ROW``, so that I - B stays invertible.
+    """
+
+    graph: Tensor  # (n_latent, n_latent) 0 or 1
+    order: Tensor  # (n_latent,) modules, causes first
+
+    def __init__(self, graph: Tensor):
+        super().__init__()
+        order = causal_order(graph)
+        self.acyclic = order is not None
+        n = len(graph)
+        self.register_buffer("graph", graph.float())
+        self.register_buffer("order", torch.arange(n) if order is None else order)
+        scale = min(0.1, 1 / math.sqrt(n))  # the published 0.1 makes last modules of 512 explode
+        self.weight = nn.Parameter(torch.randn(n, n) * scale)
+
+    def weights(self) -> Tensor:
+        """B, zero where the graph has no edge, (n_latent, n_latent)."""
+        B = self.weight * self.graph
+        if self.acyclic:
+            return B
+        return B * (LARGEST_ROW / B.abs().sum(1).max().clamp(min=LARGEST_ROW))
+
+    def forward(self, v: Tensor) -> Tensor:
+        """States of all modules, given what each has of its own, (..., n_latent)."""
+        B, rows = self.weights(), v.flatten(0, -2)
+        identity = torch.eye(len(B), device=B.device)
+        if not self.acyclic:
+            u = torch.linalg.solve(identity - B, rows, left=False)
+        else:
+            B = B[self.order][:, self.order]
+            u = torch.linalg.solve_triangular(
+                identity - B, rows[:, self.order], upper=True, left=False, unitriangular=True
+            )
+            u = u[:, self.order.argsort()]
+        return u.view_as(v)
+
+
+class Independence(nn.Module):
+    """No graph: every module is its own cause, and the model a conditional VAE."""
+
+    def weights(self) -> None:
+        """There are none."""
+        return None
+
+    def forward(self, v: Tensor) -> Tensor:
+        """States as they are."""
+        return v
+
+
+def causal_order(graph: Tensor) -> Tensor | None:
+    """Modules such that every edge points forward; None if the graph has a cycle."""
+    left, order = graph.bool().clone(), []
+    remaining = torch.ones(len(graph), dtype=torch.bool)
+    while remaining.any():
+        sources = remaining & ~left.any(0)
+        if not sources.any():
+            return None
+        order.append(sources.nonzero()[:, 0])
+        remaining &= ~sources
+        left[sources] = False
+    return torch.cat(order) if order else torch.zeros(0, dtype=torch.long)
+
+
+class FreeShifts(nn.Module):
+    """A shift of its own for every perturbation; unseen ones share those of similar ones."""
+
+    def __init__(self, features: Tensor, n_latent: int):
+        super().__init__()
+        self.logits = Table(0.1 * torch.randn(len(features), n_latent))
+
+    def forward(self) -> Tensor:
+        """Shifts on the simplex, (n_perturbations, n_latent)."""
+        return torch.softmax(self.logits(), -1)
+
+    def extend(self, shift: Tensor) -> None:
+        """Append perturbations with these shifts, and freeze all."""
+        self.logits.extend(shift.clamp(min=1e-12).log())
+        self.logits.extend(shift[:0])
+
+
+class ShiftNetwork(nn.Module):
+    """The published shift encoder: a network from features to the simplex."""
+
+    features: Tensor  # (n_perturbations, n_features)
+
+    def __init__(self, features: Tensor, n_latent: int, *, n_hidden: int, n_layers: int):
+        super().__init__()
+        self.register_buffer("features", features)
+        widths = [features.shape[1]] + [n_hidden] * n_layers
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(0.2)]
+        self.network = nn.Sequential(*layers, nn.Linear(widths[-1], n_latent))
+        self.added = Table(torch.zeros(0, n_latent))
+
+    def forward(self) -> Tensor:
+        """Shifts on the simplex, (n_perturbations, n_latent)."""
+        return torch.cat([torch.softmax(self.network(self.features), -1), self.added()])
+
+    def extend(self, shift: Tensor) -> None:
+        """Append perturbations with these shifts, and freeze all."""
+        self.added.extend(shift)
+        self.added.extend(shift[:0])
+
+
+class CausalModule(nn.Module):
+    """The equation above in torch, with the same symbols."""
+
+    basal: Tensor  # (N_BASAL_STATES, n_latent) z of control cells, for predictions
+    control_mean: Tensor  # (n_genes,) what the response of no perturbation is, on average
+    library: Tensor  # () median total counts of the training cells
+
+    def __init__(
+        self,
+        encoder: GaussianEncoder,
+        decoder: Decoder,
+        structure: StructuralModel | Independence,
+        shifts: FreeShifts | ShiftNetwork,
+        n_perturbations: int,
+        n_genes: int,
+        *,
+        objective: str,
+        mmd_weight: float,
+        library: float,
+    ):
+        super().__init__()
+        self.encoder = encoder  # q(z + c S | x)
+        self.decoder = decoder  # p(x | u)
+        self.structure = structure  # v -> u
+        self.shifts = shifts  # S
+        self.penetrance = Table(torch.ones(n_perturbations, 1))  # c
+        self.objective = objective
+        self.mmd_weight = mmd_weight
+        self.register_buffer("basal", torch.randn(N_BASAL_STATES, encoder.n_latent))
+        self.register_buffer("control_mean", torch.zeros(n_genes))
+        self.register_buffer("library", torch.tensor(library))
+        self.controls: Cells | None = None  # to be paired with, while it is trained
+
+    def shift(self, cells: Cells) -> Tensor:
+        """Sum of dosage times c S over each cell's perturbations, (n_cells, n_latent)."""
+        return cells.shift(self.penetrance() * self.shifts())
+
+    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms of the objective: cells come in blocks of one perturbation each in training.
+
+        Held-out cells come as they are, and have the terms of the ELBO.
+        """
+        if not self.training or self.controls is None:
+            return self._elbo_terms(cells, kl_weight)
+        index = torch.randint(self.controls.n_cells, (BLOCK_SIZE,), device=cells.dosage.device)
+        controls = self.controls.take(index)
+        if self.objective == "published":
+            return self._published_terms(cells, controls, kl_weight)
+        return self._matched_terms(cells, controls, kl_weight)
+
+    def _elbo_terms(self, cells: Cells, kl_weight: float) -> dict[str, Tensor]:
+        q = self.encoder(self.decoder.features(cells.x))
+        p_x = self.decoder(self.structure(q.rsample()), cells.library, cells.environment)
+        kl = _kl(q, self.shift(cells))
+        return {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": kl_weight * kl.mean()}
+
+    def _matched_terms(self, cells: Cells, controls: Cells, kl_weight: float) -> dict[str, Tensor]:
+        """The ELBO, and how far counterfactuals of control cells are from measured cells."""
+        n, shift = cells.n_cells, self.shift(cells)
+        x = torch.cat([cells.x, controls.x])
+        q = self.encoder(self.decoder.features(x))
+        v = q.rsample()
+        of_blocks = shift[::BLOCK_SIZE, None]  # (n_blocks, 1, n_latent)
+        changed = (v[n:] + of_blocks).flatten(0, 1)
+        h = self._hidden(torch.cat([v, changed]), cells, controls)
+        p_x = self.decoder.head(h[:n], cells.library)
+        kl = _kl(Normal(q.mean[:n], q.stddev[:n], validate_args=False), shift)
+        basal, moved = self._levels(h[n : n + BLOCK_SIZE]), self._levels(h[n + BLOCK_SIZE :])
+        counterfactual = self._levels_of(controls) - basal + moved.unflatten(0, (-1, BLOCK_SIZE))
+        measured = self._levels_of(cells).unflatten(0, (-1, BLOCK_SIZE))
+        gap = counterfactual.mean(1) - measured.mean(1)
+        return {
+            "reconstruction": -cells.log_prob(p_x).mean(),
+            "kl_z": kl_weight * kl.mean(),
+            "response": gap.square().sum(-1).mean(),
+            "mmd": self.mmd_weight * block_mmd(counterfactual, measured).mean(),
+        }
+
+    def _published_terms(
+        self, cells: Cells, controls: Cells, kl_weight: float
+    ) -> dict[str, Tensor]:
+        """Squared errors of control cells, and of treated ones against any control, as released.
+
+        Means over genes and over modules; a likelihood of counts takes the place of the errors.
+        """
+        q = self.encoder(self.decoder.features(controls.x))
+        z = q.rsample()
+        changed = (z + self.shift(cells)[::BLOCK_SIZE, None]).flatten(0, 1)
+        h = self._hidden(torch.cat([z, changed]), cells, controls)
+        basal, moved = h[:BLOCK_SIZE], h[BLOCK_SIZE:]
+        predicted = self._levels(moved).unflatten(0, (-1, BLOCK_SIZE))
+        measured = self._levels_of(cells).unflatten(0, (-1, BLOCK_SIZE))
+        return {
+            "reconstruction": RECONSTRUCTION_SCALE * self._error(basal, controls),
+            "response": self._error(moved, cells),
+            "kl_z": kl_weight * _kl(q, torch.zeros_like(z)).mean() / z.shape[1],
+            "mmd": self.mmd_weight * block_mmd(predicted, measured).mean(),
+        }
+
+    def _hidden(self, v: Tensor, cells: Cells, controls: Cells) -> Tensor:
+        """Last hidden layer of the decoder for (cells,) control cells and counterfactuals."""
+        rows = torch.cat([controls.environment, cells.environment])
+        if len(v) > len(rows):
+            rows = torch.cat([cells.environment, rows])
+        h: Tensor = self.decoder.hidden(self.structure(v), rows)
+        return h
+
+    def _levels(self, h: Tensor) -> Tensor:
+        """Expected expression as a log-normalised value, (n_cells, n_genes)."""
+        library = self.library.expand(len(h), 1)
+        mean: Tensor = self.decoder.head(h, library).mean
+        return mean.log1p() if self.decoder.head.counts else mean
+
+    def _levels_of(self, cells: Cells) -> Tensor:
+        """Measured expression on the same scale."""
+        x: Tensor = cells.x
+        if self.decoder.head.counts:
+            return (x * (self.library / cells.library.clamp(min=1))).log1p()
+        return x
+
+    def _error(self, h: Tensor, cells: Cells) -> Tensor:
+        p_x = self.decoder.head(h, cells.library)
+        if self.decoder.head.counts:
+            return -cells.log_prob(p_x).mean() / cells.n_genes
+        error: Tensor = (p_x.mean - cells.x).square().mean()
+        return error
+
+    def draw(self, n_particles: int) -> None:
+        """Cells share nothing that is uncertain."""
+
+    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+        """Log p(x, z | a) - log q(z | x, a) at samples of q(z | x, a) = q(z + c S | x) - c S."""
+        q = self.encoder(self.decoder.features(cells.x))
+        v = q.rsample((n_particles,))
+        p_x = self.decoder(self.structure(v), cells.library, cells.environment)
+        prior = Normal(self.shift(cells), 1.0, validate_args=False)
+        return cells.log_prob(p_x) + (prior.log_prob(v) - q.log_prob(v)).sum(-1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of u, (n_cells, n_latent)."""
+        u: Tensor = self.structure(self.encoder(self.decoder.features(x)).mean)
+        return u
+
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Means of u with and without the perturbation, and the scale of z."""
+        q, shift = self.encoder(self.decoder.features(cells.x)), self.shift(cells)
+        z = q.mean - shift
+        basal, u = self.structure(z), self.structure(q.mean)
+        return {"z": u, "z_basal": basal, "scale": q.stddev, "z_exogenous": z}
+
+    def basal_states(self, n_states: int) -> Tensor:
+        """States u of control cells of the training, the same in the same place."""
+        index = torch.arange(n_states, device=self.basal.device) % len(self.basal)
+        u: Tensor = self.structure(self.basal[index])
+        return u
+
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
+        """Distribution of expression of these states u after the shifts of ``cells``.
+
+        Where the cells' own real-valued expression is known, so is their noise: they keep it.
+        """
+        u = z_basal + self.structure(self.shift(cells))
+        p_x: Distribution = self.decoder(u, cells.library, cells.environment)
+        if self.decoder.head.counts or not cells.n_genes:
+            return p_x
+        before = self.decoder(z_basal, cells.library, cells.environment)
+        mean = cells.x + p_x.mean - before.mean
+        return Independent(Normal(mean, torch.zeros_like(mean), validate_args=False), 1)
+
+    def learned(self) -> dict[str, Tensor]:
+        """Shifts, penetrances, their product, and the weights of the graph."""
+        shift, penetrance = self.shifts(), self.penetrance()
+        learned = {"embedding": penetrance * shift, "shift": shift, "penetrance": penetrance[:, 0]}
+        weights = self.structure.weights()
+        return learned if weights is None else learned | {"graph": weights}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks and graph; shifts of their own and penetrances, which learn faster."""
+        fast = [p for p in self.penetrance.parameters() if p.requires_grad]
+        if isinstance(self.shifts, FreeShifts):
+            fast += [p for p in self.shifts.parameters() if p.requires_grad]
+        names = ("log_dispersion", "log_scale")
+        scales = [p for n, p in self.decoder.head.named_parameters() if n in names]
+        scales = [p for p in scales if p.requires_grad]
+        known = {id(p) for p in fast + scales}
+        slow = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        groups: list[dict[str, Any]] = [
+            {"params": slow},
+            {"params": fast, "lr": FAST_RATE, "weight_decay": 0.0},
+            {"params": scales, "lr": SCALE_RATE, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def settle(self, cells: Cells, controls: Cells) -> None:
+        """Set what has a closed form, given all else, and keep what predictions need.
+
+        With a normal likelihood these are the bias of the decoder, from which the mean response
+        to nothing is the mean of control cells, and the scales of genes, from the residuals.
+        """
+        self.controls = None
+        self.eval()
+        place = torch.linspace(0, controls.n_cells - 1, len(self.basal)).round().long()
+        chosen = controls.take(place.to(self.basal.device))
+        self.basal.copy_(self.encoder(self.decoder.features(chosen.x)).sample())
+        total = torch.zeros_like(self.control_mean)
+        for batch in controls.minibatches(ENCODE_SIZE, shuffle=False):
+            total += self._levels_of(batch).sum(0)
+        self.control_mean.copy_(total / controls.n_cells)
+        if not self.decoder.head.counts:
+            self._fit_observations(cells, chosen.environment)
+
+    def _fit_observations(self, cells: Cells, environment: Tensor) -> None:
+        head: Any = self.decoder.head
+        predicted = head(self.decoder.hidden(self.structure(self.basal), environment), None).mean
+        head.mean.bias.add_(self.control_mean - predicted.mean(0))
+        if not isinstance(head, NormalHead):
+            return
+        total = torch.zeros_like(self.control_mean)
+        for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+            u = self.structure(self.encoder(batch.x).sample())
+            error = head(self.decoder.hidden(u, batch.environment), None).mean - batch.x
+            total += error.square().sum(0)
+        head.log_scale.copy_((total / cells.n_cells).clamp(min=1e-12).log() / 2)
+
+    def extended(self, cells: Cells, n_new: int) -> "CausalModule":
+        """A copy with all frozen, and the most alike of the known shifts for each new one."""
+        return self.reached(*self.chosen(cells, [self.shifts().detach()] * n_new))
+
+    def reached(self, shift: Tensor, penetrance: Tensor) -> "CausalModule":
+        """A copy with all frozen, that knows perturbations of these shifts and penetrances."""
+        module = copy.deepcopy(self)
+        module.shifts.extend(shift)
+        module.penetrance.extend(penetrance[:, None])
+        module.penetrance.extend(penetrance[:0, None])
+        return module.requires_grad_(False)
+
+    @torch.no_grad()
+    def chosen(self, cells: Cells, candidates: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Shift, of some candidates each, and penetrance that best explain new perturbations.
+
+        They are the last that ``cells`` know of; what counts is the mean expression.
+        """
+        n_known, shifts, penetrances = len(self.penetrance()), [], []
+        wide = 2 * float(self.penetrance().abs().max())
+        grid = torch.linspace(-wide, wide, N_CHOICES, device=self.basal.device)
+        for new, of_new in enumerate(candidates):
+            received = ((cells.part == n_known + new) & (cells.dosage > 0)).any(1)
+            alone = received & ((cells.dosage > 0).sum(1) == 1)
+            rows = (alone if alone.any() else received).nonzero()[:, 0]
+            change = self._levels_of(cells.take(rows)).mean(0) - self.control_mean
+            best = int(self.errors(change, of_new, grid).argmin())
+            shifts.append(of_new[best // N_CHOICES])
+            penetrances.append(grid[best % N_CHOICES])
+        return torch.stack(shifts), torch.stack(penetrances)
+
+    @torch.no_grad()
+    def errors(self, change: Tensor, shifts: Tensor, grid: Tensor) -> Tensor:
+        """Mean squared errors of the mean change of expression, (n_shifts, n_grid)."""
+        basal = self.structure(self.basal)
+        environment = basal.new_zeros(len(basal), self.decoder.hidden.n_environments)
+        before = self._levels(self.decoder.hidden(basal, environment)).mean(0)
+        errors = []
+        for direction in self.structure(shifts):
+            for c in grid:
+                after = self._levels(self.decoder.hidden(basal + c * direction, environment))
+                errors.append((after.mean(0) - before - change).square().mean())
+        return torch.stack(errors).view(len(shifts), len(grid))
+
+    def refined(self) -> "CausalModule":
+        """A copy to be trained on; there is no discrete structure to be fixed."""
+        return copy.deepcopy(self).requires_grad_(True)
+
+
+def _kl(q: Normal, prior_mean: Tensor) -> Tensor:
+    """KL(q || N(prior_mean, I)), (n_cells,), nats."""
+    return kl_from_unit_normal(q, prior_mean).sum(-1)
+
+
+def block_mmd(first: Tensor, second: Tensor) -> Tensor:
+    r"""Squared MMD of two equally large sets of cells in each block, (n_blocks,).
+
+    The released kernel, :math:`\sum_{i=0}^{9} \exp(-d^2 / (31.25 \cdot 2^i))`, with the diagonals.
+    """
+    cells = torch.cat([first, second], 1)  # (n_blocks, 2 * size, n_genes)
+    squares = cells.square().sum(-1)
+    d2 = squares[:, :, None] + squares[:, None] - 2 * cells @ cells.mT
+    widest = (d2.clamp(min=0) / -WIDEST).exp()
+    kernel = widest
+    for _ in range(BANDWIDTHS - 1):
+        widest = widest.square()  # half the bandwidth
+        kernel = kernel + widest
+    n = first.shape[1]
+    sign = torch.cat([cells.new_full((n,), 1 / n), cells.new_full((n,), -1 / n)])
+    mmd: Tensor = kernel @ sign @ sign
+    return mmd
+
+
+def blocks(cells: Cells) -> Callable[[int], Iterator[Cells]]:
+    """Minibatches made of blocks of cells with the same design, in a new order at each call.
+
+    Every cell is in a block; one that is not full is filled with other cells of its design.
+    """
+    amount = torch.where(cells.dosage > 0, cells.dosage, 0)
+    design = torch.cat([torch.where(amount > 0, cells.part, -1).to(amount), amount], 1)
+    condition = design.unique(dim=0, return_inverse=True)[1]
+    groups = [(condition == i).nonzero()[:, 0] for i in range(int(condition.max()) + 1)]
+
+    def minibatches(batch_size: int) -> Iterator[Cells]:
+        rows = []
+        for group in groups:
+            missing = -len(group) % BLOCK_SIZE
+            more = torch.randint(len(group), (missing,), device=group.device)
+            shuffled = group[torch.randperm(len(group), device=group.device)]
+            rows.append(torch.cat([shuffled, group[more]]).view(-1, BLOCK_SIZE))
+        block = torch.cat(rows)
+        block = block[torch.randperm(len(block), device=block.device)]
+        for chosen in block.split(max(batch_size // BLOCK_SIZE, 1)):
+            yield cells.take(chosen.flatten())
+
+    return minibatches
+
+
+def similarity_weights(features: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """How much each known perturbation counts for new ones, rows that sum to one.
+
+    Weights of a ridge regression on the cosine similarity of features, with the mean of all for
+    what nothing is similar to; negative ones are set to zero. (n_new, n_known).
+    """
+    known, new = (_unit_rows(rows) for rows in (features, new))
+    gram = known @ known.T + RIDGE * np.eye(len(known))
+    weights = np.linalg.solve(gram, known @ new.T).T
+    weights += (1 - weights.sum(1, keepdims=True)) / len(known)
+    weights = weights.clip(min=0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1)
+
+
+@with_shared_parameters
+class SCCVAE(PerturbationVAE):
+    """Single-cell causal VAE: perturbations shift modules of a causal model, unseen ones too.
+
+    Parameters
+    ----------
+    {n_latent}
+    features : {"genes", "one_hot"}, DataFrame, dict, transformer or None, default=None
+        What describes a perturbed gene, as in :class:`~skpert.preprocessing.TargetFeatures`: its
+        principal components in control cells, a table with rows for unseen targets, or a
+        transformer of names such as ``GeneSetFeatures``. None: components where every
+        perturbation is a measured gene, else one-hot, with a warning: nothing unseen can then be
+        predicted.
+    graph : {"learned", "random"}, array-like of shape (n_latent, n_latent) or None, \
+            default="learned"
+        Edges between modules, of which the weights are learned: all from earlier to later
+        modules, a random part of these, those where a matrix has 1 in row i and column j (edge
+        from i to j), or none, which is the conditional model.
+    cyclic : bool, default=False
+        Whether the graph may have cycles; "learned" is then all edges but those of a module to
+        itself. Weights are kept so small that the model has one solution.
+    edge_density : float, default=0.03
+        Probability of each edge of a random graph.
+    shift_encoder : {"kernel", "network"}, default="kernel"
+        How shifts follow from features. "kernel" learns one for each perturbation of the training,
+        and an unseen one has the average of those of similar features. "network" is the published
+        one, a network with a softmax at the end, for screens with hundreds of perturbations.
+    n_components : int, default=50
+        Number of principal components that describe a gene.
+    objective : {"matched", "published"}, default="matched"
+        "matched" maximises the ELBO of all cells, and has the counterfactuals of control cells
+        match the measured cells of each perturbation, by their mean and by the maximum mean
+        discrepancy (MMD); a counterfactual keeps what the decoder cannot explain of its cell.
+        "published" has decoded control cells match them, by squared error and MMD, and the ELBO of
+        control cells only.
+    mmd_weight : float, default=10.0
+        Weight of the MMD in the objective.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    shift_ : ndarray of shape (n_perturbations, n_latent)
+        Shift of each module by each perturbation, at least 0, rows sum to one.
+    penetrance_ : ndarray of shape (n_perturbations,)
+        Factor of each shift; at most meaningful up to one scale for all.
+    embedding_ : ndarray of shape (n_perturbations, n_latent)
+        Their product, the effect before it passes through the graph.
+    graph_ : ndarray of shape (n_latent, n_latent)
+        Weights of the edges from row to column. Absent without a graph.
+    features_ : TargetFeatures
+        The fitted features of perturbed genes.
+    {shared_attributes}
+
+    See Also
+    --------
+    skpert.model_selection.select_penetrance : Penetrance of unseen perturbations from bulk data.
+    BilinearRidge : The linear model that it is to be compared with.
+
+    Notes
+    -----
+    The decoder starts with a free linear map, and a linear map of u, with ``u (I - B) = v``, is
+    one of v: learned, random, given and no graph are one class of functions, between which data
+    cannot decide by fit alone. The graph is a regulariser, and no evidence for edges between
+    processes, let alone between genes (see the user guide).
+
+    A perturbation never seen has the shift of similar ones, and their penetrance; with
+    ``shift_encoder="network"`` the shift that the network gives. ``with_penetrance`` sets others;
+    the published numbers take for each unseen perturbation the penetrance that fits its own test
+    cells best.
+
+    References
+    ----------
+    .. [1] Liu, Zhang and Uhler, Learning genetic perturbation effects with variational causal
+       inference, bioRxiv 2025.06.05.657988.
+
+    Examples
+    --------
+    >>> from skpert import SCCVAE
+    >>> from skpert.datasets import make_causal_shift
+    >>> screen = make_causal_shift(8, n_cells_per_perturbation=40, n_control_cells=80,
+    ...                            n_latent=4, n_genes=50, random_state=0)
+    >>> model = SCCVAE(n_latent=4, features=screen.features, likelihood="normal", max_epochs=2,
+    ...                random_state=0).fit(screen.X[screen.train], screen.A[screen.train])
+    >>> model.shift_.shape
+    (6, 4)
+    >>> model.predict_intervention(["P6", "P7"]).shape  # neither was seen
+    (2, 50)
+    """
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "features": [object],
+        "graph": [StrOptions({"learned", "random"}), "array-like", None],
+        "cyclic": ["boolean"],
+        "edge_density": [Interval(Real, 0, 1, closed="both")],
+        "shift_encoder": [StrOptions({"kernel", "network"})],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "objective": [StrOptions({"matched", "published"})],
+        "mmd_weight": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_latent=64,
+        *,
+        features=None,
+        graph="learned",
+        cyclic=False,
+        edge_density=0.03,
+        shift_encoder="kernel",
+        n_components=50,
+        objective="matched",
+        mmd_weight=10.0,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.0,
+        likelihood="normal",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _prepare(self, cells):
+        """Fit the features of targets, which need control cells if they are gene components."""
+        controls = _untreated(cells)
+        values = controls.take(torch.arange(controls.n_cells).to(cells.dosage.device)).x
+        values = values.cpu().numpy()
+        if self._counts:
+            values = LogNormalize(target_sum=None).fit_transform(values)
+        names = getattr(self, "feature_names_in_", None)
+        self.features_ = TargetFeatures(self.features, n_components=self.n_components)
+        self.features_.fit(self.perturbations_, values, names)
+        self._features_of_targets = self.features_.transform(self.perturbations_)
+        self._graph = _graph(self)
+
+    def _make_module(self, cells):
+        sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
+        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
+        decoder = Decoder(
+            self.n_latent,
+            cells.n_genes,
+            likelihood=self.likelihood,
+            n_environments=cells.environment.shape[1],
+            **sizes,
+        )
+        features = torch.from_numpy(self._features_of_targets).float()
+        if self.shift_encoder == "kernel":
+            shifts = FreeShifts(features, self.n_latent)
+        else:
+            shifts = ShiftNetwork(features, self.n_latent, **sizes)
+        structure = (
+            Independence()
+            if self.graph is None
+            else StructuralModel(torch.from_numpy(self._graph))
+        )
+        return CausalModule(
+            encoder,
+            decoder,
+            structure,
+            shifts,
+            len(features),
+            cells.n_genes,
+            objective=self.objective,
+            mmd_weight=self.mmd_weight,
+            library=self._population["median"],
+        )
+
+    def _optimise(
+        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
+    ):
+        controls = _untreated(cells)
+        module.controls = controls
+        history = super()._optimise(
+            module,
+            cells,
+            validation,
+            monitor,
+            warm=warm,
+            max_epochs=max_epochs,
+            minibatches=blocks(cells),
+        )
+        module.settle(cells, controls)
+        return history
+
+    def with_penetrance(self, penetrance):
+        """Set the penetrance of perturbations, seen or not.
+
+        Parameters
+        ----------
+        penetrance : dict or Series of str to float
+            Names of single perturbations and their penetrances, of any sign: 0 does nothing,
+            beyond those of the training is extrapolation, and below 0 turns the effect round.
+
+        Returns
+        -------
+        estimator : SCCVAE
+            A fitted copy; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown and has no features, or a penetrance is no finite number.
+        """
+        check_is_fitted(self)
+        penetrance = pd.Series(penetrance, dtype=np.float64)
+        if penetrance.empty or not np.isfinite(penetrance).all():
+            raise ValueError(
+                f"penetrance must map names to finite numbers, got {dict(penetrance)!r}"
+            )
+        other = self._reaching(penetrance.index.to_numpy(dtype=object))
+        position = pd.Index(other.perturbations_).get_indexer(penetrance.index)
+        module = copy.deepcopy(other.module_)
+        rows = module.penetrance().detach().clone()
+        rows[position, 0] = torch.from_numpy(penetrance.to_numpy()).to(rows)
+        module.penetrance = Table(rows)
+        other = other._copy()
+        other.module_ = module.eval()
+        return other
+
+    def adapt(self, X, A):
+        """Learn the penetrance of perturbations never trained on, with all else kept as it is.
+
+        Their shifts follow from their features; where these are one-hot, a new perturbation has
+        the shift of that of the training which explains its cells best. Nothing is trained.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design, in any form that ``fit`` takes. Control cells change nothing.
+
+        Returns
+        -------
+        adapted : SCCVAE
+            A new fitted estimator; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already or has no features, or X or A are not as ``fit``
+            wants them.
+        """
+        check_is_fitted(self)
+
+        def extend(cells, n_new):
+            names = self.design_.unknown(A)
+            if self.features_.kind_ == "one_hot":
+                return self.module_.extended(cells, n_new)
+            shift, _ = self._expected_effects(names)
+            return self.module_.reached(*self.module_.chosen(cells, list(shift[:, None])))
+
+        return self._adapted(X, A, extend)
+
+    def _reaching(self, A):
+        """Estimator that knows the perturbations of A, those unseen from their features."""
+        names = self.design_.unknown(A)
+        if not len(names):
+            return self
+        if self.features_.kind_ != "transformer":
+            missing = names[~self.features_.has(names)]
+            if len(missing):
+                raise ValueError(
+                    f"A has unknown perturbations: {listed(missing, 10)}. Known are "
+                    f"{listed(self.perturbations_, 20)}, and the control {self.control!r}. Others "
+                    "can be predicted where fit is given `features` that describe them."
+                )
+        other = self._copy()
+        other.design_ = self.design_.with_names(names)
+        other.perturbations_ = other.design_.perturbations_
+        with torch.no_grad():
+            other.module_ = self.module_.reached(*self._expected_effects(names)).eval()
+        return other
+
+    @torch.no_grad()
+    def _expected_effects(self, names):
+        """Shift and penetrance of unseen perturbations, from those of similar features."""
+        new = self.features_.transform(names)
+        n_known = len(self._features_of_targets)
+        shift, penetrance = self.module_.shifts(), self.module_.penetrance()
+        weights = similarity_weights(self._features_of_targets, new)
+        weights = torch.from_numpy(weights).to(shift)
+        strength = weights * penetrance[:n_known, 0].abs()
+        if self.shift_encoder == "kernel":
+            total = strength.sum(1, keepdim=True)
+            share = torch.where(total > 0, strength / total.clamp(min=1e-12), weights)
+            new_shift = share @ shift[:n_known]
+        else:
+            x = torch.from_numpy(new).to(shift)
+            new_shift = torch.softmax(self.module_.shifts.network(x), -1)
+        return new_shift, weights @ penetrance[:n_known, 0]
+
+    @property
+    def shift_(self):
+        """Shift of each module by each perturbation, (n_perturbations, n_latent)."""
+        return self._learned("shift")
+
+    @property
+    def penetrance_(self):
+        """Factor of each shift, (n_perturbations,)."""
+        return self._learned("penetrance")
+
+    @property
+    def graph_(self):
+        """Weights of the edges from row to column, (n_latent, n_latent)."""
+        return self._learned("graph")
+
+
+def _untreated(cells):
+    """Control cells; all cells where there are none."""
+    control = (cells.dosage == 0).all(1)
+    return cells.subset(control.nonzero()[:, 0]) if control.any() else cells
+
+
+def _graph(estimator):
+    """Edges that have weights, (n_latent, n_latent); None without a graph."""
+    kind, n = estimator.graph, estimator.n_latent
+    if kind is None:
+        return None
+    if isinstance(kind, str):
+        graph = np.ones((n, n), dtype=np.float32)
+        if kind == "random":
+            graph = np.float32(torch.rand(n, n).numpy() < estimator.edge_density)
+        return graph * (1 - np.eye(n, dtype=np.float32)) if estimator.cyclic else np.triu(graph, 1)
+    graph = np.asarray(kind, dtype=np.float64)
+    if graph.shape != (n, n) or not np.isin(graph, (0, 1)).all() or graph.diagonal().any():
+        raise ValueError(
+            f"graph must be an array of 0 and 1 of shape (n_latent, n_latent)=({n}, {n}), with "
+            f"zeros on the diagonal; got shape {graph.shape} and values from {graph.min():g} to "
+            f"{graph.max():g}"
+        )
+    if causal_order(torch.from_numpy(graph)) is None and not estimator.cyclic:
+        raise ValueError(
+            "graph has a cycle: remove an edge of it, or set cyclic=True to model it with weights "
+            "that are kept small"
+        )
+    return graph.astype(np.float32)
