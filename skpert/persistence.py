@@ -16,9 +16,11 @@ from uuid import uuid4
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 
-from .preprocessing import PerturbationEncoder, TargetFeatures
+from .preprocessing import GeneSetFeatures, PerturbationEncoder, TargetFeatures
 
 __all__ = ["load", "save"]
 
@@ -161,7 +163,8 @@ def _classes():
     """Every class that a file may name, by name."""
     public = (getattr(_skpert(), name) for name in _skpert().__all__)
     known = [cls for cls in public if isinstance(cls, type) and issubclass(cls, BaseEstimator)]
-    return {cls.__name__: cls for cls in [*known, PerturbationEncoder, TargetFeatures]}
+    parts = [PerturbationEncoder, TargetFeatures, GeneSetFeatures, FrozenEstimator]
+    return {cls.__name__: cls for cls in [*known, *parts]}
 
 
 def _encode(value, arrays, name):
@@ -235,6 +238,11 @@ def _encode_frame(frame, arrays, name):
     return {"frame": _encode_list(parts, arrays, name)}
 
 
+def _encode_csr(matrix, arrays, name):
+    parts = [matrix.data, matrix.indices, matrix.indptr, list(matrix.shape)]
+    return {"csr": _encode_list(parts, arrays, name)}
+
+
 _ENCODERS = {
     dict: _encode_dict,
     list: _encode_list,
@@ -242,6 +250,7 @@ _ENCODERS = {
     np.ndarray: _encode_array,
     np.memmap: _encode_array,
     pd.DataFrame: _encode_frame,
+    csr_array: _encode_csr,
 }
 
 
@@ -283,6 +292,11 @@ def _decode_frame(content, arrays):
     return frame
 
 
+def _decode_csr(content, arrays):
+    data, indices, indptr, shape = _decode(content, arrays)
+    return csr_array((data, indices, indptr), shape=tuple(shape))
+
+
 _DECODERS = {
     "array": lambda entry, arrays: arrays[entry],
     "scalar": lambda entry, arrays: arrays[entry][()],
@@ -291,5 +305,6 @@ _DECODERS = {
     "dict": lambda items, arrays: {_decode(k, arrays): _decode(v, arrays) for k, v in items},
     "objects": _decode_objects,
     "frame": _decode_frame,
+    "csr": _decode_csr,
     "estimator": _decode_estimator,
 }

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 
 import skpert
-from skpert import IVAE, SVAE, VAE, SVAEPlus
+from skpert import IVAE, SVAE, VAE, BilinearRidge, SVAEPlus
 from skpert.datasets import make_sparse_shift
 from skpert.persistence import load, save
-from skpert.preprocessing import PerturbationEncoder
+from skpert.preprocessing import GeneSetFeatures, PerturbationEncoder
 
 PUBLIC = [getattr(skpert, name) for name in skpert.__all__]
 ESTIMATORS = [c for c in PUBLIC if inspect.isclass(c) and issubclass(c, BaseEstimator)]
@@ -261,3 +262,16 @@ def test_damaged_and_foreign_files_are_refused(screen, tmp_path):
             load(tmp_path / "bad")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("wrap", [lambda features: features, FrozenEstimator])
+def test_features_from_gene_sets_are_kept(wrap, tmp_path):
+    sets = {"one": ["P0", "P1", "Q"], "two": ["P1", "P2", "R"], "three": ["P0", "P3", "Q"]}
+    features = wrap(GeneSetFeatures(sets, weight="idf").fit(["P0", "P1", "P2", "P3"]))
+    A = np.repeat(["control", "P0", "P1", "P2", "P3"], 8)
+    X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    model = BilinearRidge(features).fit(X, A)
+    save(model, tmp_path / "model.skpert")
+    again = load(tmp_path / "model.skpert")
+    names = ["Q", "R", "P0"]
+    assert np.array_equal(again.predict_intervention(names), model.predict_intervention(names))
