@@ -69,19 +69,22 @@ def hdf5_readers():
     return anndata, h5py
 
 
-def read_part(path, *, cells, genes, layer=None):
+def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
     """Some rows and columns of an .h5ad file, in memory that grows with those only.
 
     Parameters
     ----------
     path : Path
         The file; its matrix may be dense, CSR or CSC.
-    cells : callable
-        From the table of all cells to the positions of those to keep, in increasing order.
-    genes : callable
-        From the table of all genes to a mask of those to keep.
+    cells : callable or None, default=None
+        From the table of all cells to the positions of those to keep, in increasing order; None
+        keeps all.
+    genes : callable or None, default=None
+        From the table of all genes to a mask of those to keep; None keeps all.
     layer : str or None, default=None
         Layer to read; None means X.
+    raw : bool, default=False
+        Read the X and the table of genes that were set aside as ``raw``.
 
     Returns
     -------
@@ -93,15 +96,23 @@ def read_part(path, *, cells, genes, layer=None):
         warnings.simplefilter(
             "ignore", anndata.OldFormatWarning
         )  # files of 2022: not to be helped
-        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(file["var"])
-        rows, columns = cells(obs), np.flatnonzero(genes(var))
-        matrix = _matrix(file, layer, path.name)
+        part = _raw(file, path.name) if raw else file
+        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(part["var"])
+        rows = np.arange(len(obs)) if cells is None else cells(obs)
+        columns = np.arange(len(var)) if genes is None else np.flatnonzero(genes(var))
+        matrix = _matrix(part, layer, path.name)
         blocks = [
             csr_matrix(matrix[_index(rows[batch])][:, columns], dtype=np.float32)
             for batch in gen_batches(len(rows), _BLOCK)
         ]
     X = vstack(blocks, format="csr") if blocks else csr_matrix((0, len(columns)), dtype=np.float32)
     return anndata.AnnData(X, obs=obs.iloc[rows], var=var.iloc[columns])
+
+
+def _raw(file, name):
+    if "raw" not in file:
+        raise ValueError(f"{name} has no raw counts; it has: {_listed(file)}")
+    return file["raw"]
 
 
 def _matrix(file, layer, name):
