@@ -4,6 +4,7 @@ from ._combinations import CombinationHoldout
 from ._differences import paired_differences
 from ._evaluation import evaluate_perturbations
 from ._fitting import fit_many
+from ._penetrance import select_penetrance
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
 from ._splits import LeavePerturbationsOut, PerturbationKFold
 
@@ -16,5 +17,6 @@ __all__ = [
     "interventional_nll",
     "interventional_nll_scorer",
     "paired_differences",
+    "select_penetrance",
     "udr_score",
 ]
