@@ -1,0 +1,348 @@
+"""The module of SCCVAE: objectives in plain torch, what data can decide, exact evidence."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from skpert._data import Cells
+from skpert.models.sccvae import (
+    BLOCK_SIZE,
+    CausalModule,
+    FreeShifts,
+    Independence,
+    ShiftNetwork,
+    StructuralModel,
+)
+from skpert.nn import Decoder, GaussianEncoder
+from skpert.objectives import iwelbo
+
+N_GENES, N_LATENT, N_PERTURBATIONS = 12, 3, 4
+SIZES = {"n_hidden": 16, "n_layers": 2}
+BANDWIDTHS = 31.25 * 2.0 ** np.arange(10)
+
+
+# Objectives, written out
+
+
+def naive_mmd(X, Y):
+    def kernel(a, b):
+        d2 = ((a[:, None] - b[None]) ** 2).sum(-1)
+        return np.exp(-d2[..., None] / BANDWIDTHS).sum(-1).mean()
+
+    return kernel(X, X) + kernel(Y, Y) - 2 * kernel(X, Y)
+
+
+def make_shifts(kind):
+    torch.manual_seed(3)
+    features = torch.randn(N_PERTURBATIONS, 5)
+    if kind == "kernel":
+        return FreeShifts(features, N_LATENT)
+    return ShiftNetwork(features, N_LATENT, **SIZES)
+
+
+def random_module(
+    objective="matched", *, likelihood="normal", kind="kernel", structure=None, n_environments=0
+):
+    torch.manual_seed(0)
+    graph = torch.triu(torch.ones(N_LATENT, N_LATENT), 1)
+    module = CausalModule(
+        GaussianEncoder(N_GENES, N_LATENT, dropout=0.0, **SIZES),
+        Decoder(N_LATENT, N_GENES, likelihood=likelihood, n_environments=n_environments, **SIZES),
+        StructuralModel(graph) if structure is None else structure,
+        make_shifts(kind),
+        N_PERTURBATIONS,
+        N_GENES,
+        objective=objective,
+        mmd_weight=10.0,
+        library=40.0,
+    )
+    module.penetrance.rows.data = torch.tensor([[0.5], [1.0], [-2.0], [3.0]])
+    return module.eval()
+
+
+def random_cells(labels, n_environments=0):
+    """Counts of cells with these labels, -1 a control."""
+    torch.manual_seed(1)
+    part = torch.as_tensor(labels)[:, None]
+    x = torch.poisson(6 * torch.rand(len(part), N_GENES))
+    environment = torch.rand(len(part), n_environments)
+    return Cells(x, x.sum(1, keepdim=True), part.clamp(min=0), (part >= 0).float(), environment)
+
+
+def minibatch(**settings):
+    """Blocks of a perturbation, of control cells, and of another perturbation."""
+    labels = np.repeat([2, -1, 0], BLOCK_SIZE)
+    return random_cells(labels, **settings), random_cells(np.full(70, -1), **settings)
+
+
+def in_training(module, controls):
+    """Module in training, whose normalisations have the moments that they keep."""
+    module.controls = controls
+    module.train()
+    module.encoder.eval()
+    module.decoder.eval()
+    return module
+
+
+def kl(q, mean=0.0):
+    """Of each cell and module."""
+    return 0.5 * (q.variance + (q.mean - mean) ** 2 - 1) - q.stddev.log()
+
+
+def paired_controls(controls):
+    return controls.take(torch.randint(controls.n_cells, (BLOCK_SIZE,)))
+
+
+def in_blocks(x):
+    return x.detach().double().reshape(-1, BLOCK_SIZE, N_GENES).numpy()
+
+
+@pytest.mark.parametrize("n_environments", [0, 2])
+@pytest.mark.parametrize("kind", ["kernel", "network"])
+def test_the_published_objective_is_its_formula(kind, n_environments):
+    cells, controls = minibatch(n_environments=n_environments)
+    module = random_module("published", kind=kind, n_environments=n_environments)
+    module = in_training(module, controls)
+    torch.manual_seed(7)
+    terms = module.loss_terms(cells, 0.3)
+    torch.manual_seed(7)
+    paired = paired_controls(controls)
+    q = module.encoder(paired.x)
+    z = q.rsample()
+    x_hat = module.decoder(module.structure(z), None, paired.environment).mean
+    y_hat = []
+    for i, label in enumerate([2, None, 0]):
+        cS = 0 if label is None else module.penetrance()[label] * module.shifts()[label]
+        rows = cells.environment[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE]
+        y_hat.append(module.decoder(module.structure(z + cS), None, rows).mean)
+    y_hat = torch.cat(y_hat)
+    expected = {
+        "reconstruction": 0.25 * (x_hat - paired.x).square().mean().item(),
+        "response": (y_hat - cells.x).square().mean().item(),
+        "kl_z": 0.3 * kl(q).mean().item(),
+        "mmd": 10 * np.mean(list(map(naive_mmd, in_blocks(y_hat), in_blocks(cells.x)))),
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_matched_objective_is_its_formula():
+    cells, controls = minibatch()
+    module = in_training(random_module(), controls)
+    torch.manual_seed(7)
+    terms = module.loss_terms(cells, 0.3)
+    torch.manual_seed(7)
+    paired = paired_controls(controls)
+    q = module.encoder(torch.cat([cells.x, paired.x]))
+    v = q.rsample()
+    n = cells.n_cells
+    cS = module.shift(cells)
+    p_x = module.decoder(module.structure(v[:n]), None, cells.environment)
+    before = module.decoder(module.structure(v[n:]), None, paired.environment).mean
+    counterfactuals = []
+    for i in range(3):
+        changed = module.structure(v[n:] + cS[i * BLOCK_SIZE])
+        after = module.decoder(changed, None, paired.environment).mean
+        counterfactuals.append(paired.x + after - before)
+    first, second = in_blocks(torch.cat(counterfactuals)), in_blocks(cells.x)
+    q_cells = Normal(q.mean[:n], q.stddev[:n])
+    expected = {
+        "reconstruction": -p_x.log_prob(cells.x).mean().item(),
+        "kl_z": 0.3 * kl(q_cells, cS).sum(1).mean().item(),
+        "response": ((first.mean(1) - second.mean(1)) ** 2).sum(1).mean(),
+        "mmd": 10 * np.mean(list(map(naive_mmd, first, second))),
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["matched", "published"])
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "normal"])
+def test_counterfactuals_of_no_effect_are_what_they_were(objective, likelihood):
+    """All cells are controls, and the same ones: the matched objective has no gap to close."""
+    cells = random_cells(np.full(BLOCK_SIZE, -1))
+    one = cells.take(torch.zeros(BLOCK_SIZE, dtype=torch.long))
+    module = in_training(random_module(objective, likelihood=likelihood), one)
+    terms = module.loss_terms(one)
+    gap = terms["response"].item(), terms["mmd"].item()
+    if objective == "matched":
+        assert gap == pytest.approx((0, 0), abs=1e-6)
+    else:
+        assert min(gap) > 0.01
+
+
+@pytest.mark.parametrize("objective", ["matched", "published"])
+@pytest.mark.parametrize("kind", ["kernel", "network"])
+def test_every_parameter_gets_a_gradient_and_is_trained(objective, kind):
+    cells, controls = minibatch()
+    cells = cells._replace(part=cells.part.clone())
+    cells.part[BLOCK_SIZE : 2 * BLOCK_SIZE] = 1
+    cells.dosage[BLOCK_SIZE : 2 * BLOCK_SIZE] = 1.0
+    module = random_module(objective, kind=kind).train()
+    module.controls = controls
+    sum(module.loss_terms(cells).values()).backward()
+    unused = {"decoder.head.log_scale", "shifts.added.rows"}
+    if objective == "matched":
+        unused = {"shifts.added.rows"}
+    for name, parameter in module.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert moved == (name not in unused), name
+    trained = [p for group in module.parameter_groups() for p in group["params"]]
+    assert {id(p) for p in trained} == {id(p) for p in module.parameters()}
+    assert len(trained) == len({id(p) for p in trained})
+
+
+# What data can decide
+
+
+def without_graph(module):
+    """Module of independent modules whose decoder does what the graph did."""
+    other = copy.deepcopy(module)
+    B = (
+        torch.zeros(N_LATENT, N_LATENT)
+        if module.structure.weights() is None
+        else (module.structure.weights().detach())
+    )
+    inverse = torch.linalg.inv(torch.eye(N_LATENT) - B)
+    weight = other.decoder.hidden.linears[0].weight
+    weight.data[:, :N_LATENT] = weight.data[:, :N_LATENT] @ inverse.T
+    other.structure = Independence()
+    return other
+
+
+@pytest.mark.parametrize("objective", ["matched", "published"])
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "normal"])
+def test_no_data_tell_a_graph_from_a_decoder(objective, likelihood):
+    """Objective, evidence and predictions are the same, and so is every choice between them."""
+    module = random_module(objective, likelihood=likelihood, n_environments=2)
+    module.structure.weight.data = torch.randn(N_LATENT, N_LATENT)
+    other = without_graph(module)
+    cells, controls = minibatch(n_environments=2)
+    values = []
+    for m in (module, other):
+        torch.manual_seed(5)
+        u = m.basal_states(cells.n_cells)
+        values.append([m.log_weights(cells, 3), m.intervene(u, cells).mean])
+        m.controls = controls
+        values[-1] += m.train().loss_terms(cells).values()
+    for first, second in zip(*values, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+# Exact evidence of a linear model
+
+
+class LinearEncoder(nn.Module):
+    """Gaussian with a linear mean."""
+
+    n_latent = 2
+
+    def __init__(self, weight, bias, scale):
+        super().__init__()
+        self.weight, self.bias, self.scale = weight, bias, scale
+
+    def forward(self, x):
+        return Normal(x @ self.weight.T + self.bias, self.scale)
+
+
+class LinearDecoder(nn.Module):
+    """x ~ N(W u + b, NOISE)."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def features(self, x):
+        return x
+
+    def forward(self, u, library, environment):
+        return Independent(Normal(u @ self.weight.T + BIAS, math.sqrt(NOISE)), 1)
+
+
+NOISE = 0.5  # variance
+BIAS = torch.tensor([0.1, 0.0, -0.2], dtype=torch.float64)
+LOADINGS = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.0, 0.0]], dtype=torch.float64)  # of z
+EDGE = torch.tensor([[0.0, 0.7], [0.0, 0.0]], dtype=torch.float64)
+
+
+def linear_module(scale=1.0, shift=(0.0, 0.0)):
+    """Module whose guide is the posterior given ``shift``, if its scale is not changed."""
+    structure = StructuralModel(EDGE != 0).double()
+    structure.weight.data = EDGE
+    inverse = torch.linalg.inv(torch.eye(2, dtype=torch.float64) - EDGE)
+    decoder = LinearDecoder(LOADINGS @ torch.linalg.inv(inverse).T)
+    precision = torch.eye(2, dtype=torch.float64) + LOADINGS.T @ LOADINGS / NOISE  # diagonal
+    covariance = torch.linalg.inv(precision)
+    gain = covariance @ LOADINGS.T / NOISE
+    bias = covariance @ torch.as_tensor(shift, dtype=torch.float64) - gain @ BIAS
+    encoder = LinearEncoder(gain, bias, covariance.diagonal().sqrt() * scale)
+    shifts = FreeShifts(torch.zeros(2, 1), 2)
+    shifts.logits.rows.data = torch.tensor([[0.3, 0.7], [0.9, 0.1]]).log()
+    settings = {"objective": "matched", "mmd_weight": 10.0, "library": 1.0}
+    module = CausalModule(encoder, decoder, structure, shifts, 2, 3, **settings).double()
+    module.penetrance.rows.data = torch.tensor([[2.0], [-1.5]], dtype=torch.float64)
+    return module.eval()
+
+
+def linear_cells(labels):
+    part = torch.tensor(labels)[:, None]
+    x = torch.randn(len(labels), 3, dtype=torch.float64)
+    return Cells(x, x[:, :1], part.clamp(min=0), (part >= 0).double(), x[:, :0])
+
+
+def evidence(cells):
+    shifts = torch.tensor([[0.6, 1.4], [-1.35, -0.15], [0, 0]], dtype=torch.float64)
+    shift = shifts[torch.where(cells.dosage > 0, cells.part, 2)[:, 0]]
+    covariance = LOADINGS @ LOADINGS.T + NOISE * torch.eye(3, dtype=torch.float64)
+    return MultivariateNormal(shift @ LOADINGS.T + BIAS, covariance).log_prob(cells.x)
+
+
+@pytest.mark.parametrize(
+    ("label", "shift"), [(-1, (0.0, 0.0)), (0, (0.6, 1.4)), (1, (-1.35, -0.15))]
+)
+def test_log_weights_are_the_evidence_when_the_guide_is_exact(label, shift):
+    torch.manual_seed(0)
+    cells = linear_cells([label] * 20)
+    weights = linear_module(shift=shift).log_weights(cells, 7).detach()
+    np.testing.assert_allclose(weights, evidence(cells).expand(7, -1), atol=1e-6)
+
+
+def test_iwelbo_rises_from_the_elbo_to_the_exact_evidence():
+    torch.manual_seed(0)
+    module, cells = linear_module(scale=1.4), linear_cells([-1, 0, 1, 1] * 100)
+    exact = evidence(cells).mean().item()
+    with torch.no_grad():
+        elbo = np.mean([-sum(module.loss_terms(cells).values()).item() for _ in range(200)])
+        one = module.log_weights(cells, 200).mean().item()
+        bounds = {k: iwelbo(module.log_weights(cells, k)).mean().item() for k in (10, 2000)}
+    assert one == pytest.approx(elbo, abs=0.02)
+    assert elbo < bounds[10] < bounds[2000]
+    assert bounds[2000] == pytest.approx(exact, abs=0.02)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("objective", ["matched", "published"])
+@pytest.mark.parametrize("kind", ["kernel", "network"])
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_nothing_is_left_behind_on_another_device(objective, kind, cyclic):
+    """The meta device refuses to mix with tensors of the CPU, as a GPU does."""
+    graph = torch.ones(N_LATENT, N_LATENT) - torch.eye(N_LATENT)
+    structure = StructuralModel(graph if cyclic else graph.triu())
+    module = random_module(objective, kind=kind, structure=structure)
+    module = module.reached(module.shifts()[:1].detach(), torch.ones(1)).to("meta")
+    cells, controls = (c.to(torch.device("meta")) for c in minibatch())
+    z_basal = module.basal_states(cells.n_cells)
+    tensors = [z_basal, module.intervene(z_basal, cells).mean, *module.learned().values()]
+    tensors += [module.encode(cells.x), *module.posterior(cells).values()]
+    tensors += [module.log_weights(cells, 3, module.draw(3)), *module.loss_terms(cells).values()]
+    tensors.append(module.errors(cells.x[0], module.shifts(), z_basal[:3, 0]))
+    module.controls = controls
+    tensors += module.train().loss_terms(cells).values()
+    module.settle(cells, controls)
+    tensors += module.state_dict().values()
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
