@@ -2,5 +2,13 @@
 
 from ._effects import average_treatment_effect
 from ._latents import latent_summary
+from ._shifts import latent_distances, latent_shifts
+from ._titration import titrate
 
-__all__ = ["average_treatment_effect", "latent_summary"]
+__all__ = [
+    "average_treatment_effect",
+    "latent_distances",
+    "latent_shifts",
+    "latent_summary",
+    "titrate",
+]

@@ -3,11 +3,9 @@
 import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch, check_array
-from sklearn.utils.validation import check_is_fitted
 
+from .._penetrance import check_grid, check_names
 from ..preprocessing._labels import listed
-
-N_GRID = 41  # penetrances that are tried, if none are given
 
 
 def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
@@ -85,18 +83,13 @@ def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
     >>> selection.estimator.predict_intervention(["P6", "P7"]).shape
     (2, 50)
     """
-    if not hasattr(estimator, "with_penetrance"):
-        raise TypeError(
-            f"{type(estimator).__name__} has no penetrances to choose: give a fitted SCCVAE"
-        )
-    check_is_fitted(estimator)
-    names = _check_names(estimator, perturbations)
+    names = check_names(estimator, perturbations)
     chosen, errors, source = estimator._reaching(names), None, "features"
     if reference is None:
         penetrance = pd.Series(chosen.penetrance_, chosen.perturbations_)[names]
     else:
         source, means = _reference(estimator, names, reference)
-        grid = _check_grid(estimator, grid)
+        grid = check_grid(estimator, grid)
         errors = _errors(chosen, names, means, grid)
         penetrance = pd.Series(grid[errors.to_numpy().argmin(1)], names)
         chosen = chosen.with_penetrance(penetrance)
@@ -115,36 +108,6 @@ def _errors(estimator, names, means, grid):
         index=pd.Index(names, name="perturbation"),
         columns=pd.Index(grid, name="penetrance"),
     )
-
-
-def _check_names(estimator, perturbations):
-    """Distinct names of single perturbations, as the estimator writes them."""
-    names = [perturbations] if isinstance(perturbations, str) else list(perturbations)
-    if not names:
-        raise ValueError("perturbations is empty: name at least one")
-    labels = estimator.design_.labels(np.array(names, dtype=object))
-    others = [n for n in labels if estimator.sep is not None and estimator.sep in n]
-    others += [n for n in labels if n == str(estimator.control)]
-    if others:
-        raise ValueError(
-            f"penetrance belongs to single perturbations, got {listed(others, 5)}: name the parts "
-            "of a combination, and leave out the control, whose penetrance is 0"
-        )
-    repeated = pd.Index(labels)[pd.Index(labels).duplicated()].unique()
-    if len(repeated):
-        raise ValueError(f"perturbations has names twice: {listed(repeated, 5)}")
-    return labels
-
-
-def _check_grid(estimator, grid):
-    if grid is None:
-        known = estimator.penetrance_
-        low, high = min(0.0, float(known.min())), max(0.0, float(known.max()))
-        return np.union1d(np.linspace(low, high, N_GRID), [0.0])
-    values = np.asarray(grid, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"grid must be one or more finite numbers in a list, got {grid!r}")
-    return values
 
 
 def _reference(estimator, names, reference):

@@ -1,0 +1,43 @@
+"""What may be asked of the penetrance of perturbations."""
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from .preprocessing._labels import listed
+
+N_GRID = 41  # penetrances that are tried, if none are given
+
+
+def check_names(estimator, perturbations):
+    """Distinct names of single perturbations, as the fitted estimator writes them."""
+    if not hasattr(estimator, "with_penetrance"):
+        raise TypeError(f"{type(estimator).__name__} has no penetrances: give a fitted SCCVAE")
+    check_is_fitted(estimator)
+    names = [perturbations] if isinstance(perturbations, str) else list(perturbations)
+    if not names:
+        raise ValueError("perturbations is empty: name at least one")
+    labels = estimator.design_.labels(np.array(names, dtype=object))
+    others = [n for n in labels if estimator.sep is not None and estimator.sep in n]
+    others += [n for n in labels if n == str(estimator.control)]
+    if others:
+        raise ValueError(
+            f"penetrance belongs to single perturbations, got {listed(others, 5)}: name the parts "
+            "of a combination, and leave out the control, whose penetrance is 0"
+        )
+    repeated = pd.Index(labels)[pd.Index(labels).duplicated()].unique()
+    if len(repeated):
+        raise ValueError(f"perturbations has names twice: {listed(repeated, 5)}")
+    return labels
+
+
+def check_grid(estimator, grid):
+    """Penetrances to try; None spans those learned, and 0."""
+    if grid is None:
+        known = estimator.penetrance_
+        low, high = min(0.0, float(known.min())), max(0.0, float(known.max()))
+        return np.union1d(np.linspace(low, high, N_GRID), [0.0])
+    values = np.asarray(grid, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"grid must be one or more finite numbers in a list, got {grid!r}")
+    return values
