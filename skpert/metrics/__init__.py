@@ -1,5 +1,7 @@
 """Scores of latent states, graphs and effects against the truth; arrays in, numbers out."""
 
+from ._batch_mixing import graph_connectivity, kbet, silhouette_batch
+from ._batch_variance import pcr_comparison, principal_component_regression
 from ._calibration import calibrate
 from ._de_table import de_table
 from ._discrimination import perturbation_discrimination
@@ -11,6 +13,12 @@ from ._distances import (
 from ._effects import ate_pearson, ate_r2
 from ._expression import differential_expression
 from ._graph import graph_scores, top_k_mask
+from ._integration import (
+    integration_scores,
+    isolated_label_score,
+    kmeans_agreement,
+    silhouette_label,
+)
 from ._latent import latent_r2, match_latents, mean_correlation_coefficient
 from ._pseudobulk import expression_error
 from ._recovery import de_recovery
@@ -28,16 +36,25 @@ __all__ = [
     "direction_agreement",
     "energy_distance",
     "expression_error",
+    "graph_connectivity",
     "graph_scores",
+    "integration_scores",
+    "isolated_label_score",
+    "kbet",
+    "kmeans_agreement",
     "latent_r2",
     "match_latents",
     "maximum_mean_discrepancy",
     "mean_correlation_coefficient",
+    "pcr_comparison",
     "perturbation_discrimination",
+    "principal_component_regression",
     "profile_pearson",
     "released_energy_distance",
     "response_mse",
     "response_weights",
+    "silhouette_batch",
+    "silhouette_label",
     "top_k_mask",
     "weighted_mse",
     "weighted_r2",
