@@ -21,7 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._training import budget, suitable_threads, train
+from ._training import N_STEPS, budget, suitable_threads, train
 from .edges import edges_at_fdr
 from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
@@ -90,6 +90,7 @@ class PerturbationVAE(
         "verbose": ["verbose"],
     }
 
+    _n_steps = N_STEPS  # of a training of automatic length
     _additive = True  # whether the effect of a combination is the sum of its parts'
 
     @abstractmethod
@@ -213,7 +214,8 @@ class PerturbationVAE(
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
-        return budget(n_cells, self.max_epochs, self.batch_size, self.n_epochs_kl_warmup)
+        chosen = self.max_epochs, self.batch_size, self.n_epochs_kl_warmup
+        return budget(n_cells, *chosen, n_steps=self._n_steps)
 
     def _optimise(
         self,
