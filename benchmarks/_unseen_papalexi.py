@@ -7,8 +7,8 @@ seeds, and so are the cells that are compared. Rows:
 * "linear, own embedding" and "linear, PCA labels", ridge regression as published, with features
   of targets that are measured genes: it is trained on these alone and says nothing of the others,
   so that its means are over fewer targets; paired differences compare like with like;
-* "linear, gene sets", BilinearRidge at its defaults, and SCCVAE, both described by gene sets.
-  The weights of these are fitted to the names of all targets, no expression among them;
+* "linear, gene sets", BilinearRidge at its defaults, and SCCVAE, both described by gene sets,
+  whose weights are of all their genes, whatever the screen;
 * SCCVAE with a learned graph, none (the conditional model), a random one, and a given one. A
   causal graph of genes is no graph of latents: given is that of as many modules of genes, which
   are clusters of their correlation in control cells. Which latent a module stands for is
@@ -106,16 +106,15 @@ def prepared(X, A, genes, sets, n_latent):
     screen : Bunch
         ``X``, ``A``, ``genes``, ``features``, ``detectable``, ``graph`` and ``n_folds``.
     """
-    targets = sorted(set(A) - {"control"})
     table = detectable_perturbations(X, A, min_cells=200, min_accuracy=0.6, random_state=0)
     return Bunch(
         X=X,
         A=A,
         genes=genes,
-        features=frozen_gene_sets(sets, targets),
+        features=frozen_gene_sets(sets),
         detectable=table.index[table["kept"]].tolist(),
         graph=None if n_latent is None else module_graph(X[A == "control"], n_latent),
-        n_folds=min(N_FOLDS, len(targets)),
+        n_folds=min(N_FOLDS, len(set(A) - {"control"})),
     )
 
 

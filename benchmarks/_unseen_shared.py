@@ -69,9 +69,10 @@ def read(path, target_sum, control="control"):
     return X, labels[single], screen.feature_names
 
 
-def frozen_gene_sets(sets, targets):
-    """Gene sets weighted by how rare they are among all these targets; names, no expression."""
-    return FrozenEstimator(GeneSetFeatures(sets, weight="idf").fit(targets))
+def frozen_gene_sets(sets):
+    """Gene sets weighted by how few of all genes they hold, whatever the screen."""
+    genes = sorted(set().union(*sets.values()))
+    return FrozenEstimator(GeneSetFeatures(sets, weight="idf").fit(genes))
 
 
 def module_graph(X, n_modules):

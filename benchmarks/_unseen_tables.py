@@ -174,7 +174,7 @@ def prepared(X, A, genes, *, sets=None, split=None, n_latent=None, min_cells=200
         X=X,
         A=A,
         genes=genes,
-        features="genes" if sets is None else frozen_gene_sets(sets, targets),
+        features="genes" if sets is None else frozen_gene_sets(sets),
         graph=None if n_latent is None else module_graph(X[controls].toarray(), n_latent),
         splits={
             "ood": list(folds.split(A, A)),
