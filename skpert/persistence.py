@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
-from .preprocessing import GeneSetFeatures, PerturbationEncoder, TargetFeatures
+from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 
 __all__ = ["load", "save"]
 
@@ -163,8 +163,8 @@ def _classes():
     """Every class that a file may name, by name."""
     public = (getattr(_skpert(), name) for name in _skpert().__all__)
     known = [cls for cls in public if isinstance(cls, type) and issubclass(cls, BaseEstimator)]
-    parts = [PerturbationEncoder, TargetFeatures, GeneSetFeatures, FrozenEstimator]
-    return {cls.__name__: cls for cls in [*known, *parts]}
+    parts = [PerturbationEncoder, CovariateEncoder, TargetFeatures, GeneSetFeatures]
+    return {cls.__name__: cls for cls in [*known, *parts, FrozenEstimator]}
 
 
 def _encode(value, arrays, name):

@@ -1,6 +1,7 @@
 """From designs, counts and gene sets to what the models take."""
 
 from ._cells import check_cells
+from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
 from ._genes import HighlyVariableGenes, LogNormalize
@@ -10,6 +11,7 @@ from ._labels import perturbation_labels
 from ._target_features import TargetFeatures
 
 __all__ = [
+    "CovariateEncoder",
     "GeneSetFeatures",
     "HighlyVariableGenes",
     "LogNormalize",
