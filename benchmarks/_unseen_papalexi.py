@@ -85,7 +85,7 @@ def score(job, screen, options):
     return evaluated({job.name: models[job.name]}, screen, cv, references=False)
 
 
-def prepared(X, A, genes, sets, n_latent):
+def prepared(X, A, genes, sets, n_latent, min_cells=200):
     """Screen with features of its targets, which of them are detectable, and a given graph.
 
     Parameters
@@ -100,13 +100,15 @@ def prepared(X, A, genes, sets, n_latent):
         Gene sets.
     n_latent : int or None
         Number of nodes of the graph; None makes none.
+    min_cells : int, default=200
+        That a target needs to be called detectable.
 
     Returns
     -------
     screen : Bunch
         ``X``, ``A``, ``genes``, ``features``, ``detectable``, ``graph`` and ``n_folds``.
     """
-    table = detectable_perturbations(X, A, min_cells=200, min_accuracy=0.6, random_state=0)
+    table = detectable_perturbations(X, A, min_cells=min_cells, min_accuracy=0.6, random_state=0)
     return Bunch(
         X=X,
         A=A,
@@ -120,6 +122,8 @@ def prepared(X, A, genes, sets, n_latent):
 
 def filtered(screen):
     """The screen with its detectable perturbations only."""
+    if len(screen.detectable) < 2:
+        raise SystemExit(f"detectable are {screen.detectable}: two are needed to leave one out")
     kept = np.isin(screen.A, [*screen.detectable, "control"])
     n_folds = min(N_FOLDS, len(screen.detectable))
     return Bunch(**{**screen, "X": screen.X[kept], "A": screen.A[kept], "n_folds": n_folds})

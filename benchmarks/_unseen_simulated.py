@@ -30,7 +30,6 @@ from ._unseen_shared import (
     described,
     evaluated,
     options_of,
-    over_seeds,
     print_means,
     print_paired,
     run_jobs,
@@ -157,14 +156,14 @@ def run(args):
 
 def report(results):
     """Print means, penetrances, and differences paired over seeds and perturbations."""
-    print_means(over_seeds(results, METRICS), METRICS, "Unseen perturbations; seeds averaged")
-    of_seed = results.groupby(["estimator", "seed"], sort=False)[PENETRANCE].first()
-    groups = of_seed.dropna().groupby(level="estimator", sort=False)
-    table = groups.mean().join(groups.std().add_suffix(", sd"))
-    print(f"\nPenetrances\n{table.to_string(float_format='{:.3f}'.format)}")
     # each seed is another screen: its perturbations are others
     names = results["seed"].astype(str) + " " + results["perturbation"]
     table = results.assign(perturbation=names)
+    print_means(table, METRICS, "Unseen perturbations of all seeds")
+    of_seed = results.groupby(["estimator", "seed"], sort=False)[PENETRANCE].first()
+    groups = of_seed.dropna().groupby(level="estimator", sort=False)
+    recovered = groups.mean().join(groups.std().add_suffix(", sd"))
+    print(f"\nPenetrances\n{recovered.to_string(float_format='{:.3f}'.format)}")
     others = [name for name in [*baselines(None), *GRAPHS] if name != MODEL]
     if MODEL in set(table["estimator"]):
         print_paired(table, MODEL, others)

@@ -14,8 +14,8 @@ added to it (Linux).
 """
 
 import multiprocessing
-import resource
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from skpert import SCCVAE
 
 from ._sccvae_peer import BLOCK_SIZE, PlainSCCVAE, optimiser, step
 from ._unseen_shared import RESULTS
-from .throughput import Clock, OurClock
+from .throughput import Clock, OurClock, peak_memory
 
 N_LATENT, N_HIDDEN, N_FEATURES, N_PERTURBATIONS = 512, 1024, 50, 15
 SIZES = {303: (256, 4096, 16), 8563: (512, 1024, 3)}  # genes: minibatch, cells of ours, steps
@@ -91,10 +91,11 @@ def memory(program, n_genes, size, widths):
     warnings.simplefilter("ignore")
     batch_size, n_cells, n_steps = size
     data = screen(n_genes, n_cells)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = peak_memory()
     PROGRAMS[program](*data, batch_size=batch_size, n_steps=n_steps, **widths)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_mb": peak / 1024, "added_mb": (peak - before) / 1024}
+    peak = peak_memory()
+    return {"peak_mb": peak / 1e6, "added_mb": (peak - before) / 1e6}
 
 
 def in_new_process(*arguments):
@@ -104,7 +105,7 @@ def in_new_process(*arguments):
 
 
 def measured(sizes, n_repeats, widths):
-    """Rows of the CSV file: each program in turns, the first round left out."""
+    """Rows of the CSV file, programs in turns."""
     rows = []
     for n_genes, (batch_size, n_cells, n_steps) in sizes.items():
         data = screen(n_genes, n_cells)
@@ -113,11 +114,7 @@ def measured(sizes, n_repeats, widths):
             for program in list(PROGRAMS)[:: 1 if repeat % 2 else -1]:
                 row = {"n_genes": n_genes, "program": program, "repeat": repeat}
                 rows.append(row | PROGRAMS[program](*data, **options))
-    largest = max(sizes)
-    for program in PROGRAMS:
-        row = {"n_genes": largest, "program": program, "repeat": np.nan}
-        rows.append(row | in_new_process(program, largest, sizes[largest], widths))
-    return pd.DataFrame(rows)
+    return rows
 
 
 def add_arguments(parser):
@@ -125,20 +122,25 @@ def add_arguments(parser):
     add = parser.add_argument
     add("--repeats", type=int, default=3, help="pairs of timings; default %(default)s")
     add("--genes", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
-    add("--csv", type=type(RESULTS), default=RESULTS / "unseen_speed.csv", help="written anew")
+    add("--csv", type=Path, default=RESULTS / "unseen_speed.csv", help="written anew")
 
 
 def run(args):
     """Measure and print; return the number of jobs that failed, none."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    table = measured({n: SIZES[n] for n in args.genes}, args.repeats, {})
+    rows = measured({n: SIZES[n] for n in args.genes}, args.repeats, {})
+    largest = max(args.genes)
+    for program in PROGRAMS:
+        row = {"n_genes": largest, "program": program, "repeat": np.nan}
+        rows.append(row | in_new_process(program, largest, SIZES[largest], {}))
+    table = pd.DataFrame(rows)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.csv, index=False)
     for n_genes, rows in table[table["repeat"].notna()].groupby("n_genes"):
         report(n_genes, rows.pivot(index="repeat", columns="program"))
     of_memory = table[table["repeat"].isna()].set_index("program")[["peak_mb", "added_mb"]]
-    print(f"\nMB at {max(args.genes)} genes\n{of_memory.round(0).to_string()}")
+    print(f"\nMB at {largest} genes\n{of_memory.round(0).to_string()}")
     return 0
 
 
