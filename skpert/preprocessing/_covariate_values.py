@@ -55,8 +55,9 @@ def unnamed_frame(A):
         return pd.DataFrame({"label": pd.Series(values, dtype=object)})
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "biuf":
         raise ValueError(
-            "A must be a DataFrame, 1-D labels or a 2-D array of numbers, one row per cell; it "
-            f"has the shape {values.shape} and dtype {values.dtype}."
+            "A must be a DataFrame such as adata.obs, 1-D labels or a 2-D array of numbers, one "
+            f"row per cell; it is of type {type(A).__name__}, read as {values.ndim} dimensions of "
+            f"dtype {values.dtype} and size {values.size}."
         )
     names = [str(j) for j in range(values.shape[1])]
     return pd.DataFrame(values.astype(np.float64), columns=names)

@@ -124,13 +124,16 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         Raises
         ------
         ValueError
-            If A is none of the forms, is empty, or is a frame of which no column is named; if a
-            column is absent or named twice; if a covariate has the same value in all cells that
-            have it, no value at all, or an infinite one; if an environment has missing values.
+            If A is none of the forms, has fewer than 2 cells, or is a frame of which no column is
+            named; if a column is absent or named twice; if a covariate has the same value in all
+            cells that have it, no value at all, or an infinite one; if an environment has
+            missing values.
         """
         frame, n_invariant = self._read_training(A)
-        if len(frame) == 0:
-            raise ValueError("A is empty: it has n_samples=0 cells.")
+        if len(frame) < 2:
+            raise ValueError(
+                f"A has n_samples={len(frame)} cells, and covariates need at least 2."
+            )
         self._fit_environments(A)
         self._fit_covariates(frame, n_invariant)
         self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
