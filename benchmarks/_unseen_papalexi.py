@@ -144,13 +144,15 @@ def run(args):
     """Run what is missing, print the tables; return the number of jobs that failed."""
     options, cheap = options_of(args), args.leave_one_out
     X, A, genes = read(args.path, args.target_sum)
-    screen = prepared(X.toarray(), A, genes, merged(args.gmt), None if cheap else args.latent)
+    sets = merged(args.gmt)
+    screen = prepared(X.toarray(), A, genes, sets, None if cheap else args.latent)
     print(f"detectable: {', '.join(screen.detectable)}")
     if args.filtered:
         screen = filtered(screen)
     if cheap:
         screen.n_folds = len(set(screen.A)) - 1
-    data = fingerprint(screen.X.sum(0, dtype=np.float64).round(3), screen.A)
+    total = screen.X.sum(0, dtype=np.float64).round(3)
+    data = fingerprint(total, screen.A, np.array(list(sets)))
     of_data = f"{args.path.name} {data}, {args.target_sum:g} counts, {screen.n_folds} folds"
     of_model = f"{of_data}, {described(options) or 'defaults'}"
     jobs = [Job(of_data, 0, BASELINES)]

@@ -111,10 +111,8 @@ def sccvaes(features, graph, seed, options):
 def evaluated(estimators, screen, cv, *, references):
     """Table per split and perturbation, with floor and ceiling or without."""
     X = pd.DataFrame(screen.X, columns=screen.genes)
-    result = evaluate_perturbations(
-        estimators, X, screen.A, cv=cv, space="lognorm", random_state=0
-    )
-    table = result.per_perturbation
+    options = {"cv": cv, "space": "lognorm", "random_state": 0}
+    table = evaluate_perturbations(estimators, X, screen.A, **options).per_perturbation
     return table if references else table[table["estimator"].isin(estimators)]
 
 
@@ -155,7 +153,7 @@ def fingerprint(*arrays):
     """Short name of data."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.asarray(array, dtype=str if array.dtype == object else None).tobytes())
+        digest.update(array.astype(str if array.dtype == object else array.dtype).tobytes())
     return digest.hexdigest()[:8]
 
 

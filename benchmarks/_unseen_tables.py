@@ -5,7 +5,7 @@ can be told from control cells (``detectable_perturbations``), as published. Out
 they are dealt to five folds, each of which is left out once; in distribution the cells of each
 are split 70/10/20 into training, validation and test, controls are all for training. Targets are
 described by principal components of genes, for which those stay that are measured genes, or by
-gene sets (``--gmt``).
+gene sets (``--gmt``), weighted by the names of all targets.
 
 Metrics are those of the paper, under its names, on cells that are predicted from control cells,
 one for each test cell: MSE and Pearson of means; MMD with the released kernel, in blocks of 32
@@ -219,7 +219,11 @@ def run(args):
     screen = _screen(args)
     options = options_of(args) | {"validation_fraction": 1 / 8}
     of_data = f"{Path(args.path).name} {fingerprint(screen.A, screen.genes)}"
-    of_data += f", {'genes' if args.gmt is None else 'gene sets'}"
+    of_data += (
+        ", genes"
+        if args.gmt is None
+        else f", sets {fingerprint(np.array(list(merged(args.gmt))))}"
+    )
     of_model = f"{of_data}, {described(options)}"
     jobs = [
         Job(of_data if name in BASELINES else of_model, seed, f"{task}, {split}, {name}")
