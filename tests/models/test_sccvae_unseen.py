@@ -227,3 +227,32 @@ def test_adapting_refuses_what_is_known_or_has_no_features():
         model.adapt(screen.X[:4], ["P1", "P1", "P6", "P6"])
     with pytest.raises(ValueError, match="not in the table of features: 'P9'"):
         model.adapt(screen.X[:4], ["P6", "P6", "P9", "P9"])
+
+
+# Recovery
+
+
+@pytest.mark.slow
+@KINDS
+def test_responses_and_sizes_of_effects_are_recovered(kind):
+    """The length of c S is the same in all rotations of the states, unlike its sum, c."""
+    screen = make_causal_shift(
+        24,
+        n_unseen=4,
+        n_cells_per_perturbation=60,
+        n_control_cells=400,
+        n_latent=5,
+        n_genes=60,
+        random_state=0,
+    )
+    model = SCCVAE(**FAST | {"n_latent": 5, "n_hidden": 32, "max_epochs": "auto"})
+    model.set_params(features=screen.features, shift_encoder=kind)
+    model.fit(screen.X[screen.train], screen.A[screen.train])
+    lengths = (np.linalg.norm(e, axis=1) for e in (screen.effect[:20], model.embedding_))
+    assert np.corrcoef(*lengths)[0, 1] > 0.9
+    names = ["control", *screen.perturbations]
+    truth, predicted = screen.expected(names), model.predict_intervention(names)
+    changes = (truth[1:] - truth[0], predicted[1:] - predicted[0])
+    correlation = [np.corrcoef(*change)[0, 1] for change in zip(*changes, strict=True)]
+    assert np.median(correlation[:20]) > 0.94
+    assert np.median(correlation[20:]) > 0.75
