@@ -10,6 +10,7 @@ from . import (
     preprocessing,
 )
 from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
+from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.sccvae import SCCVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CPAVAE",
     "IVAE",
+    "NFIVAE",
     "SAMSVAE",
     "SCCVAE",
     "SVAE",
@@ -29,6 +31,7 @@ __all__ = [
     "BilinearRidge",
     "ConditionalVAE",
     "ControlMean",
+    "InVAE",
     "PerturbedMean",
     "SVAEPlus",
     "datasets",

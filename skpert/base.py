@@ -97,6 +97,16 @@ class PerturbationVAE(
     def _make_module(self, cells):
         """Return the untrained module for these training cells."""
 
+    def _make_design(self):
+        """Return the unfitted encoder of the design."""
+        return PerturbationEncoder(
+            control=self.control,
+            sep=self.sep,
+            perturbation=self.perturbation,
+            environment=self.environment,
+            additive=self._additive,
+        )
+
     def _prepare(self, cells):
         """Learn from the training cells what ``_make_module`` needs; most models need nothing."""
 
@@ -144,13 +154,7 @@ class PerturbationVAE(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: "
                 "give the design A as second argument, fit(X, A)"
             )
-        design = PerturbationEncoder(
-            control=self.control,
-            sep=self.sep,
-            perturbation=self.perturbation,
-            environment=self.environment,
-            additive=self._additive,
-        ).fit(y)
+        design = self._make_design().fit(y)
         unseen = design.perturbations_[design.n_cells_ == 0]
         if len(unseen):
             raise ValueError(
@@ -341,9 +345,13 @@ class PerturbationVAE(
         Z : ndarray of shape (n_cells, n_latent)
             Latent states, float32.
         """
+        return self._encoded(X)
+
+    def _encoded(self, X):
+        """Posterior means of all latents, (n_cells, n_latent)."""
         check_is_fitted(self)
         X = check_cells(self, X, counts=self._counts, layer=self.layer)
-        Z = np.empty((X.shape[0], self._n_features_out), dtype=np.float32)
+        Z = np.empty((X.shape[0], self.n_latent), dtype=np.float32)
         x = Cells.rows(X)
         with self._inference():
             for index in torch.arange(len(Z)).split(ENCODE_SIZE):
@@ -530,7 +538,7 @@ class PerturbationVAE(
         samples = np.empty((designs.n_cells, n_samples, self.n_features_in_), dtype=np.float32)
         states, library = None, self._population["library"]
         if X is not None:
-            states = self.transform(X)
+            states = self._encoded(X)
             X = check_cells(self, X, counts=self._counts, layer=self.layer)
             library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
             x = Cells.rows(X)

@@ -20,12 +20,26 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import CPAVAE, IVAE, SAMSVAE, SCCVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
+from skpert import (
+    CPAVAE,
+    IVAE,
+    NFIVAE,
+    SAMSVAE,
+    SCCVAE,
+    SVAE,
+    VAE,
+    BetaVAE,
+    ConditionalVAE,
+    InVAE,
+    SVAEPlus,
+)
 from skpert.exceptions import TrainingWarning
 from skpert.model_selection import PerturbationKFold
 from skpert.preprocessing import HighlyVariableGenes
 
 ESTIMATORS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE, SCCVAE]
+WITH_EFFECTS = ESTIMATORS
+ESTIMATORS = [*WITH_EFFECTS, InVAE, NFIVAE]
 pytestmark = pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot")
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
 NETWORK = ["n_hidden", "n_layers", "dropout", "likelihood"]
@@ -121,7 +135,7 @@ def generators():
     return torch.get_rng_state().tolist(), numpys[1].tolist(), numpys[2:], random.getstate()
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", WITH_EFFECTS)
 def test_generators_of_the_caller_stay_untouched(cls):
     before = generators()
     model = cls(**FAST).fit(X, A)
@@ -169,7 +183,7 @@ def test_nothing_is_printed_or_written(capfd, tmp_path, monkeypatch):
 # The tools of scikit-learn; pickle and joblib are in test_persistence
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", WITH_EFFECTS)
 def test_a_clone_is_unfitted_and_learns_the_same(cls):
     model = cls(**FAST).set_params(environment=["batch"], sep=None)
     design = pd.DataFrame({"perturbation": A, "batch": ["a", "b"] * 50})
@@ -203,7 +217,7 @@ def test_a_frozen_model_feeds_a_classifier():
     np.testing.assert_array_equal(pipeline.predict(X), LogisticRegression().fit(Z, A).predict(Z))
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", WITH_EFFECTS)
 def test_pandas_output_has_the_names_of_latents_and_the_index_of_cells(cls):
     frame = pd.DataFrame(X, index=[f"cell {i}" for i in range(100)]).add_prefix("gene ")
     model = cls(**FAST).fit(frame, A)
@@ -276,7 +290,7 @@ def test_a_search_takes_anndata():
 # History, early stopping, callbacks
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", WITH_EFFECTS)
 def test_history_has_a_row_per_epoch_and_a_column_per_term(cls):
     terms = {"reconstruction", "kl_z"}
     terms |= {"kl_embedding"} if "embedding_scale" in cls().get_params() else set()

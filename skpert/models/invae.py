@@ -1,0 +1,837 @@
+r"""InVAE: what is kept between environments, and what is not.
+
+.. math::
+
+    z_I \mid d \sim p(z_I \mid d), \quad z_S \mid e \sim \mathcal{N}(\mu(e), \sigma^2(e)), \qquad
+    x_g \mid z \sim \mathrm{NB}(l \, \mathrm{softmax}_g f(z_I, z_S), \theta_g)
+
+    \log p(z_I \mid d) = \langle T(z_I), \lambda_T(d) \rangle + \langle z_I, \lambda_1(d) \rangle
+                         + \langle z_I^2, \lambda_2(d) \rangle - \log Z(d)
+
+with invariant covariates :math:`d` of a cell, such as its type, spurious ones :math:`e`, such as
+its site, neural sufficient statistics :math:`T` and observed library size :math:`l`. The
+exponential family is fitted by score matching; the ``"factorized"`` prior has a normal
+distribution in its place (Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant
+representation learning for disentangling cellular heterogeneity, 2023, arXiv 2307.00558).
+Covariates of training cells are hidden at random, so that cells without them can be read.
+"""
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.sparse import csr_array
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal, kl_divergence
+from torch.nn.functional import softplus
+
+from .._data import Cells
+from ..base import (
+    ENCODE_SIZE,
+    Integral,
+    Interval,
+    PerturbationVAE,
+    Real,
+    StrOptions,
+    with_shared_parameters,
+)
+from ..nn import Decoder, GaussianEncoder
+from ..objectives import total_correlation
+from ..preprocessing import CovariateEncoder, check_cells
+
+SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
+LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights
+N_PROPOSALS = 2000  # samples from which a normaliser is estimated
+N_ROUNDS = 3  # of moving the proposal to where the prior has its mass
+WIDENING = 1.2  # of its variance
+N_ROWS = 32  # covariate combinations whose normalisers are estimated at once
+PRIOR_WIDTH = 64  # hidden units of the networks of a prior
+
+
+class Natural(NamedTuple):
+    """Parameters of an exponential family for each row of covariates."""
+
+    linear: Tensor  # (n_rows, n_latent) lambda_1
+    quadratic: Tensor  # (n_rows, n_latent) lambda_2, negative
+    units: Tensor  # (n_rows, PRIOR_WIDTH) weights of the units of T, from lambda_T
+
+
+class GaussianPrior(nn.Module):
+    """p(z | covariates), normal with independent latents; N(0, I) without covariates."""
+
+    def __init__(self, n_covariates: int, n_latent: int):
+        super().__init__()
+        self.n_latent = n_latent
+        self.network = None
+        if n_covariates:
+            self.network = _network(n_covariates, 2 * n_latent)
+
+    def forward(self, covariates: Tensor) -> Normal:
+        """Prior of each cell."""
+        if self.network is None:
+            zero = covariates.new_zeros(len(covariates), self.n_latent)
+            return Normal(zero, torch.ones_like(zero), validate_args=False)
+        mean, log_scale = self.network(covariates).chunk(2, -1)
+        return Normal(mean, log_scale.clamp(-5, 5).exp(), validate_args=False)
+
+    def log_prob(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Log-density, (..., n_cells)."""
+        log_prob: Tensor = self(covariates).log_prob(z).sum(-1)
+        return log_prob
+
+    def cost(self, q: Normal, z: Tensor, covariates: Tensor) -> Tensor:
+        """KL(q || prior) of each cell, in closed form."""
+        kl: Tensor = kl_divergence(q, self(covariates)).sum(-1)
+        return kl
+
+    def sample(self, covariates: Tensor) -> Tensor:
+        """One state for each cell, (n_cells, n_latent)."""
+        return self(covariates).sample()
+
+
+class ExponentialPrior(nn.Module):
+    """p(z | covariates), an exponential family with neural sufficient statistics.
+
+    The units of T are bounded and the quadratic weights negative, so that the density can be
+    normalised whatever the weights. Only ``score_matching`` has gradients for the weights.
+    """
+
+    def __init__(self, n_covariates: int, n_latent: int):
+        super().__init__()
+        self.n_latent = n_latent
+        self.units = nn.Linear(n_latent, PRIOR_WIDTH)  # T is linear in tanh of these
+        n_out = 2 * n_latent + PRIOR_WIDTH
+        self.network = _network(n_covariates, n_out)
+        last: Any = self.network[-1]
+        half = math.log(math.expm1(0.5 - LEAST_CURVATURE))  # z ~ N(0, I) at the start
+        with torch.no_grad():
+            last.bias[n_latent : 2 * n_latent] = half
+        self.normalisers: dict[bytes, tuple[float, float]] = {}
+
+    def natural(self, covariates: Tensor) -> Natural:
+        """Natural parameters of each cell."""
+        n = self.n_latent
+        out = self.network(covariates)
+        quadratic = -softplus(out[:, n : 2 * n]) - LEAST_CURVATURE
+        return Natural(out[:, :n], quadratic, out[:, 2 * n :])
+
+    def unnormalised(self, z: Tensor, natural: Natural) -> Tensor:
+        """Log-density but for the normaliser, (..., n_cells); no gradient for the weights."""
+        linear, quadratic, weights = (parameter.detach() for parameter in natural)
+        units = torch.tanh(z @ self.units.weight.detach().T + self.units.bias.detach())
+        return (units * weights).sum(-1) + (z * (linear + quadratic * z)).sum(-1)
+
+    def score_matching(self, z: Tensor, covariates: Tensor, regularization: float) -> Tensor:
+        r"""Score-matching loss at each cell, (n_cells,); no gradient for z.
+
+        .. math:: \sum_j \partial_j^2 \log p + \tfrac12 (\partial_j \log p)^2
+                  + \mathrm{reg} \, (\partial_j^2 \log p)^2
+
+        The second derivatives are the diagonal of the Hessian itself (the released code has sums
+        of its rows), which for units tanh(a) has the closed form
+        :math:`\sum_h w_h (-2 t_h)(1 - t_h^2) W_{hj}^2 + 2 \lambda_{2j}`.
+        """
+        slope, curvature = self.derivatives(z.detach(), self.natural(covariates))
+        loss = curvature + slope.square() / 2 + regularization * curvature.square()
+        return loss.sum(-1)
+
+    def derivatives(self, z: Tensor, natural: Natural) -> tuple[Tensor, Tensor]:
+        """Gradient and diagonal of the Hessian of the log-density, (n_cells, n_latent) each."""
+        W = self.units.weight
+        t = torch.tanh(self.units(z))
+        slopes = natural.units * (1 - t.square())
+        gradient = slopes @ W + natural.linear + 2 * natural.quadratic * z
+        diagonal = (-2 * t * slopes) @ W.square() + 2 * natural.quadratic
+        return gradient, diagonal
+
+    def cost(self, q: Normal, z: Tensor, covariates: Tensor) -> Tensor:
+        """Log q(z) - log p(z) of each cell, but for the normaliser."""
+        with torch.no_grad():
+            natural = self.natural(covariates)
+        return -q.entropy().sum(-1) - self.unnormalised(z, natural)
+
+    def log_prob(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Log-density with the estimated normaliser, (..., n_cells)."""
+        log_z = self.log_normaliser(covariates)[0]
+        return self.unnormalised(z, self.natural(covariates)) - log_z
+
+    def train(self, mode: bool = True) -> "ExponentialPrior":
+        """As ``nn.Module``; normalisers are forgotten when weights are about to change."""
+        if mode:
+            self.normalisers = {}
+        return super().train(mode)
+
+    @torch.no_grad()
+    def log_normaliser(self, covariates: Tensor) -> tuple[Tensor, Tensor]:
+        """Log Z of each cell's prior and its standard error, (n_cells,) each.
+
+        One estimate per distinct row of covariates, kept until training goes on.
+        """
+        rows, inverse = covariates.unique(dim=0, return_inverse=True)
+        keys = [row.tobytes() for row in rows.cpu().numpy()]
+        new = [i for i, key in enumerate(keys) if key not in self.normalisers]
+        for start in range(0, len(new), N_ROWS):
+            chosen = new[start : start + N_ROWS]
+            _, log_z, error = self._proposals(rows[chosen])
+            values = zip(log_z.tolist(), error.tolist(), strict=True)
+            self.normalisers |= dict(zip([keys[i] for i in chosen], values, strict=True))
+        table = torch.tensor([self.normalisers[key] for key in keys]).to(covariates)
+        return table[inverse, 0], table[inverse, 1]
+
+    def _proposals(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Weighted samples of each prior, its log normaliser and the standard error of that.
+
+        Importance sampling from an even mixture of the prior's own normal factor, against which
+        weights are bounded, and a normal distribution moved to where the mass is. The normaliser
+        is a ratio to that of the normal factor, and exact where there is nothing else.
+        """
+        natural = self.natural(rows)
+        own = _normal_factor(natural)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(N_PROPOSALS, 1, self.n_latent, generator=generator).to(rows)
+        moved = own
+        for _ in range(N_ROUNDS):
+            z = moved.mean + moved.stddev * noise
+            weight = self.unnormalised(z, natural) - moved.log_prob(z).sum(-1)
+            share = torch.softmax(weight, 0)[..., None]
+            mean = (share * z).sum(0)
+            variance = (share * (z - mean).square()).sum(0) * WIDENING + 1e-6
+            moved = Normal(mean, variance.sqrt(), validate_args=False)
+        half = N_PROPOSALS // 2
+        z = torch.cat(
+            [own.mean + own.stddev * noise[:half], moved.mean + moved.stddev * noise[half:]]
+        )
+        log_own = own.log_prob(z).sum(-1)
+        log_q = torch.logaddexp(log_own, moved.log_prob(z).sum(-1)) - math.log(2)
+        log_weight = self.unnormalised(z, natural) - log_q
+        base = log_own - log_q  # the weights if there were nothing but the normal factor
+        log_ratio = torch.logsumexp(log_weight, 0) - torch.logsumexp(base, 0)
+        log_z = log_ratio + _log_normal_factor(natural)
+        spread = torch.softmax(log_weight, 0) - torch.softmax(base, 0)
+        return (z, log_weight), log_z, spread.square().sum(0).sqrt()
+
+    @torch.no_grad()
+    def sample(self, covariates: Tensor) -> Tensor:
+        """One state for each cell, drawn from proposals by their weights, (n_cells, n_latent)."""
+        rows, inverse = covariates.unique(dim=0, return_inverse=True)
+        drawn = covariates.new_empty(len(covariates), self.n_latent)
+        for i, row in enumerate(rows):
+            (z, log_weight), _, _ = self._proposals(row[None])
+            cells = (inverse == i).nonzero()[:, 0]
+            index = torch.multinomial(torch.softmax(log_weight[:, 0], 0), len(cells), True)
+            drawn[cells] = z[index, 0]
+        return drawn
+
+
+def _network(n_in: int, n_out: int) -> nn.Sequential:
+    """A hidden layer; all outputs are zero at the start."""
+    last = nn.Linear(PRIOR_WIDTH, n_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(n_in, PRIOR_WIDTH), nn.ReLU(), last)
+
+
+def _normal_factor(natural: Natural) -> Normal:
+    """What the linear and quadratic parts alone make, normalised."""
+    variance = -0.5 / natural.quadratic
+    return Normal(natural.linear * variance, variance.sqrt(), validate_args=False)
+
+
+def _log_normal_factor(natural: Natural) -> Tensor:
+    """Log of the integral over z of what the linear and quadratic parts make."""
+    variance = -0.5 / natural.quadratic
+    log_z = (2 * math.pi * variance).log() / 2 + natural.linear.square() * variance / 2
+    return log_z.sum(-1)
+
+
+class InvariantModule(nn.Module):
+    """The equation above in torch, with the same symbols."""
+
+    covariate: Tensor  # (n_columns,) which covariate a column belongs to
+
+    def __init__(
+        self,
+        encoder: GaussianEncoder,
+        columns: nn.Linear,
+        decoder: Decoder,
+        invariant: GaussianPrior | ExponentialPrior,
+        spurious: GaussianPrior,
+        covariate: Tensor,
+        n_invariant_columns: int,
+        n_cells: int,
+        *,
+        tc_weight: float,
+        by_domain: bool,
+        hide: float,
+        regularization: float,
+    ):
+        super().__init__()
+        self.encoder = encoder  # q(z | x, covariates)
+        self.columns = columns  # of the encoder's first layer that read the covariates
+        self.decoder = decoder  # p(x | z)
+        self.invariant = invariant  # p(z_I | d)
+        self.spurious = spurious  # p(z_S | e)
+        self.register_buffer("covariate", covariate)
+        self.n_columns = n_invariant_columns
+        self.n_cells = n_cells
+        self.tc_weight = tc_weight
+        self.by_domain = by_domain
+        self.hide = hide
+        self.regularization = regularization
+
+    @property
+    def n_invariant(self) -> int:
+        """Number of invariant latents, the first ones."""
+        return self.invariant.n_latent
+
+    def covariates(self, cells: Cells) -> Tensor:
+        """Encoded covariates, zero where they are hidden, (n_cells, n_columns)."""
+        values = cells.dosage.new_zeros(cells.n_cells, len(self.covariate))
+        return values.scatter_add_(1, cells.part, cells.dosage)
+
+    def _hidden(self, values: Tensor) -> Tensor:
+        """Covariates of which, in training, some are hidden: all of a cell, or a few."""
+        if not self.training or self.hide == 0:
+            return values
+        n_covariates = int(self.covariate[-1]) + 1 if len(self.covariate) else 0
+        cell = torch.rand(len(values), 1, device=values.device) < self.hide
+        alone = torch.rand(len(values), n_covariates, device=values.device) < self.hide / 4
+        return values.masked_fill(cell | alone[:, self.covariate], 0)
+
+    def _guide(self, cells: Cells, covariates: Tensor) -> Normal:
+        q: Normal = self.encoder(self.decoder.features(cells.x), self.columns(covariates))
+        return q
+
+    def _groups(self, covariates: Tensor) -> tuple[Tensor, Tensor]:
+        return covariates[:, : self.n_columns], covariates[:, self.n_columns :]
+
+    def _halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values[..., : self.n_invariant], values[..., self.n_invariant :]
+
+    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms whose sum is the objective, in nats per cell.
+
+        The normaliser of an exponential family is no part of ``kl_z``, whose gradient it does not
+        change; ``score_matching`` is what fits that prior, and it alone.
+        """
+        known = self.covariates(cells)
+        covariates = self._hidden(known)
+        of_invariant, of_spurious = (
+            covariates[:, : self.n_columns],
+            covariates[:, self.n_columns :],
+        )
+        q = self._guide(cells, covariates)
+        z = q.rsample()
+        z_invariant, z_spurious = self._halves(z)
+        q_invariant, q_spurious = (
+            Normal(mean, scale, validate_args=False)
+            for mean, scale in zip(self._halves(q.mean), self._halves(q.stddev), strict=True)
+        )
+        cost = self.invariant.cost(q_invariant, z_invariant, of_invariant)
+        cost = cost + self.spurious.cost(q_spurious, z_spurious, of_spurious)
+        p_x = self.decoder(z, cells.library, cells.environment)
+        terms = {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": kl_weight * cost.mean()}
+        if self.tc_weight and self.spurious.n_latent:
+            tc = self._total_correlation(z, q, known[:, self.n_columns :])
+            terms["total_correlation"] = self.tc_weight * kl_weight * tc
+        if isinstance(self.invariant, ExponentialPrior):
+            loss = self.invariant.score_matching(z_invariant, of_invariant, self.regularization)
+            terms["score_matching"] = kl_weight * loss.mean()
+        return terms
+
+    def _total_correlation(self, z: Tensor, q: Normal, domain: Tensor) -> Tensor:
+        n_cells, same = torch.tensor(float(self.n_cells), device=z.device), None
+        if self.by_domain and domain.shape[1]:
+            same = torch.cdist(domain, domain, p=1) < 1e-6
+            n_cells = n_cells * same.float().mean(1)  # of the domain, from its share of the batch
+        return total_correlation(z, q, self.n_invariant, n_cells, same).mean()
+
+    def draw(self, n_particles: int) -> None:
+        """Cells share nothing that is uncertain."""
+
+    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+        """Log p(x, z | covariates) - log q(z | x, covariates) at samples of q."""
+        covariates = self.covariates(cells)
+        q = self._guide(cells, covariates)
+        z = q.rsample((n_particles,))
+        z_invariant, z_spurious = self._halves(z)
+        of_invariant, of_spurious = self._groups(covariates)
+        log_prior = self.invariant.log_prob(z_invariant, of_invariant)
+        log_prior = log_prior + self.spurious.log_prob(z_spurious, of_spurious)
+        p_x = self.decoder(z, cells.library, cells.environment)
+        return cells.log_prob(p_x) + log_prior - q.log_prob(z).sum(-1)
+
+    def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
+        """Log p(x | z) of each cell, (..., n_cells)."""
+        return cells.log_prob(self.decoder(z, cells.library, cells.environment))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of all latents with covariates hidden, (n_cells, n_latent)."""
+        mean: Tensor = self.encoder(self.decoder.features(x)).mean
+        return mean
+
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Moments of the guide given the covariates that are known."""
+        q = self._guide(cells, self.covariates(cells))
+        return {"z": q.mean, "z_basal": q.mean, "scale": q.stddev}
+
+    def basal_states(self, n_states: int) -> Tensor:
+        """Nothing but a place for states, which follow from the covariates."""
+        return torch.zeros(n_states, self.encoder.n_latent, device=self.covariate.device)
+
+    def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
+        """Distribution of expression where the covariates of ``cells`` are as they say.
+
+        A block of latents comes from its prior where one of its covariates is given, or where
+        there are no cells whose states could be kept.
+        """
+        covariates = self.covariates(cells)
+        anew = torch.full((len(z_basal), 1), cells.n_genes == 0, device=z_basal.device)
+        z = [
+            torch.where(anew | block.any(1, keepdim=True), prior.sample(block), kept)
+            for prior, block, kept in zip(
+                (self.invariant, self.spurious),
+                self._groups(covariates),
+                self._halves(z_basal),
+                strict=True,
+            )
+        ]
+        p_x: Distribution = self.decoder(torch.cat(z, -1), cells.library, cells.environment)
+        return p_x
+
+    def learned(self) -> dict[str, Tensor]:
+        """No effects: conditions have distributions."""
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks; and scales of genes, which learn faster."""
+        names = ("log_dispersion", "log_scale")
+        scales = [p for name, p in self.decoder.head.named_parameters() if name in names]
+        known = {id(p) for p in scales}
+        slow = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        fast: dict[str, Any] = {"params": scales, "lr": SCALE_RATE, "weight_decay": 0.0}
+        return [{"params": slow}, fast] if scales else [{"params": slow}]
+
+    def extended(self, cells: Cells, n_new: int) -> "InvariantModule":
+        """Not for this model: what is new is read as hidden."""
+        raise NotImplementedError
+
+    def refined(self) -> "InvariantModule":
+        """A copy to be trained on; there is no discrete structure to be fixed."""
+        return copy.deepcopy(self)
+
+
+@with_shared_parameters
+class InVAE(PerturbationVAE):
+    """Invariant VAE: latents of biology, and of what differs between environments.
+
+    Parameters
+    ----------
+    {n_latent} Both blocks together.
+    invariant : str, list of str or None, default=None
+        Columns of the design with covariates whose relation to expression is the same in all
+        environments, such as the cell type or a treatment. With a design of labels in place of a
+        frame None takes these; else at least one of the two groups is needed. Columns of floats
+        are continuous, all others categories.
+    spurious : str, list of str or None, default=None
+        Columns of the design with covariates of environments, such as the site.
+    prior : {"nonfactorized", "factorized"}, default="nonfactorized"
+        Prior of invariant latents given their covariates: an exponential family with neural
+        sufficient statistics, fitted by score matching, or a normal distribution.
+    n_spurious : int, default=1
+        Number of spurious latents, the last ones. With 0 the covariates in ``environment`` can
+        enter the decoder in their place.
+    total_correlation : float, default=1.0
+        Weight of the total correlation between the two blocks, estimated over minibatches.
+    conditioning : {"domain", "none"}, default="domain"
+        Whether that is taken among the cells of one environment, as in the paper, or among all,
+        as in the released code.
+    hide : float, default=0.5
+        Share of training cells whose covariates are hidden at each step, in [0, 1). What
+        ``transform`` gives, which never sees covariates, is learned from these.
+    score_regularization : float, default=0.0
+        Weight of the squared curvatures in score matching.
+    latent : {"invariant", "spurious", "all"}, default="invariant"
+        Latents that ``transform`` gives.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    covariates_ : list of str
+        Names of covariates, the invariant ones first.
+    {shared_attributes}
+
+    See Also
+    --------
+    NFIVAE : All latents and covariates in one block.
+    skpert.metrics.integration_scores : Whether biology is kept and environments are lost.
+
+    Notes
+    -----
+    ``InVAE(prior="factorized", n_spurious=0)`` is the iVAE of the paper: all covariates are then
+    ``invariant``.
+
+    Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
+    predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
+    have no meaning here.
+
+    ``predict_intervention(design, X)`` answers for these cells in another environment, where the
+    design has a column of ``spurious``: the invariant latents of a cell stay, the spurious ones
+    are drawn from the prior of that environment. A column of ``invariant`` is another condition:
+    the invariant latents are then drawn from its prior, an answer about a population.
+
+    References
+    ----------
+    .. [1] Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant representation learning
+       for disentangling cellular heterogeneity, 2023, arXiv 2307.00558.
+
+    Examples
+    --------
+    >>> from skpert import InVAE
+    >>> from skpert.datasets import make_invariant
+    >>> cells = make_invariant(20, random_state=0)
+    >>> model = InVAE(4, invariant=["cell_type", "condition"], spurious="batch", max_epochs=2,
+    ...               random_state=0).fit(cells.X, cells.obs)
+    >>> model.transform(cells.X).shape
+    (240, 3)
+    >>> model.get_feature_names_out().tolist()
+    ['invariant0', 'invariant1', 'invariant2']
+    """
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "invariant": [str, list, tuple, None],
+        "spurious": [str, list, tuple, None],
+        "prior": [StrOptions({"nonfactorized", "factorized"})],
+        "n_spurious": [Interval(Integral, 0, None, closed="left")],
+        "total_correlation": [Interval(Real, 0, None, closed="left")],
+        "conditioning": [StrOptions({"domain", "none"})],
+        "hide": [Interval(Real, 0, 1, closed="left")],
+        "score_regularization": [Interval(Real, 0, None, closed="left")],
+        "latent": [StrOptions({"invariant", "spurious", "all"})],
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        invariant=None,
+        spurious=None,
+        prior="nonfactorized",
+        n_spurious=1,
+        total_correlation=1.0,
+        conditioning="domain",
+        hide=0.5,
+        score_regularization=0.0,
+        latent="invariant",
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+    def _make_design(self):
+        return CovariateEncoder(
+            invariant=self.invariant, spurious=self.spurious, environment=self.environment
+        )
+
+    def _make_module(self, cells):
+        design, n_spurious = self.design_, self.n_spurious
+        n_columns, n_invariant = len(design.columns_), self.n_latent - n_spurious
+        n_first = design.n_invariant_columns_
+        if n_invariant < 1:
+            raise ValueError(
+                f"n_spurious={n_spurious} of n_latent={self.n_latent} latents leaves none that "
+                "is invariant: lower n_spurious or raise n_latent"
+            )
+        if self.prior == "nonfactorized" and n_first == 0:
+            raise ValueError(
+                "prior='nonfactorized' needs an invariant covariate: name columns in `invariant`, "
+                "or set prior='factorized'"
+            )
+        sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
+        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
+        decoder = Decoder(
+            self.n_latent,
+            cells.n_genes,
+            likelihood=self.likelihood,
+            n_environments=cells.environment.shape[1],
+            **sizes,
+        )
+        kind = ExponentialPrior if self.prior == "nonfactorized" else GaussianPrior
+        return InvariantModule(
+            encoder,
+            nn.Linear(n_columns, self.n_hidden, bias=False),
+            decoder,
+            kind(n_first, n_invariant),
+            GaussianPrior(n_columns - n_first, n_spurious),
+            torch.tensor(design.covariate_),
+            n_first,
+            cells.n_cells,
+            tc_weight=self.total_correlation,
+            by_domain=self.conditioning == "domain",
+            hide=self.hide,
+            regularization=self.score_regularization,
+        )
+
+    def transform(self, X):
+        """Latent state of each cell: posterior mean, from its expression only.
+
+        Covariates are hidden from the encoder, which has learned to do without.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression of the genes seen in ``fit``.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_cells, n_features)
+            The latents that ``latent`` names, float32.
+        """
+        return self._encoded(X)[:, self._shown]
+
+    @property
+    def _shown(self):
+        n_invariant = self.n_latent - self.n_spurious
+        return {
+            "invariant": slice(n_invariant),
+            "spurious": slice(n_invariant, None),
+            "all": slice(None),
+        }[self.latent]
+
+    @property
+    def _n_features_out(self):
+        return len(range(self.n_latent)[self._shown])
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the latents that ``transform`` gives.
+
+        Parameters
+        ----------
+        input_features : None
+            Not used.
+
+        Returns
+        -------
+        names : ndarray of shape (n_features,) and dtype object
+            "invariant0", ... and "spurious0", ...
+        """
+        check_is_fitted(self)
+        n_invariant = self.n_latent - self.n_spurious
+        names = [f"invariant{i}" for i in range(n_invariant)]
+        names += [f"spurious{i}" for i in range(self.n_spurious)]
+        return np.array(names, dtype=object)[self._shown]
+
+    @property
+    def covariates_(self):
+        """Names of covariates, the invariant ones first."""
+        check_is_fitted(self)
+        return list(self.design_.names_)
+
+    def adapt(self, X, A):
+        """Refuse: a category that was not in training is read as hidden.
+
+        Parameters
+        ----------
+        X : object
+            Not used.
+        A : object
+            Not used.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has conditions, not effects, and cannot adapt to new ones: "
+            "transform reads cells of unknown covariates as they are; to learn new categories, "
+            "fit with their cells"
+        )
+
+    def log_normaliser(self, A):
+        """Estimate the log normaliser of the nonfactorized prior.
+
+        Parameters
+        ----------
+        A : DataFrame of shape (n_designs, n_columns) or array-like of shape (n_designs,)
+            Covariates.
+
+        Returns
+        -------
+        estimates : DataFrame of shape (n_designs, 2)
+            ``log_normaliser``, nats, by importance sampling with 2,000 samples, and its
+            ``standard_error``. Both are what ``score`` uses; the bound is off by about half of
+            the squared error. Zeros with a factorized prior.
+        """
+        check_is_fitted(self)
+        cells = self._designs(A, None)
+        with self._inference():
+            known = self.module_.covariates(cells.to(self._device))
+            if self.prior == "factorized":
+                estimates = torch.zeros(2, cells.n_cells)
+            else:
+                of_invariant = known[:, : self.module_.n_columns]
+                estimates = torch.stack(self.module_.invariant.log_normaliser(of_invariant))
+        columns = ["log_normaliser", "standard_error"]
+        return pd.DataFrame(estimates.T.cpu().numpy(), columns=columns)
+
+    def log_likelihood(self, X, Z, A=None):
+        """Log-likelihood of cells given latent states, log p(x | z).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        Z : array-like of shape (n_cells, n_latent) or (n_candidates, n_cells, n_latent)
+            All latents of each cell, the invariant ones first.
+        A : DataFrame of shape (n_cells, n_columns), default=None
+            Needed for the columns in ``environment``, if there are any.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_cells,) or (n_candidates, n_cells)
+            Nats, summed over genes.
+        """
+        check_is_fitted(self)
+        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        Z = check_array(Z, dtype=np.float32, allow_nd=True, input_name="Z")
+        if Z.shape[-2:] != (X.shape[0], self.n_latent):
+            raise ValueError(
+                f"Z has shape {Z.shape}, expected (..., {X.shape[0]}, {self.n_latent}): a state "
+                "of all latents for each cell"
+            )
+        dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
+        environment = self.design_.environments(A) if self.environment is not None else None
+        if environment is None:
+            environment = np.empty((X.shape[0], 0))
+        cells = Cells.from_arrays(X, dosage, environment)
+        parts = []
+        with self._inference():
+            for index in torch.arange(X.shape[0]).split(ENCODE_SIZE):
+                z = torch.from_numpy(Z[..., index.numpy(), :]).to(self._device)
+                parts.append(self.module_.log_likelihood(cells.take(index).to(self._device), z))
+        return torch.cat(parts, -1).cpu().numpy()
+
+    def _designs(self, A, library_size):
+        if isinstance(A, str):
+            A = [A]
+        self.design_.transform(A, unseen="error")
+        return super()._designs(A, library_size)
+
+
+@with_shared_parameters
+class NFIVAE(InVAE):
+    """Identifiable VAE with a nonfactorized prior: all latents depend on all covariates.
+
+    The baseline NF-iVAE of the inVAE paper, which is ``InVAE(n_spurious=0)``.
+
+    Parameters
+    ----------
+    {n_latent}
+    invariant : str, list of str or None, default=None
+        Columns of the design with all covariates, of biology and of environments. With a design
+        of labels in place of a frame None takes these.
+    hide : float, default=0.5
+        Share of training cells whose covariates are hidden at each step, in [0, 1).
+    score_regularization : float, default=0.0
+        Weight of the squared curvatures in score matching.
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    covariates_ : list of str
+        Names of covariates.
+    {shared_attributes}
+
+    See Also
+    --------
+    InVAE : With a block of latents for environments.
+
+    References
+    ----------
+    .. [1] Lu, Wu, Hernandez-Lobato and Schoelkopf, Invariant causal representation learning for
+       out-of-distribution generalization, ICLR 2022.
+
+    Examples
+    --------
+    >>> from skpert import NFIVAE
+    >>> from skpert.datasets import make_invariant
+    >>> cells = make_invariant(20, random_state=0)
+    >>> model = NFIVAE(4, invariant=["cell_type", "condition", "batch"], max_epochs=2,
+    ...                random_state=0).fit(cells.X, cells.obs)
+    >>> model.transform(cells.X).shape
+    (240, 4)
+    """
+
+    spurious = None
+    prior = "nonfactorized"
+    n_spurious = 0
+    total_correlation = 0.0
+    conditioning = "none"
+    latent = "all"
+
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in InVAE._parameter_constraints.items()
+        if name
+        not in ("spurious", "prior", "n_spurious", "total_correlation", "conditioning", "latent")
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        invariant=None,
+        hide=0.5,
+        score_regularization=0.0,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.1,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
