@@ -110,7 +110,8 @@ def train(
         for epoch in range(max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
             batches = (minibatches or cells.minibatches)(batch_size)
-            span = epoch / max_epochs, 1 / (max_epochs * cells.n_cells)
+            done, end = epoch / max_epochs, (epoch + 1) / max_epochs
+            span = done, 1 / (max_epochs * cells.n_cells), end
             row = _epoch(module, batches, optimizer, kl_weight, span)
             if validation is not None:
                 row |= _validate(module, validation, kl_weight, batch_size)
@@ -138,11 +139,12 @@ def _epoch(
     batches: Iterator[Cells],
     optimizer: "_Adam",
     kl_weight: float,
-    span: tuple[float, float],
+    span: tuple[float, float, float],
 ) -> dict[str, float]:
     """Follow the gradient over the minibatches and return the mean of each term, nats per cell.
 
-    ``span`` is the share of the training that is done, and what each cell adds to it.
+    ``span`` is the share of the training that is done, what each cell adds to it, and what it is
+    at the end of the epoch, even if minibatches hold some cells twice.
     """
     total, n_seen = torch.zeros(()), 0
     module.train()
@@ -150,7 +152,7 @@ def _epoch(
         terms = module.loss_terms(batch, kl_weight)
         values = torch.stack(tuple(terms.values()))
         values.sum().backward()
-        optimizer.step(span[0] + span[1] * n_seen)
+        optimizer.step(min(span[0] + span[1] * n_seen, span[2]))
         total = total.to(values.device) + values.detach() * batch.n_cells
         n_seen += batch.n_cells
     module.eval()

@@ -332,6 +332,6 @@ class Table(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load a table that was extended since it was made as this one."""
         frozen, rows = state_dict[f"{prefix}frozen"], state_dict[f"{prefix}rows"]
-        if rows.shape != self.rows.shape:
+        if (frozen.shape, rows.shape) != (self.frozen.shape, self.rows.shape):
             self.frozen, self.rows = torch.empty_like(frozen), nn.Parameter(torch.empty_like(rows))
         super()._load_from_state_dict(state_dict, prefix, *args)

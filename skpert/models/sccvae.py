@@ -45,7 +45,7 @@ BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many coun
 BANDWIDTHS = 10  # of the kernel, each twice the one before
 WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
 N_BASAL_STATES = 1000  # of control cells, kept for predictions
-RESPONSE_WEIGHT = 3.0  # of the squared error of mean counterfactuals, nats per unit
+RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
 FAST_RATE = 10.0  # learning rate of shifts and penetrances relative to the networks'
 SCALE_RATE = 30.0  # of dispersions or scales of genes
@@ -316,9 +316,10 @@ class CausalModule(nn.Module):
         return {"z": u, "z_basal": basal, "scale": q.stddev, "z_exogenous": z}
 
     def basal_states(self, n_states: int) -> Tensor:
-        """States u of control cells of the training, the same in the same place."""
-        index = torch.arange(n_states, device=self.basal.device) % len(self.basal)
-        u: Tensor = self.structure(self.basal[index])
+        """States u of control cells of the training, each once before any comes again."""
+        order = torch.randperm(len(self.basal), device=self.basal.device)
+        index = torch.arange(n_states, device=order.device) % len(order)
+        u: Tensor = self.structure(self.basal[order[index]])
         return u
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
@@ -415,10 +416,12 @@ class CausalModule(nn.Module):
             received = ((cells.part == n_known + new) & (cells.dosage > 0)).any(1)
             alone = received & ((cells.dosage > 0).sum(1) == 1)
             rows = (alone if alone.any() else received).nonzero()[:, 0]
-            change = self._levels_of(cells.take(rows)).mean(0) - self.control_mean
+            taken = cells.take(rows)
+            change = self._levels_of(taken).mean(0) - self.control_mean
             best = int(self.errors(change, of_new, grid).argmin())
             shifts.append(of_new[best // N_CHOICES])
-            penetrances.append(grid[best % N_CHOICES])
+            dosage = taken.dosage[taken.part == n_known + new].mean()
+            penetrances.append(grid[best % N_CHOICES] / dosage)
         return torch.stack(shifts), torch.stack(penetrances)
 
     @torch.no_grad()
@@ -436,7 +439,11 @@ class CausalModule(nn.Module):
 
     def refined(self) -> "CausalModule":
         """A copy to be trained on; there is no discrete structure to be fixed."""
-        return copy.deepcopy(self).requires_grad_(True)
+        module = copy.deepcopy(self).requires_grad_(True)
+        module.penetrance.thaw()
+        if isinstance(module.shifts, FreeShifts):
+            module.shifts.logits.thaw()
+        return module
 
 
 def _kl(q: Normal, prior_mean: Tensor) -> Tensor:
@@ -679,9 +686,7 @@ class SCCVAE(PerturbationVAE):
         else:
             shifts = ShiftNetwork(features, self.n_latent, **sizes)
         structure = (
-            Independence()
-            if self.graph is None
-            else StructuralModel(torch.from_numpy(self._graph))
+            Independence() if self.graph is None else StructuralModel(torch.tensor(self._graph))
         )
         return CausalModule(
             encoder,
@@ -733,12 +738,20 @@ class SCCVAE(PerturbationVAE):
         """
         check_is_fitted(self)
         penetrance = pd.Series(penetrance, dtype=np.float64)
-        if penetrance.empty or not np.isfinite(penetrance).all():
+        finite = np.isfinite(penetrance).all()
+        if penetrance.empty or not finite or penetrance.index.has_duplicates:
             raise ValueError(
-                f"penetrance must map names to finite numbers, got {dict(penetrance)!r}"
+                "penetrance must map names, each once, to finite numbers, got "
+                f"{listed(list(penetrance.items()), 10)}"
             )
-        other = self._reaching(penetrance.index.to_numpy(dtype=object))
-        position = pd.Index(other.perturbations_).get_indexer(penetrance.index)
+        names = penetrance.index.to_numpy(dtype=object)
+        other = self._reaching(names)
+        position = pd.Index(other.perturbations_).get_indexer(names)
+        if (position < 0).any():
+            raise ValueError(
+                "penetrance must map names of single perturbations, as text, to numbers, got "
+                f"{listed(names[position < 0], 10)}"
+            )
         module = copy.deepcopy(other.module_)
         rows = module.penetrance().detach().clone()
         rows[position, 0] = torch.from_numpy(penetrance.to_numpy()).to(rows)
@@ -856,8 +869,8 @@ def _graph(estimator):
     if graph.shape != (n, n) or not np.isin(graph, (0, 1)).all() or graph.diagonal().any():
         raise ValueError(
             f"graph must be an array of 0 and 1 of shape (n_latent, n_latent)=({n}, {n}), with "
-            f"zeros on the diagonal; got shape {graph.shape} and values from {graph.min():g} to "
-            f"{graph.max():g}"
+            f"zeros on the diagonal; got shape {graph.shape} and values from "
+            f"{graph.min(initial=np.inf):g} to {graph.max(initial=-np.inf):g}"
         )
     if causal_order(torch.from_numpy(graph)) is None and not estimator.cyclic:
         raise ValueError(
