@@ -2,6 +2,7 @@
 
 from ._effects import average_treatment_effect
 from ._latents import latent_summary
+from ._search import posterior_search
 from ._shifts import latent_distances, latent_shifts
 from ._titration import titrate
 
@@ -10,5 +11,6 @@ __all__ = [
     "latent_distances",
     "latent_shifts",
     "latent_summary",
+    "posterior_search",
     "titrate",
 ]
