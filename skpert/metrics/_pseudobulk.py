@@ -44,14 +44,12 @@ def expression_error(
         Counts of measured cells.
     true_labels : array-like of shape (n_cells,)
         What was done to each measured cell.
-    predicted_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape \
-            (n_predicted_cells, n_genes)
+    predicted_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_guesses, n_genes)
         Counts of predicted cells, which need not be integers. The noise of a prediction by a
         single cell, such as a mean, is taken for 0.
     predicted_labels : array-like of shape (n_predicted_cells,)
         What each predicted cell is a prediction of; more than in ``true_labels`` is no harm.
-    control_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape \
-            (n_control_cells, n_genes)
+    control_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_control, n_genes)
         Counts of measured control cells; predicted controls play no part.
     space : {"counts"}
         What all cells hold. Log-normalised values cannot be summed and are an error.

@@ -63,7 +63,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         Number of features.
     names_ : ndarray of shape (n_known,) and dtype object
         Names with features, where the kind is not "transformer".
-    table_ : ndarray of shape (n_known, n_features_out_) and dtype float64
+    table_ : ndarray of shape (n_known, n_features) and dtype float64
         Features of these names.
     transformer_ : estimator
         Fitted copy of ``features``, where the kind is "transformer".
@@ -166,7 +166,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
 
         Returns
         -------
-        features : ndarray of shape (n_names, n_features_out_) and dtype float64
+        features : ndarray of shape (n_names, n_features) and dtype float64
             A row per name. A transformer may give zeros for a name that it does not know.
 
         Raises
