@@ -49,6 +49,7 @@ RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
 FAST_RATE = 10.0  # learning rate of shifts and penetrances relative to the networks'
 SCALE_RATE = 30.0  # of dispersions or scales of genes
+N_ROUNDS = 3  # of fitting penetrances to mean responses
 N_CHOICES = 61  # penetrances that are tried for a perturbation that is added
 RIDGE = 0.1  # penalty of the regression on similarities of features
 LARGEST_ROW = 0.9  # sum of absolute weights of a row of a cyclic graph
@@ -364,7 +365,8 @@ class CausalModule(nn.Module):
         """Set what has a closed form, given all else, and keep what predictions need.
 
         With a normal likelihood these are the bias of the decoder, from which the mean response
-        to nothing is the mean of control cells, and the scales of genes, from the residuals.
+        to nothing is the mean of control cells, and the scales of genes, from the residuals; and
+        always penetrances, so that the size of mean responses is that measured.
         """
         self.controls = None
         self.eval()
@@ -377,6 +379,44 @@ class CausalModule(nn.Module):
         self.control_mean.copy_(total / controls.n_cells)
         if not self.decoder.head.counts:
             self._fit_observations(cells, chosen.environment)
+        self._fit_penetrances(cells)
+
+    def _fit_penetrances(self, cells: Cells) -> None:
+        """Multiply each penetrance by the slope of the measured on the predicted change.
+
+        Changes are those of mean expression, measured in the cells that have this perturbation
+        alone. A few rounds, as responses are not linear.
+        """
+        rows = self.penetrance.rows
+        measured, received = self._measured_changes(cells)
+        for _ in range(N_ROUNDS):
+            change = self._changes(self.penetrance() * self.shifts())
+            slope = (change * measured).sum(1) / change.square().sum(1).clamp(min=1e-12)
+            slope = torch.where(received, slope.clamp(0.1, 2), 1)
+            rows.mul_(slope[len(slope) - len(rows) :, None])
+
+    def _measured_changes(self, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Mean change by a dosage of one of each perturbation, and which were given alone."""
+        n = len(self.penetrance())
+        total, dosage = self.basal.new_zeros(n, len(self.control_mean)), self.basal.new_zeros(n)
+        alone = ((cells.dosage > 0).sum(1) == 1).nonzero()[:, 0]
+        for index in alone.split(ENCODE_SIZE):
+            batch = cells.take(index)
+            place = batch.dosage.argmax(1, keepdim=True)
+            part = batch.part.gather(1, place)[:, 0]
+            total.index_add_(0, part, self._levels_of(batch) - self.control_mean)
+            dosage.index_add_(0, part, batch.dosage.gather(1, place)[:, 0])
+        return total / dosage.clamp(min=1e-12)[:, None], dosage > 0
+
+    def _changes(self, shifts: Tensor) -> Tensor:
+        """Mean change of expression by each shift over the basal states, (n_shifts, n_genes)."""
+        basal = self.structure(self.basal)
+        environment = basal.new_zeros(len(basal), self.decoder.hidden.n_environments)
+        levels = [
+            self._levels(self.decoder.hidden(basal + shift, environment)).mean(0)
+            for shift in self.structure(torch.cat([torch.zeros_like(shifts[:1]), shifts]))
+        ]
+        return torch.stack(levels[1:]) - levels[0]
 
     def _fit_observations(self, cells: Cells, environment: Tensor) -> None:
         head: Any = self.decoder.head
@@ -427,15 +467,9 @@ class CausalModule(nn.Module):
     @torch.no_grad()
     def errors(self, change: Tensor, shifts: Tensor, grid: Tensor) -> Tensor:
         """Mean squared errors of the mean change of expression, (n_shifts, n_grid)."""
-        basal = self.structure(self.basal)
-        environment = basal.new_zeros(len(basal), self.decoder.hidden.n_environments)
-        before = self._levels(self.decoder.hidden(basal, environment)).mean(0)
-        errors = []
-        for direction in self.structure(shifts):
-            for c in grid:
-                after = self._levels(self.decoder.hidden(basal + c * direction, environment))
-                errors.append((after.mean(0) - before - change).square().mean())
-        return torch.stack(errors).view(len(shifts), len(grid))
+        tried = (grid[:, None] * shifts[:, None]).flatten(0, 1)
+        errors = (self._changes(tried) - change).square().mean(1)
+        return errors.view(len(shifts), len(grid))
 
     def refined(self) -> "CausalModule":
         """A copy to be trained on; there is no discrete structure to be fixed."""
