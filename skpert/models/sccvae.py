@@ -399,13 +399,12 @@ class CausalModule(nn.Module):
         """Mean change by a dosage of one of each perturbation, and which were given alone."""
         n = len(self.penetrance())
         total, dosage = self.basal.new_zeros(n, len(self.control_mean)), self.basal.new_zeros(n)
-        alone = ((cells.dosage > 0).sum(1) == 1).nonzero()[:, 0]
-        for index in alone.split(ENCODE_SIZE):
-            batch = cells.take(index)
+        for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+            alone = ((batch.dosage > 0).sum(1, keepdim=True) == 1).float()
             place = batch.dosage.argmax(1, keepdim=True)
             part = batch.part.gather(1, place)[:, 0]
-            total.index_add_(0, part, self._levels_of(batch) - self.control_mean)
-            dosage.index_add_(0, part, batch.dosage.gather(1, place)[:, 0])
+            total.index_add_(0, part, alone * (self._levels_of(batch) - self.control_mean))
+            dosage.index_add_(0, part, (alone * batch.dosage.gather(1, place))[:, 0])
         return total / dosage.clamp(min=1e-12)[:, None], dosage > 0
 
     def _changes(self, shifts: Tensor) -> Tensor:
