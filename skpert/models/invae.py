@@ -13,7 +13,8 @@ its site, neural sufficient statistics :math:`T` and observed library size :math
 exponential family is fitted by score matching; the ``"factorized"`` prior has a normal
 distribution in its place (Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant
 representation learning for disentangling cellular heterogeneity, 2023, arXiv 2307.00558).
-Covariates of training cells are hidden at random, so that cells without them can be read.
+Covariates of training cells are hidden from the encoder at random, so that cells without them
+can be read: what it infers from expression alone has to agree with the prior of their covariates.
 """
 
 import copy
@@ -50,6 +51,7 @@ N_PROPOSALS = 2000  # samples from which a normaliser is estimated
 N_ROUNDS = 3  # of moving the proposal to where the prior has its mass
 WIDENING = 1.2  # of its variance
 N_ROWS = 32  # covariate combinations whose normalisers are estimated at once
+UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see, either
 PRIOR_WIDTH = 64  # hidden units of the networks of a prior
 
 
@@ -294,13 +296,14 @@ class InvariantModule(nn.Module):
         values = cells.dosage.new_zeros(cells.n_cells, len(self.covariate))
         return values.scatter_add_(1, cells.part, cells.dosage)
 
-    def _hidden(self, values: Tensor) -> Tensor:
+    def _hidden(self, values: Tensor, share: float | None = None) -> Tensor:
         """Covariates of which, in training, some are hidden: all of a cell, or a few."""
-        if not self.training or self.hide == 0:
+        share = self.hide if share is None else share
+        if not self.training or share == 0:
             return values
         n_covariates = int(self.covariate[-1]) + 1 if len(self.covariate) else 0
-        cell = torch.rand(len(values), 1, device=values.device) < self.hide
-        alone = torch.rand(len(values), n_covariates, device=values.device) < self.hide / 4
+        cell = torch.rand(len(values), 1, device=values.device) < share
+        alone = torch.rand(len(values), n_covariates, device=values.device) < share / 4
         return values.masked_fill(cell | alone[:, self.covariate], 0)
 
     def _guide(self, cells: Cells, covariates: Tensor) -> Normal:
@@ -320,12 +323,12 @@ class InvariantModule(nn.Module):
         change; ``score_matching`` is what fits that prior, and it alone.
         """
         known = self.covariates(cells)
-        covariates = self._hidden(known)
+        covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
         of_invariant, of_spurious = (
             covariates[:, : self.n_columns],
             covariates[:, self.n_columns :],
         )
-        q = self._guide(cells, covariates)
+        q = self._guide(cells, self._hidden(covariates))
         z = q.rsample()
         z_invariant, z_spurious = self._halves(z)
         q_invariant, q_spurious = (
@@ -452,8 +455,9 @@ class InVAE(PerturbationVAE):
         Whether that is taken among the cells of one environment, as in the paper, or among all,
         as in the released code.
     hide : float, default=0.5
-        Share of training cells whose covariates are hidden at each step, in [0, 1). What
-        ``transform`` gives, which never sees covariates, is learned from these.
+        Share of training cells whose covariates are hidden from the encoder at each step, in
+        [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From
+        a tenth of all cells they are hidden altogether, so that priors know such cells, too.
     score_regularization : float, default=0.0
         Weight of the squared curvatures in score matching.
     latent : {"invariant", "spurious", "all"}, default="invariant"
@@ -758,7 +762,8 @@ class NFIVAE(InVAE):
         Columns of the design with all covariates, of biology and of environments. With a design
         of labels in place of a frame None takes these.
     hide : float, default=0.5
-        Share of training cells whose covariates are hidden at each step, in [0, 1).
+        Share of training cells whose covariates are hidden from the encoder at each step, in
+        [0, 1); from a tenth of all cells they are hidden altogether.
     score_regularization : float, default=0.0
         Weight of the squared curvatures in score matching.
     {network_parameters}
