@@ -163,9 +163,8 @@ class ExponentialPrior(nn.Module):
         return self.unnormalised(z, self.natural(covariates)) - log_z
 
     def train(self, mode: bool = True) -> "ExponentialPrior":
-        """As ``nn.Module``; normalisers are forgotten when weights are about to change."""
-        if mode:
-            self.normalisers = {}
+        """As ``nn.Module``; normalisers are forgotten, as weights change between two calls."""
+        self.normalisers = {}
         return super().train(mode)
 
     @torch.no_grad()
@@ -212,8 +211,7 @@ class ExponentialPrior(nn.Module):
         log_q = torch.logaddexp(log_own, moved.log_prob(z).sum(-1)) - math.log(2)
         log_weight = self.unnormalised(z, natural) - log_q
         base = log_own - log_q  # the weights if there were nothing but the normal factor
-        log_ratio = torch.logsumexp(log_weight, 0) - torch.logsumexp(base, 0)
-        log_z = log_ratio + _log_normal_factor(natural)
+        log_z = torch.logsumexp(log_weight, 0) - torch.logsumexp(base, 0)
         spread = torch.softmax(log_weight, 0) - torch.softmax(base, 0)
         return (z, log_weight), log_z, spread.square().sum(0).sqrt()
 
@@ -244,13 +242,6 @@ def _normal_factor(natural: Natural) -> Normal:
     return Normal(natural.linear * variance, variance.sqrt(), validate_args=False)
 
 
-def _log_normal_factor(natural: Natural) -> Tensor:
-    """Log of the integral over z of what the linear and quadratic parts make."""
-    variance = -0.5 / natural.quadratic
-    log_z = (2 * math.pi * variance).log() / 2 + natural.linear.square() * variance / 2
-    return log_z.sum(-1)
-
-
 class InvariantModule(nn.Module):
     """The equation above in torch, with the same symbols."""
 
@@ -279,6 +270,7 @@ class InvariantModule(nn.Module):
         self.invariant = invariant  # p(z_I | d)
         self.spurious = spurious  # p(z_S | e)
         self.register_buffer("covariate", covariate)
+        self.n_covariates = int(covariate.max()) + 1 if len(covariate) else 0
         self.n_columns = n_invariant_columns
         self.n_cells = n_cells
         self.tc_weight = tc_weight
@@ -301,9 +293,10 @@ class InvariantModule(nn.Module):
         share = self.hide if share is None else share
         if not self.training or share == 0:
             return values
-        n_covariates = int(self.covariate[-1]) + 1 if len(self.covariate) else 0
         cell = torch.rand(len(values), 1, device=values.device) < share
-        alone = torch.rand(len(values), n_covariates, device=values.device) < share / 4
+        if self.n_covariates == 1:
+            return values.masked_fill(cell, 0)
+        alone = torch.rand(len(values), self.n_covariates, device=values.device) < share / 4
         return values.masked_fill(cell | alone[:, self.covariate], 0)
 
     def _guide(self, cells: Cells, covariates: Tensor) -> Normal:
@@ -453,7 +446,7 @@ class InVAE(PerturbationVAE):
         Weight of the total correlation between the two blocks, estimated over minibatches.
     conditioning : {"domain", "none"}, default="domain"
         Whether that is taken among the cells of one environment, as in the paper, or among all,
-        as in the released code.
+        as in the released code and wherever a spurious covariate is continuous.
     hide : float, default=0.5
         Share of training cells whose covariates are hidden from the encoder at each step, in
         [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From
@@ -572,11 +565,18 @@ class InVAE(PerturbationVAE):
                 f"n_spurious={n_spurious} of n_latent={self.n_latent} latents leaves none that "
                 "is invariant: lower n_spurious or raise n_latent"
             )
+        if n_spurious == 0 and n_columns > n_first:
+            raise ValueError(
+                "covariates in `spurious` need spurious latents: raise n_spurious, or name them "
+                "in `invariant`, or in `environment` for the decoder"
+            )
         if self.prior == "nonfactorized" and n_first == 0:
             raise ValueError(
                 "prior='nonfactorized' needs an invariant covariate: name columns in `invariant`, "
                 "or set prior='factorized'"
             )
+        of_spurious = {design.names_[i] for i in design.covariate_[n_first:]}
+        categories = of_spurious.isdisjoint(design.scales_)
         sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
         encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
         decoder = Decoder(
@@ -597,7 +597,7 @@ class InVAE(PerturbationVAE):
             n_first,
             cells.n_cells,
             tc_weight=self.total_correlation,
-            by_domain=self.conditioning == "domain",
+            by_domain=self.conditioning == "domain" and categories,
             hide=self.hide,
             regularization=self.score_regularization,
         )

@@ -246,7 +246,6 @@ def test_normalisers_are_shown_a_row_each(models):
     assert not models["factorized"].log_normaliser(OBS).to_numpy().any()
 
 
-@pytest.mark.xfail(reason="normalisers of the last epoch stay with the weights of the best one")
 def test_normalisers_are_those_of_the_weights_that_are_kept():
     model = fitted(max_epochs=6)
     history = model.history_["validation_elbo"]
