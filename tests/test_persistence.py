@@ -66,10 +66,10 @@ COPIES = [through_file, through_pickle, through_joblib]
 
 def assert_same(copy, model, X, A):
     """Equal bit for bit in all that a user can ask for."""
-    names = model.perturbations_
+    names = [name.removeprefix("label=") for name in model.perturbations_]
     assert type(copy) is type(model)
     assert copy.get_params() == model.get_params()
-    np.testing.assert_array_equal(copy.perturbations_, names)
+    np.testing.assert_array_equal(copy.perturbations_, model.perturbations_)
     np.testing.assert_array_equal(
         copy.predict_intervention(names), model.predict_intervention(names)
     )

@@ -7,10 +7,12 @@ from skpert import plotting
 from skpert.plotting._shared import clipped
 
 ONE = pd.DataFrame([[1.0]], index=["A"])
+SCORED = pd.DataFrame({"estimator": ["m"], "perturbation": ["A"], "response_mse": [1.0]})
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
     "EffectsDisplay": [ONE, ONE],
     "EmbeddingClustersDisplay": [ONE],
+    "EvaluationDisplay": [SCORED],
     "HistoryDisplay": [ONE],
     "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
     "TargetsDisplay": [ONE],
