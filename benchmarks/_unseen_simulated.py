@@ -121,7 +121,7 @@ def penetrance_recovery(model, screen):
 def _of_unseen(model, names):
     """Penetrances that similar perturbations give to unseen ones."""
     known = len(model.perturbations_)
-    return model._reaching(names).penetrance_[known:]
+    return model.reach(names).penetrance_[known:]
 
 
 def add_arguments(parser):

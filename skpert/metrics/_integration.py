@@ -60,8 +60,7 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     Notes
     -----
     Exact but for k-means. Silhouettes take most of the time, which grows with the square of the
-    number of cells: on one core seconds for 20,000 cells of 50 dimensions and a few minutes for
-    100,000. Distances are never held for all pairs at once.
+    number of cells. Distances are never held for all pairs at once.
 
     References
     ----------

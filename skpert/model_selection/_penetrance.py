@@ -84,7 +84,7 @@ def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
     (2, 50)
     """
     names = check_names(estimator, perturbations)
-    chosen, errors, source = estimator._reaching(names), None, "features"
+    chosen, errors, source = estimator.reach(names), None, "features"
     if reference is None:
         penetrance = pd.Series(chosen.penetrance_, chosen.perturbations_)[names]
     else:

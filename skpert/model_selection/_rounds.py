@@ -75,7 +75,9 @@ class Split:
         if "weighted_mse" in self.plan.metrics:
             rows = np.concatenate([self.train, tested])
             labels, names = self.screen.labels[rows], self.screen.names
-            weights = screen_weights(self.values[rows], labels, **names)
+            weights = screen_weights(
+                self.values[rows], labels, control=names["control"], sep=names["sep"]
+            )
         if "maximum_mean_discrepancy" in self.plan.metrics:
             controls = self.some(self.controls, self.random(CONTROLS))
             bandwidths = kernel_bandwidths([*cells.values(), controls])

@@ -58,11 +58,11 @@ def label_means(values, labels):
     return pd.DataFrame(group_means(values, codes, len(names), logarithms), index=names)
 
 
-def screen_weights(values, labels, **names):
+def screen_weights(values, labels, *, control, sep):
     """Weights of genes, from the cells of perturbations that have a variance."""
     counts = pd.Series(labels).groupby(labels).transform("size").to_numpy()
-    kept = np.flatnonzero((counts > 1) | (labels == names["control"]))
-    return response_weights(values[kept], labels[kept], space="lognorm", **names)
+    kept = np.flatnonzero((counts > 1) | (labels == control))
+    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=sep)
 
 
 def kernel_bandwidths(populations):

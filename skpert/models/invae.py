@@ -44,6 +44,7 @@ from ..base import (
 from ..nn import Decoder, GaussianEncoder
 from ..objectives import total_correlation
 from ..preprocessing import CovariateEncoder, check_cells
+from ..preprocessing._labels import listed
 
 SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
 LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights
@@ -414,8 +415,8 @@ class InvariantModule(nn.Module):
         return [{"params": slow}, fast] if scales else [{"params": slow}]
 
     def extended(self, cells: Cells, n_new: int) -> "InvariantModule":
-        """Not for this model: what is new is read as hidden."""
-        raise NotImplementedError
+        """Not for this model, whose estimator refuses to adapt before it gets here."""
+        raise NotImplementedError("new conditions are read as hidden")
 
     def refined(self) -> "InvariantModule":
         """A copy to be trained on; there is no discrete structure to be fixed."""
@@ -745,6 +746,13 @@ class InVAE(PerturbationVAE):
     def _designs(self, A, library_size):
         if isinstance(A, str):
             A = [A]
+        columns = list(getattr(A, "columns", ()))
+        named = {*self.covariates_, *(self.environment or ())}
+        if columns and named.isdisjoint(columns):
+            raise ValueError(
+                f"A has none of the covariates {listed(self.covariates_, 20)}; its columns are "
+                f"{listed(columns, 20)}"
+            )
         self.design_.transform(A, unseen="error")
         return super()._designs(A, library_size)
 

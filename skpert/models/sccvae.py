@@ -44,6 +44,7 @@ from ..preprocessing._labels import listed
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
 BANDWIDTHS = 10  # of the kernel, each twice the one before
 WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
+MAX_CONTROLS = 10_000  # control cells that components of genes are computed from
 N_BASAL_STATES = 1000  # of control cells, kept for predictions
 RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
@@ -693,8 +694,9 @@ class SCCVAE(PerturbationVAE):
     def _prepare(self, cells):
         """Fit the features of targets, which need control cells if they are gene components."""
         controls = _untreated(cells)
-        values = controls.take(torch.arange(controls.n_cells).to(cells.dosage.device)).x
-        values = values.cpu().numpy()
+        n_taken = min(controls.n_cells, MAX_CONTROLS)  # rows become dense
+        rows = torch.linspace(0, controls.n_cells - 1, n_taken, dtype=torch.float64).long()
+        values = controls.take(rows.to(cells.dosage.device)).x.cpu().numpy()
         if self._counts:
             values = LogNormalize(target_sum=None).fit_transform(values)
         names = getattr(self, "feature_names_in_", None)
@@ -770,7 +772,13 @@ class SCCVAE(PerturbationVAE):
             If a name is unknown and has no features, or a penetrance is no finite number.
         """
         check_is_fitted(self)
-        penetrance = pd.Series(penetrance, dtype=np.float64)
+        if not isinstance(penetrance, dict | pd.Series):
+            raise ValueError(
+                "penetrance must map names to numbers, such as {'JAK2': 2.0}, got "
+                f"{penetrance!r}"
+            )
+        penetrance = pd.to_numeric(pd.Series(penetrance, dtype=object), errors="coerce")
+        penetrance = penetrance.astype(np.float64)
         finite = np.isfinite(penetrance).all()
         if penetrance.empty or not finite or penetrance.index.has_duplicates:
             raise ValueError(
@@ -792,6 +800,31 @@ class SCCVAE(PerturbationVAE):
         other = other._copy()
         other.module_ = module.eval()
         return other
+
+    def reach(self, A):
+        """Return an estimator that knows unseen perturbations from their features alone.
+
+        Every prediction and score does so by itself; this is to look at the shifts and
+        penetrances that are expected of them.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs with the perturbations, in any form that ``fit`` takes.
+
+        Returns
+        -------
+        estimator : SCCVAE
+            A fitted copy whose ``perturbations_`` end with the new ones, sorted; this one where
+            A has none.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation has no features.
+        """
+        check_is_fitted(self)
+        return self._reaching(A)
 
     def adapt(self, X, A):
         """Learn the penetrance of perturbations never trained on, with all else kept as it is.
@@ -898,7 +931,12 @@ def _graph(estimator):
         if kind == "random":
             graph = np.float32(torch.rand(n, n).numpy() < estimator.edge_density)
         return graph * (1 - np.eye(n, dtype=np.float32)) if estimator.cyclic else np.triu(graph, 1)
-    graph = np.asarray(kind, dtype=np.float64)
+    try:
+        graph = np.asarray(kind, dtype=np.float64)
+    except (TypeError, ValueError) as reason:
+        raise ValueError(
+            f"graph must be an array of 0 and 1, one row per latent: {reason}"
+        ) from reason
     if graph.shape != (n, n) or not np.isin(graph, (0, 1)).all() or graph.diagonal().any():
         raise ValueError(
             f"graph must be an array of 0 and 1 of shape (n_latent, n_latent)=({n}, {n}), with "

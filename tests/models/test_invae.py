@@ -364,3 +364,11 @@ def test_the_invariant_block_keeps_biology_and_loses_the_batch(prior):
     assert latent_r2(batch, Z[:, :7]) < 0.65
     assert latent_r2(batch, Z[:, 7:]) > 0.9
     assert latent_r2(biology, Z[:, 7:]) < 0.1
+
+
+def test_a_prediction_without_any_known_covariate_names_the_columns(models):
+    mistyped = pd.DataFrame({"bacth": ["B0"]})
+    with pytest.raises(
+        ValueError, match="none of the covariates 'cell_type'.*columns are 'bacth'"
+    ):
+        models["factorized"].predict_intervention(mistyped)

@@ -256,3 +256,33 @@ def test_responses_and_sizes_of_effects_are_recovered(kind):
     correlation = [np.corrcoef(*change)[0, 1] for change in zip(*changes, strict=True)]
     assert np.median(correlation[:20]) > 0.94
     assert np.median(correlation[20:]) > 0.75
+
+
+def test_reaching_shows_what_is_expected_of_unseen_perturbations():
+    _, model = fitted()
+    reached = model.reach(["P7", "P0", "P6+P1"])
+    assert reached.perturbations_.tolist() == [*model.perturbations_, "P6", "P7"]
+    np.testing.assert_array_equal(reached.penetrance_[:6], model.penetrance_)
+    expected = model.predict_intervention(["P6", "P7"])
+    np.testing.assert_array_equal(reached.predict_intervention(["P6", "P7"]), expected)
+    told = model.with_penetrance(dict(zip(["P6", "P7"], reached.penetrance_[6:], strict=True)))
+    np.testing.assert_allclose(told.predict_intervention(["P6", "P7"]), expected, atol=1e-6)
+    assert model.reach("P0") is model
+
+
+@pytest.mark.parametrize(
+    "penetrance", [2.0, [1.0, 2.0], {"P0": "strong"}, {"P0": 1, "control": 1}]
+)
+def test_penetrances_that_are_no_numbers_by_name_are_refused(penetrance):
+    with pytest.raises(ValueError, match="penetrance must map names"):
+        fitted()[1].with_penetrance(penetrance)
+
+
+def test_components_of_genes_come_from_so_many_control_cells(monkeypatch):
+    """Rows become dense: of a large screen only some are taken, evenly."""
+    screen = make_screen()
+    frame = pd.DataFrame(screen.X, columns=[f"P{i}" for i in range(50)])
+    monkeypatch.setattr("skpert.models.sccvae.MAX_CONTROLS", 20)
+    settings = FAST | {"features": "genes", "n_components": 30, "validation_fraction": 0}
+    few = SCCVAE(**settings).fit(frame, screen.A)
+    assert few.features_.n_features_out_ == 20  # no more components than cells
