@@ -104,11 +104,22 @@ def _joined(product: Tensor, extra: Tensor | None) -> Tensor:
 
 
 def _kept(h: Tensor, rate: float) -> Tensor:
-    """Factors of dropout, 0 or 1 / (1 - rate); 16 random bits each take a quarter of the time."""
-    words = torch.empty(h.numel() // 4 + 1, dtype=torch.int64, device=h.device)
-    bits = words.random_(-(2**63), None).view(torch.int16)[: h.numel()].view_as(h)
-    kept = bits.to(h.dtype).sub_(round(rate * 2**16) - 2**15 - 1).clamp_(0, 1)
+    """Factors of dropout, 0 or 1 / (1 - rate)."""
+    kept = _random_bits(h).sub_(round(rate * 2**16) - 2**15 - 1).clamp_(0, 1)
     return kept.mul_(1 / (1 - rate))
+
+
+def _random_bits(like: Tensor) -> Tensor:
+    """Whole numbers from -2^15 to 2^15 - 1; 16 random bits each take a quarter of the time."""
+    words = torch.empty(like.numel() // 4 + 1, dtype=torch.int64, device=like.device)
+    bits = words.random_(-(2**63), None).view(torch.int16)[: like.numel()]
+    return bits.view(like.shape).to(like.dtype)
+
+
+def thinned(x: Tensor, share: Tensor) -> Tensor:
+    """Counts of cells of which a share is kept: what is to be expected, rounded at random."""
+    chance = _random_bits(x).add_(2**15).mul_(2.0**-16)  # in [0, 1)
+    return chance.add_(x * share).floor_()
 
 
 class GaussianEncoder(nn.Module):

@@ -87,18 +87,40 @@ def total_correlation(
         _pairwise_log_prob(z[:, part] - centre[part], mean[:, part], variance[:, part])
         for part in (slice(n_first), slice(n_first, None))
     )
-    size = torch.tensor(float(len(z)))
-    if same is not None:
-        size, other = same.sum(1), ~same
-        first = first.masked_fill(other, -torch.inf)
-        second = second.masked_fill(other, 0.0)  # the sum of both is then left out, too
-        alone = second.masked_fill(other, -torch.inf)
-    else:
-        alone = second
-    joint, of_first, of_second = (
-        torch.logsumexp(block, 1) for block in (first + second, first, alone)
-    )
-    return joint - of_first - of_second + (n_cells * size).log()
+    size = torch.tensor(float(len(z))) if same is None else same.sum(1)
+    dependence: Tensor = _Dependence.apply(first, second, same)
+    return dependence + (n_cells * size).log()
+
+
+class _Dependence(torch.autograd.Function):
+    """Log sums of each row over both blocks together, less those of each block.
+
+    One node of the graph, where each of a dozen would have a matrix of all pairs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, same: Tensor | None) -> Tensor:
+        if same is not None:
+            first, second = (block.masked_fill(~same, -torch.inf) for block in (first, second))
+        joint, shares = _log_sums(first + second)
+        of_first, shares_of_first = _log_sums(first)
+        of_second, shares_of_second = _log_sums(second)
+        ctx.save_for_backward(shares - shares_of_first, shares - shares_of_second)
+        return joint - of_first - of_second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_first, of_second = ctx.saved_tensors
+        return grad[:, None] * of_first, grad[:, None] * of_second, None
+
+
+def _log_sums(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the sum of exponentials of each row, and the share of each in it."""
+    top = values.amax(1, keepdim=True)
+    shares = (values - top).exp_()
+    total = shares.sum(1, keepdim=True)
+    return (top + total.log())[:, 0], shares.div_(total)
 
 
 def _pairwise_log_prob(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

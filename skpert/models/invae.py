@@ -41,7 +41,7 @@ from ..base import (
     StrOptions,
     with_shared_parameters,
 )
-from ..nn import Decoder, GaussianEncoder
+from ..nn import Decoder, GaussianEncoder, thinned
 from ..objectives import total_correlation
 from ..preprocessing import CovariateEncoder, check_cells
 from ..preprocessing._labels import listed
@@ -50,10 +50,13 @@ SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
 LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights
 N_PROPOSALS = 2000  # samples from which a normaliser is estimated
 N_ROUNDS = 3  # of moving the proposal to where the prior has its mass
+N_MOVERS = 500  # samples that move it
 WIDENING = 1.2  # of its variance
 N_ROWS = 32  # covariate combinations whose normalisers are estimated at once
 UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see, either
 PRIOR_WIDTH = 64  # hidden units of the networks of a prior
+FIRST_WEIGHT = 100.0  # of the KL when training starts, from which it falls to 1
+APART = 1.0  # standard deviation of the weights that set environments apart at the start
 
 
 class Natural(NamedTuple):
@@ -65,14 +68,19 @@ class Natural(NamedTuple):
 
 
 class GaussianPrior(nn.Module):
-    """p(z | covariates), normal with independent latents; N(0, I) without covariates."""
+    """p(z | covariates), normal with independent latents; N(0, I) without covariates.
 
-    def __init__(self, n_covariates: int, n_latent: int):
+    With ``apart`` its means differ between covariates from the start.
+    """
+
+    def __init__(self, n_covariates: int, n_latent: int, apart: float = 0.0):
         super().__init__()
         self.n_latent = n_latent
         self.network = None
         if n_covariates:
             self.network = _network(n_covariates, 2 * n_latent)
+            last: Any = self.network[-1]
+            nn.init.normal_(last.weight[:n_latent], std=apart)
 
     def forward(self, covariates: Tensor) -> Normal:
         """Prior of each cell."""
@@ -198,7 +206,7 @@ class ExponentialPrior(nn.Module):
         noise = torch.randn(N_PROPOSALS, 1, self.n_latent, generator=generator).to(rows)
         moved = own
         for _ in range(N_ROUNDS):
-            z = moved.mean + moved.stddev * noise
+            z = moved.mean + moved.stddev * noise[:N_MOVERS]
             weight = self.unnormalised(z, natural) - moved.log_prob(z).sum(-1)
             share = torch.softmax(weight, 0)[..., None]
             mean = (share * z).sum(0)
@@ -247,6 +255,7 @@ class InvariantModule(nn.Module):
     """The equation above in torch, with the same symbols."""
 
     covariate: Tensor  # (n_columns,) which covariate a column belongs to
+    depth: Tensor  # () counts of a typical cell
 
     def __init__(
         self,
@@ -257,11 +266,12 @@ class InvariantModule(nn.Module):
         spurious: GaussianPrior,
         covariate: Tensor,
         n_invariant_columns: int,
-        n_cells: int,
+        library: Tensor,
         *,
         tc_weight: float,
         by_domain: bool,
         hide: float,
+        thinning: float,
         regularization: float,
     ):
         super().__init__()
@@ -271,12 +281,14 @@ class InvariantModule(nn.Module):
         self.invariant = invariant  # p(z_I | d)
         self.spurious = spurious  # p(z_S | e)
         self.register_buffer("covariate", covariate)
+        self.register_buffer("depth", library.median().clamp(min=1))
         self.n_covariates = int(covariate.max()) + 1 if len(covariate) else 0
         self.n_columns = n_invariant_columns
-        self.n_cells = n_cells
+        self.n_cells = len(library)
         self.tc_weight = tc_weight
         self.by_domain = by_domain
         self.hide = hide
+        self.thinning = thinning
         self.regularization = regularization
 
     @property
@@ -300,8 +312,20 @@ class InvariantModule(nn.Module):
         alone = torch.rand(len(values), self.n_covariates, device=values.device) < share / 4
         return values.masked_fill(cell | alone[:, self.covariate], 0)
 
+    def _features(self, x: Tensor) -> Tensor:
+        """What the encoder reads: cells as if all had the same depth, in training after thinning.
+
+        Any q(z | x) makes a bound, so also one that has not read all of x.
+        """
+        if not self.decoder.head.counts:
+            return x
+        if self.training and self.thinning:
+            x = thinned(x, 1 - self.thinning * torch.rand(len(x), 1, device=x.device))
+        scale = self.depth / x.sum(1, keepdim=True).clamp(min=1)
+        return self.decoder.features(x * scale)
+
     def _guide(self, cells: Cells, covariates: Tensor) -> Normal:
-        q: Normal = self.encoder(self.decoder.features(cells.x), self.columns(covariates))
+        q: Normal = self.encoder(self._features(cells.x), self.columns(covariates))
         return q
 
     def _groups(self, covariates: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,7 +339,12 @@ class InvariantModule(nn.Module):
 
         The normaliser of an exponential family is no part of ``kl_z``, whose gradient it does not
         change; ``score_matching`` is what fits that prior, and it alone.
+
+        Warm-up comes from above: what the covariates of a block explain costs nothing in it, and
+        is all that a large weight lets through. Each block has thus found what it is for before
+        it describes single cells. From below, environments settle in the larger block and stay.
         """
+        kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
         of_invariant, of_spurious = (
@@ -330,9 +359,11 @@ class InvariantModule(nn.Module):
             for mean, scale in zip(self._halves(q.mean), self._halves(q.stddev), strict=True)
         )
         cost = self.invariant.cost(q_invariant, z_invariant, of_invariant)
-        cost = cost + self.spurious.cost(q_spurious, z_spurious, of_spurious)
+        cost = cost * torch.where(of_invariant.any(1), kl_weight, 1.0)
+        of_block = self.spurious.cost(q_spurious, z_spurious, of_spurious)
+        cost = cost + of_block * torch.where(of_spurious.any(1), kl_weight, 1.0)
         p_x = self.decoder(z, cells.library, cells.environment)
-        terms = {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": kl_weight * cost.mean()}
+        terms = {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": cost.mean()}
         if self.tc_weight and self.spurious.n_latent:
             tc = self._total_correlation(z, q, known[:, self.n_columns :])
             terms["total_correlation"] = self.tc_weight * kl_weight * tc
@@ -344,7 +375,9 @@ class InvariantModule(nn.Module):
     def _total_correlation(self, z: Tensor, q: Normal, domain: Tensor) -> Tensor:
         n_cells, same = torch.tensor(float(self.n_cells), device=z.device), None
         if self.by_domain and domain.shape[1]:
-            same = torch.cdist(domain, domain, p=1) < 1e-6
+            common = domain @ domain.T  # of zeros and ones: rows are the same where all are common
+            own = common.diagonal()
+            same = (common == own) & (common == own[:, None])
             n_cells = n_cells * same.float().mean(1)  # of the domain, from its share of the batch
         return total_correlation(z, q, self.n_invariant, n_cells, same).mean()
 
@@ -369,7 +402,7 @@ class InvariantModule(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of all latents with covariates hidden, (n_cells, n_latent)."""
-        mean: Tensor = self.encoder(self.decoder.features(x)).mean
+        mean: Tensor = self.encoder(self._features(x)).mean
         return mean
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
@@ -452,6 +485,11 @@ class InVAE(PerturbationVAE):
         Share of training cells whose covariates are hidden from the encoder at each step, in
         [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From
         a tenth of all cells they are hidden altogether, so that priors know such cells, too.
+    thinning : float, default=0.95
+        Largest share of the counts of a training cell that are kept from the encoder, in [0, 1);
+        the share is drawn anew for each cell and step, uniformly between 0 and this. An encoder
+        that reads shallow cells goes by what many genes have in common. No effect on values that
+        are no counts.
     score_regularization : float, default=0.0
         Weight of the squared curvatures in score matching.
     latent : {"invariant", "spurious", "all"}, default="invariant"
@@ -474,6 +512,10 @@ class InVAE(PerturbationVAE):
     -----
     ``InVAE(prior="factorized", n_spurious=0)`` is the iVAE of the paper: all covariates are then
     ``invariant``.
+
+    The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
+    covariates of a block are known, falls from 100 to 1. Early on each block then learns only
+    what these explain; from below, environments tend to end up among the invariant latents.
 
     Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
     predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
@@ -510,6 +552,7 @@ class InVAE(PerturbationVAE):
         "total_correlation": [Interval(Real, 0, None, closed="left")],
         "conditioning": [StrOptions({"domain", "none"})],
         "hide": [Interval(Real, 0, 1, closed="left")],
+        "thinning": [Interval(Real, 0, 1, closed="left")],
         "score_regularization": [Interval(Real, 0, None, closed="left")],
         "latent": [StrOptions({"invariant", "spurious", "all"})],
     }
@@ -525,10 +568,11 @@ class InVAE(PerturbationVAE):
         total_correlation=1.0,
         conditioning="domain",
         hide=0.5,
+        thinning=0.95,
         score_regularization=0.0,
         latent="invariant",
         n_hidden=128,
-        n_layers=2,
+        n_layers=1,
         dropout=0.1,
         likelihood="negative_binomial",
         control="control",
@@ -593,13 +637,14 @@ class InVAE(PerturbationVAE):
             nn.Linear(n_columns, self.n_hidden, bias=False),
             decoder,
             kind(n_first, n_invariant),
-            GaussianPrior(n_columns - n_first, n_spurious),
+            GaussianPrior(n_columns - n_first, n_spurious, APART),
             torch.tensor(design.covariate_),
             n_first,
-            cells.n_cells,
+            cells.library,
             tc_weight=self.total_correlation,
             by_domain=self.conditioning == "domain" and categories,
             hide=self.hide,
+            thinning=self.thinning,
             regularization=self.score_regularization,
         )
 
@@ -772,6 +817,8 @@ class NFIVAE(InVAE):
     hide : float, default=0.5
         Share of training cells whose covariates are hidden from the encoder at each step, in
         [0, 1); from a tenth of all cells they are hidden altogether.
+    thinning : float, default=0.95
+        Largest share of the counts of a training cell that are kept from the encoder, in [0, 1).
     score_regularization : float, default=0.0
         Weight of the squared curvatures in score matching.
     {network_parameters}
@@ -823,9 +870,10 @@ class NFIVAE(InVAE):
         *,
         invariant=None,
         hide=0.5,
+        thinning=0.95,
         score_regularization=0.0,
         n_hidden=128,
-        n_layers=2,
+        n_layers=1,
         dropout=0.1,
         likelihood="negative_binomial",
         control="control",
