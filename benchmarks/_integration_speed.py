@@ -40,6 +40,7 @@ def time_ours(X, obs, batch_size):
     InVAE(
         invariant=["cell_type", "donor"],
         spurious="site",
+        n_layers=2,
         batch_size=batch_size,
         max_epochs=3,
         validation_fraction=0,

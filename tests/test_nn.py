@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from skpert.nn import DenseStack
+from skpert.nn import DenseStack, thinned
 
 
 def stack(n_in=3, dropout=0.0, n_environments=0):
@@ -60,3 +60,17 @@ def test_dropout_keeps_the_share_it_says_and_the_mean():
     assert h.unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert (h == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     assert torch.equal(module.eval()(torch.randn(9, 4), torch.empty(9, 0)), torch.ones(9, 50))
+
+
+def test_thinned_counts_are_as_expected_on_average_and_never_more():
+    torch.manual_seed(0)
+    x = torch.tensor([[0.0, 1.0, 3.0, 100.0]]).repeat(40_000, 1)
+    share = torch.tensor([0.3])
+    kept = thinned(x, share)
+    assert torch.equal(kept, kept.round())
+    assert (kept >= 0).all()
+    assert (kept <= x).all()
+    torch.testing.assert_close(
+        kept.mean(0), torch.tensor([0.0, 0.3, 0.9, 30.0]), rtol=0, atol=0.02
+    )
+    torch.testing.assert_close(thinned(x, torch.ones(1)), x)
