@@ -66,7 +66,6 @@ models = [
         invariant=["cell_type", "condition"],
         spurious="site",
         n_hidden=64,
-        n_epochs_kl_warmup=0,
         max_epochs=40,
         random_state=seed,
     ).fit(X_train, obs_train)
