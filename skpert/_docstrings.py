@@ -56,7 +56,8 @@ SHARED = {
     weight_decay : float, default=@weight_decay
         L2 penalty on the weights of the networks.
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
-        Epochs over which the weight of the KL terms rises from 0 to 1; "auto" is a third of all.
+        Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
+        otherwise; "auto" is a third of all.
         Only the first phase of training has a warm-up.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its

@@ -118,7 +118,7 @@ class _Dependence(torch.autograd.Function):
 def _log_sums(values: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithm of the sum of exponentials of each row, and the share of each in it.
 
-    Shares below 1e-26 become that: still smaller ones are denormal, and a hundred times as slow.
+    Shares below 1e-26 become that: still smaller ones may be denormal numbers, which are slow.
     """
     top = values.amax(1, keepdim=True)
     shares = (values - top).clamp_(min=-60).exp_()

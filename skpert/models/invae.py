@@ -347,10 +347,7 @@ class InvariantModule(nn.Module):
         kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
-        of_invariant, of_spurious = (
-            covariates[:, : self.n_columns],
-            covariates[:, self.n_columns :],
-        )
+        of_invariant, of_spurious = self._groups(covariates)
         q = self._guide(cells, self._hidden(covariates))
         z = q.rsample()
         z_invariant, z_spurious = self._halves(z)

@@ -461,6 +461,23 @@ def test_warm_up_weighs_all_but_the_reconstruction():
         torch.testing.assert_close(warm[name], expected)
 
 
+def test_warm_up_leaves_cells_of_unknown_covariates_alone():
+    module, costs = random_module(), []
+    cells = random_cells()
+    cells = cells._replace(dosage=torch.zeros_like(cells.dosage))
+    for kl_weight in (1.0, 0.5):
+        torch.manual_seed(0)
+        costs.append(module.loss_terms(cells, kl_weight)["kl_z"])
+    torch.testing.assert_close(*costs)
+
+
+def test_environments_are_apart_at_the_start_where_asked_for():
+    torch.manual_seed(0)
+    for apart, differ in ((0.0, False), (1.0, True)):
+        means = GaussianPrior(2, 3, apart)(torch.eye(2)).mean
+        assert bool((means[0] != means[1]).all()) == differ
+
+
 def test_domains_are_the_known_values_of_the_spurious_covariates():
     """Hidden from the encoder or not: training knows where a cell comes from."""
     module, cells = random_module(tc_weight=1.0), random_cells()
