@@ -21,6 +21,8 @@ from torch.distributions import Bernoulli, Distribution, constraints
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid, softplus
 
+FEW = 0.1  # share of counts above 1 up to which these alone are cheaper than all
+
 
 class _OfLatentState(torch.autograd.Function):
     r"""Sum over genes of :math:`x \log m - (x + \theta) \log(1 + m / \theta)`.
@@ -45,37 +47,44 @@ class _OfLatentState(torch.autograd.Function):
         return None, grad[..., None] * of_log_mean, _weighted_sum(grad, of_theta)
 
 
-class _LogRisingRatio(torch.autograd.Function):
-    r"""Stirling's series after four steps of the recurrence, with an error below 1e-6.
+def _rising_ratio(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
+    r"""Log rising ratios, each with a constant for its theta, and slopes in theta if asked for.
 
-    With :math:`z = x + \theta`, :math:`y = z + 4` and :math:`w = z (z + 3)` the steps amount to
+    Stirling's series after four steps of the recurrence, with an error below 1e-6. With
+    :math:`z = x + \theta`, :math:`y = z + 4` and :math:`w = z (z + 3)` the steps amount to
     :math:`P = z (z + 1) (z + 2) (z + 3) = w (w + 2)`, whose slope is :math:`4 (w + 1)(z + 3/2)`.
     The slope of the whole shares most of its work with the value, so both are made in one go.
-    What does not vanish without counts is taken off as a row of no counts has it. Numbers of
-    Python would each cost a conversion: they are kept out of large operations.
+    Numbers of Python would each cost a conversion: they are kept out of large operations.
     """
+    start, twelfth, slope = theta + 4, theta.new_tensor(1 / 12), theta
+    z, y = x + theta, x + start
+    log_ratio = (x / start).log1p_()
+    inverse = y.reciprocal()
+    square = inverse * inverse
+    w = (z * z).add_(z, alpha=3)
+    product = (w * w).add_(w, alpha=2)
+    if sloped:
+        middle = x + (theta + 1.5)
+        slope = torch.addcdiv(log_ratio, x, theta, value=-1)
+        slope.addcdiv_(middle.addcmul_(w, middle), product, value=-4)
+        tail = torch.add(twelfth, square, alpha=-1 / 120).mul_(square)
+        slope -= tail.add_(inverse, alpha=0.5)
+    value = y.mul_(log_ratio).sub_(log_ratio, alpha=0.5)
+    value.addcmul_(x, torch.log(start / theta) - 1)
+    value += torch.add(twelfth, square, alpha=-1 / 360).mul_(inverse)
+    value -= product.log_()
+    return value, slope
+
+
+class _LogRisingRatio(torch.autograd.Function):
+    """Sums over genes; a row of no counts has the constants of the series, which are taken off."""
 
     @staticmethod
     def forward(ctx: Any, counts: Tensor, theta: Tensor) -> Tensor:
         x = torch.cat([counts.new_zeros(1, counts.shape[-1]), counts])
-        start, twelfth = theta + 4, theta.new_tensor(1 / 12)
-        z, y = x + theta, x + start
-        log_ratio = (x / start).log1p_()
-        inverse = y.reciprocal()
-        square = inverse * inverse
-        w = (z * z).add_(z, alpha=3)
-        product = (w * w).add_(w, alpha=2)
+        value, slope = _rising_ratio(x, theta, ctx.needs_input_grad[1])
         if ctx.needs_input_grad[1]:
-            middle = x + (theta + 1.5)
-            slope = torch.addcdiv(log_ratio, x, theta, value=-1)
-            slope.addcdiv_(middle.addcmul_(w, middle), product, value=-4)
-            tail = torch.add(twelfth, square, alpha=-1 / 120).mul_(square)
-            slope -= tail.add_(inverse, alpha=0.5)
             ctx.save_for_backward(slope[1:] - slope[0])
-        value = y.mul_(log_ratio).sub_(log_ratio, alpha=0.5)
-        value.addcmul_(x, torch.log(start / theta) - 1)
-        value += torch.add(twelfth, square, alpha=-1 / 360).mul_(inverse)
-        value -= product.log_()
         return (value[1:] - value[0]).sum(-1)
 
     @staticmethod
@@ -85,24 +94,49 @@ class _LogRisingRatio(torch.autograd.Function):
         return None, _weighted_sum(grad, slope)
 
 
+class _LogRisingRatioOfFew(torch.autograd.Function):
+    """The same from the few counts in which it is not zero, (n_few,), and where they are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, few: Tensor, cell: Tensor, gene: Tensor, n: int, theta: Tensor
+    ) -> Tensor:
+        sloped = ctx.needs_input_grad[-1]
+        value, slope = _rising_ratio(few, theta[gene], sloped)
+        of_none, slope_of_none = _rising_ratio(torch.zeros_like(theta), theta, sloped)
+        if sloped:
+            ctx.save_for_backward(slope.sub_(slope_of_none[gene]), cell, gene, theta)
+        return theta.new_zeros(n).index_add_(0, cell, value.sub_(of_none[gene]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
+        slope, cell, gene, theta = ctx.saved_tensors
+        of_theta = torch.zeros_like(theta).index_add_(0, gene, grad[cell].mul_(slope))
+        return None, None, None, None, of_theta
+
+
 class _OfLogits(torch.autograd.Function):
     r"""As ``_OfLatentState`` with :math:`\log m = \log l + \log\mathrm{softmax}(\mathrm{logits})`.
 
-    One node of the graph, whose pieces stay in the cache, in place of two.
+    One node of the graph, whose pieces stay in the cache, in place of two; the exponential of the
+    softmax is the only one.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor) -> Tensor:
-        log_share = torch.log_softmax(logits, -1)
-        log_mean, rate = log_share + log_library, x + theta
-        log_odds = log_mean - theta.log()
-        spread = softplus(log_odds)
+        top = logits.amax(-1, keepdim=True)
+        share = (logits - top).exp_()
+        sum_ = share.sum(-1, keepdim=True)
+        odds = (share * (log_library.exp() / sum_)).div_(theta)
+        rate, spread = x + theta, odds.log1p()
+        log_mean = logits + (log_library - top - sum_.log())
         value = log_mean.mul_(x).addcmul_(rate, spread, value=-1).sum(-1)
         if any(ctx.needs_input_grad):
-            expected = log_odds.sigmoid_().mul_(rate)
+            expected = rate.mul_(odds).div_(odds.add_(1))
             slope = x - expected
             total = slope.sum(-1, keepdim=True)
-            slope.addcmul_(log_share.exp_(), total, value=-1)
+            slope.addcmul_(share, total / sum_, value=-1)
             ctx.save_for_backward(slope, expected.div_(theta).sub_(spread))
         return value
 
@@ -114,12 +148,12 @@ class _OfLogits(torch.autograd.Function):
 
 
 def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
-    """Sums over genes by ``term``, for blocks of half a megabyte along the first dimension.
+    """Sums over genes by ``term``, for blocks of a megabyte along the first dimension.
 
     What is made of a block on the way finds room in the cache. Whole minibatches of thousands of
     genes would ask the system for fresh memory at every operation.
     """
-    n_rows = max(2**17 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
+    n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
     if len(tensors[0]) <= n_rows:
         log_prob: Tensor = term.apply(*tensors, theta)
         return log_prob
@@ -136,12 +170,20 @@ def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
     r"""Sum over genes of :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - x \log\theta`.
 
     Differentiable in ``theta``, (n_genes,), only. In float32 by a series that is several times
-    as fast as ``lgamma`` and does not cancel; in float64 exact.
+    as fast as ``lgamma`` and does not cancel; in float64 exact. Counts of 0 and 1, which are most
+    of those of a cell, add nothing and are passed over, but for other devices than the CPU, which
+    would have to wait until they are counted.
     """
     if x.dtype == torch.float64:
         return (torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()).sum(-1)
     if x.ndim == 1:
         return log_rising_ratio(x[None], theta)[0]
+    if x.device.type == "cpu" and x.ndim == 2:
+        more = x * x != x
+        if more.count_nonzero() < FEW * x.numel():
+            cell, gene = more.nonzero(as_tuple=True)
+            few: Tensor = _LogRisingRatioOfFew.apply(x[cell, gene], cell, gene, len(x), theta)
+            return few
     return _by_blocks(_LogRisingRatio, x, theta=theta)
 
 

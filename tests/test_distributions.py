@@ -81,6 +81,23 @@ def test_fast_log_gamma_ratio_and_its_slope_agree_with_float64():
         np.testing.assert_allclose(slope.numpy(), exact_slope.numpy(), rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.6])
+def test_counts_that_add_nothing_are_passed_over(share):
+    """Values as others do it, whether few counts are above 1 or most."""
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((30, 400), 0.3))
+    x = torch.where(torch.rand(30, 400) < share, torch.randint(2, 90, (30, 400)) / 2, x)
+    theta = torch.logspace(-2, 3, 400).requires_grad_()
+    weight = torch.rand(30)
+    exact_theta = theta.detach().double().requires_grad_()
+    value, exact = log_rising_ratio(x, theta), log_rising_ratio(x.double(), exact_theta)
+    np.testing.assert_allclose(value.detach(), exact.detach(), rtol=1e-5, atol=1e-3)
+    (slope,) = torch.autograd.grad((weight * value).sum(), theta)
+    (exact_slope,) = torch.autograd.grad((weight * exact).sum(), exact_theta)
+    np.testing.assert_allclose(slope, exact_slope, rtol=2e-3, atol=1e-4)
+    assert torch.equal(log_rising_ratio(x, theta.detach()), value.detach())
+
+
 def test_no_counts_give_nothing():
     theta = torch.logspace(-4, 6, 2000)
     assert log_rising_ratio(torch.zeros(3, 2000), theta).abs().max() < 1e-4
