@@ -17,8 +17,9 @@ from skpert.preprocessing import LogNormalize
 from ._unseen_shared import RESULTS, fingerprint
 
 PCS = 10  # as many as latents
-METHODS = ("PCA", "VAE", "iVAE", "NFIVAE", "InVAE", "InVAE, factorized", "scVI")
-BLOCKS = ("InVAE", "InVAE, factorized")  # methods with two rows: invariant latents, and all
+FACTORIZED, RAW = "InVAE, factorized", "InVAE, not whitened"
+METHODS = ("PCA", "VAE", "iVAE", "NFIVAE", "InVAE", FACTORIZED, RAW, "scVI")
+BLOCKS = ("InVAE", FACTORIZED, RAW)  # methods with two rows: invariant latents, and all
 WHOLE = ", all latents"
 
 
@@ -85,8 +86,8 @@ def model(method, covariates, seed, options):
         return InVAE(invariant=first + second, prior="factorized", n_spurious=0, **common)
     if method == "NFIVAE":
         return NFIVAE(invariant=first + second, **common)
-    prior = "nonfactorized" if method == "InVAE" else "factorized"
-    return InVAE(**both, prior=prior, **common)
+    prior = "factorized" if method == FACTORIZED else "nonfactorized"
+    return InVAE(**both, prior=prior, whiten=method != RAW, **common)
 
 
 def embeddings(method, cells, new, seed, options):

@@ -77,7 +77,8 @@ def accuracy(Z, labels, test, min_cells):
 def add_arguments(parser, name):
     """Options of the command line."""
     shared.add_file(parser)
-    shared.add_options(parser, name, (GENES, *shared.METHODS))
+    methods = [method for method in shared.METHODS if method != shared.RAW]  # scales do not count
+    shared.add_options(parser, name, (GENES, *methods))
     add = parser.add_argument
     add("--min-cells", type=int, default=5, help="of a class that counts; default %(default)s")
 

@@ -55,8 +55,9 @@ WIDENING = 1.2  # of its variance
 N_ROWS = 32  # covariate combinations whose normalisers are estimated at once
 UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see, either
 PRIOR_WIDTH = 64  # hidden units of the networks of a prior
-FIRST_WEIGHT = 100.0  # of the KL when training starts, from which it falls to 1
+FIRST_WEIGHT = 30.0  # of the KL when training starts, from which it falls to 1
 APART = 1.0  # standard deviation of the weights that set environments apart at the start
+N_MEASURED = 10_000  # training cells, evenly spaced, whose spread is the unit of latents
 
 
 class Natural(NamedTuple):
@@ -95,9 +96,14 @@ class GaussianPrior(nn.Module):
         log_prob: Tensor = self(covariates).log_prob(z).sum(-1)
         return log_prob
 
-    def cost(self, q: Normal, z: Tensor, covariates: Tensor) -> Tensor:
-        """KL(q || prior) of each cell, in closed form."""
-        kl: Tensor = kl_divergence(q, self(covariates)).sum(-1)
+    def cost(self, q: Normal, z: Tensor, covariates: Tensor, leads: Tensor) -> Tensor:
+        """KL(q || prior) of each cell, in closed form; of these, some do not move the prior."""
+        prior = self(covariates)
+        mean, scale = (
+            torch.where(leads[:, None], parameter, parameter.detach())
+            for parameter in (prior.mean, prior.stddev)
+        )
+        kl: Tensor = kl_divergence(q, Normal(mean, scale, validate_args=False)).sum(-1)
         return kl
 
     def sample(self, covariates: Tensor) -> Tensor:
@@ -160,8 +166,8 @@ class ExponentialPrior(nn.Module):
         diagonal = (-2 * t * slopes) @ W.square() + 2 * natural.quadratic
         return gradient, diagonal
 
-    def cost(self, q: Normal, z: Tensor, covariates: Tensor) -> Tensor:
-        """Log q(z) - log p(z) of each cell, but for the normaliser."""
+    def cost(self, q: Normal, z: Tensor, covariates: Tensor, leads: Tensor) -> Tensor:
+        """Log q(z) - log p(z) of each cell, but for the normaliser; none moves the prior."""
         with torch.no_grad():
             natural = self.natural(covariates)
         return -q.entropy().sum(-1) - self.unnormalised(z, natural)
@@ -251,11 +257,36 @@ def _normal_factor(natural: Natural) -> Normal:
     return Normal(natural.linear * variance, variance.sqrt(), validate_args=False)
 
 
+def _whitening(mean: Tensor, variance: Tensor, covariates: Tensor) -> Tensor:
+    """Map of a block to combinations of unit spread, (n_latent, n_latent) and symmetric.
+
+    Cells of unknown covariates do not count, unless there are no others.
+    """
+    known = covariates.any(1)
+    known = known if known.any() else ~known
+    mean, design = (
+        mean[known],
+        torch.cat([torch.ones(len(mean), 1), covariates], 1)[known].to(mean),
+    )
+    residual = mean - design @ (torch.linalg.pinv(design) @ mean)
+    n_free = max(len(mean) - int(torch.linalg.matrix_rank(design)), 1)
+    spread = residual.T @ residual / n_free + variance[known].mean(0).diag()
+    values, axes = torch.linalg.eigh(spread)
+    return (axes / values.sqrt()) @ axes.T
+
+
+def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
+    """Weight of the KL of a block: 1 for cells whose covariates are unknown, if it has any."""
+    known = covariates.any(1) if covariates.shape[1] else covariates.new_ones(1, dtype=torch.bool)
+    return torch.where(known, kl_weight, 1.0)
+
+
 class InvariantModule(nn.Module):
     """The equation above in torch, with the same symbols."""
 
     covariate: Tensor  # (n_columns,) which covariate a column belongs to
     depth: Tensor  # () counts of a typical cell
+    whitening: Tensor  # (n_latent, n_latent) from latents of the equation to those that are shown
 
     def __init__(
         self,
@@ -282,6 +313,7 @@ class InvariantModule(nn.Module):
         self.spurious = spurious  # p(z_S | e)
         self.register_buffer("covariate", covariate)
         self.register_buffer("depth", library.median().clamp(min=1))
+        self.register_buffer("whitening", torch.eye(encoder.n_latent))
         self.n_covariates = int(covariate.max()) + 1 if len(covariate) else 0
         self.n_columns = n_invariant_columns
         self.n_cells = len(library)
@@ -343,22 +375,31 @@ class InvariantModule(nn.Module):
         Warm-up comes from above: what the covariates of a block explain costs nothing in it, and
         is all that a large weight lets through. Each block has thus found what it is for before
         it describes single cells. From below, environments settle in the larger block and stay.
+
+        A cell whose covariates are hidden from the encoder alone follows their prior and does not
+        move it: it lies between the environments that it could come from, and would pull their
+        priors together until the block is empty.
         """
         kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
+        read = self._hidden(covariates)
         of_invariant, of_spurious = self._groups(covariates)
-        q = self._guide(cells, self._hidden(covariates))
+        lead_invariant, lead_spurious = (
+            block.any(1) | ~of_block.any(1)
+            for block, of_block in zip(self._groups(read), self._groups(covariates), strict=True)
+        )
+        q = self._guide(cells, read)
         z = q.rsample()
         z_invariant, z_spurious = self._halves(z)
         q_invariant, q_spurious = (
             Normal(mean, scale, validate_args=False)
             for mean, scale in zip(self._halves(q.mean), self._halves(q.stddev), strict=True)
         )
-        cost = self.invariant.cost(q_invariant, z_invariant, of_invariant)
-        cost = cost * torch.where(of_invariant.any(1), kl_weight, 1.0)
-        of_block = self.spurious.cost(q_spurious, z_spurious, of_spurious)
-        cost = cost + of_block * torch.where(of_spurious.any(1), kl_weight, 1.0)
+        cost = self.invariant.cost(q_invariant, z_invariant, of_invariant, lead_invariant)
+        cost = cost * _warming(of_invariant, kl_weight)
+        second = self.spurious.cost(q_spurious, z_spurious, of_spurious, lead_spurious)
+        cost = cost + second * _warming(of_spurious, kl_weight)
         p_x = self.decoder(z, cells.library, cells.environment)
         terms = {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": cost.mean()}
         if self.tc_weight and self.spurious.n_latent:
@@ -366,7 +407,8 @@ class InvariantModule(nn.Module):
             terms["total_correlation"] = self.tc_weight * kl_weight * tc
         if isinstance(self.invariant, ExponentialPrior):
             loss = self.invariant.score_matching(z_invariant, of_invariant, self.regularization)
-            terms["score_matching"] = kl_weight * loss.mean()
+            loss = (loss * lead_invariant).sum() / lead_invariant.sum().clamp(min=1)
+            terms["score_matching"] = kl_weight * loss
         return terms
 
     def _total_correlation(self, z: Tensor, q: Normal, domain: Tensor) -> Tensor:
@@ -394,18 +436,47 @@ class InvariantModule(nn.Module):
         return cells.log_prob(p_x) + log_prior - q.log_prob(z).sum(-1)
 
     def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
-        """Log p(x | z) of each cell, (..., n_cells)."""
-        return cells.log_prob(self.decoder(z, cells.library, cells.environment))
+        """Log p(x | z) of each cell for states as they are shown, (..., n_cells)."""
+        return cells.log_prob(self.decoder(self._unwhitened(z), cells.library, cells.environment))
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of all latents with covariates hidden, (n_cells, n_latent)."""
         mean: Tensor = self.encoder(self._features(x)).mean
-        return mean
+        return mean @ self.whitening
+
+    def _unwhitened(self, z: Tensor) -> Tensor:
+        return z @ torch.linalg.inv(self.whitening)
+
+    @torch.no_grad()
+    def whiten(self, cells: Cells) -> None:
+        """Show latents in units of their spread among cells of the same covariates.
+
+        The objective leaves the scale of a latent open, as the decoder can undo it, and distances
+        between cells are no better than the scales. In each block, latents become combinations of
+        themselves that are uncorrelated and of unit variance around what is linear in the
+        covariates, those nearest to the latents themselves. The variance is that of states, of
+        which posterior means have a part, so that latents that say nothing stay small.
+        """
+        self.eval()
+        n_cells = min(cells.n_cells, N_MEASURED)
+        cells = cells.take(torch.linspace(0, cells.n_cells - 1, n_cells).round().long())
+        parts = []
+        for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+            batch = batch.to(self.depth.device)
+            q = self.encoder(self._features(batch.x))
+            parts.append((q.mean, q.variance, self.covariates(batch)))
+        mean, variance, known = (
+            torch.cat(part).cpu().double() for part in zip(*parts, strict=True)
+        )
+        blocks = zip(self._halves(mean), self._halves(variance), self._groups(known), strict=True)
+        self.whitening.copy_(torch.block_diag(*(_whitening(*block) for block in blocks)))
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of the guide given the covariates that are known."""
         q = self._guide(cells, self.covariates(cells))
-        return {"z": q.mean, "z_basal": q.mean, "scale": q.stddev}
+        z = q.mean @ self.whitening
+        scale = (q.variance @ self.whitening.square()).sqrt()
+        return {"z": z, "z_basal": z, "scale": scale}
 
     def basal_states(self, n_states: int) -> Tensor:
         """Nothing but a place for states, which follow from the covariates."""
@@ -424,7 +495,7 @@ class InvariantModule(nn.Module):
             for prior, block, kept in zip(
                 (self.invariant, self.spurious),
                 self._groups(covariates),
-                self._halves(z_basal),
+                self._halves(self._unwhitened(z_basal)),
                 strict=True,
             )
         ]
@@ -491,6 +562,10 @@ class InVAE(PerturbationVAE):
         Weight of the squared curvatures in score matching.
     latent : {"invariant", "spurious", "all"}, default="invariant"
         Latents that ``transform`` gives.
+    whiten : bool, default=True
+        Whether latents are shown in units of their spread within conditions: around what is linear
+        in the covariates of a block, its latents are then uncorrelated and have unit variance.
+        Otherwise they have the scales that training happened to give them.
     {network_parameters}
     {shared_parameters}
 
@@ -511,7 +586,7 @@ class InVAE(PerturbationVAE):
     ``invariant``.
 
     The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
-    covariates of a block are known, falls from 100 to 1. Early on each block then learns only
+    covariates of a block are known, falls from 30 to 1. Early on each block then learns only
     what these explain; from below, environments tend to end up among the invariant latents.
 
     Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
@@ -552,6 +627,7 @@ class InVAE(PerturbationVAE):
         "thinning": [Interval(Real, 0, 1, closed="left")],
         "score_regularization": [Interval(Real, 0, None, closed="left")],
         "latent": [StrOptions({"invariant", "spurious", "all"})],
+        "whiten": ["boolean"],
     }
 
     def __init__(
@@ -568,6 +644,7 @@ class InVAE(PerturbationVAE):
         thinning=0.95,
         score_regularization=0.0,
         latent="invariant",
+        whiten=True,
         n_hidden=128,
         n_layers=1,
         dropout=0.1,
@@ -644,6 +721,30 @@ class InVAE(PerturbationVAE):
             thinning=self.thinning,
             regularization=self.score_regularization,
         )
+
+    def _optimise(
+        self,
+        module,
+        cells,
+        validation=None,
+        monitor=None,
+        *,
+        warm=False,
+        max_epochs=None,
+        minibatches=None,
+    ):
+        history = super()._optimise(
+            module,
+            cells,
+            validation,
+            monitor,
+            warm=warm,
+            max_epochs=max_epochs,
+            minibatches=minibatches,
+        )
+        if self.whiten:
+            module.whiten(cells)
+        return history
 
     def transform(self, X):
         """Latent state of each cell: posterior mean, from its expression only.
@@ -818,6 +919,10 @@ class NFIVAE(InVAE):
         Largest share of the counts of a training cell that are kept from the encoder, in [0, 1).
     score_regularization : float, default=0.0
         Weight of the squared curvatures in score matching.
+    whiten : bool, default=True
+        Whether latents are shown in units of their spread within conditions: around what is linear
+        in the covariates of a block, its latents are then uncorrelated and have unit variance.
+        Otherwise they have the scales that training happened to give them.
     {network_parameters}
     {shared_parameters}
 
@@ -869,6 +974,7 @@ class NFIVAE(InVAE):
         hide=0.5,
         thinning=0.95,
         score_regularization=0.0,
+        whiten=True,
         n_hidden=128,
         n_layers=1,
         dropout=0.1,

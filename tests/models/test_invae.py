@@ -235,6 +235,21 @@ def test_environments_reach_the_decoder_and_nothing_else():
     assert not np.allclose(there, here)
 
 
+def test_latents_are_whitened_if_asked_for():
+    raw = fitted(whiten=False, latent="all")
+    shown = fitted(latent="all")
+    a, b = raw.transform(X), shown.transform(X)
+    for block in (slice(0, 3), slice(3, 4)):
+        map_ = np.linalg.lstsq(a[:, block], b[:, block])[0]
+        np.testing.assert_allclose(a[:, block] @ map_, b[:, block], atol=1e-3)
+        np.testing.assert_allclose(map_, map_.T, atol=1e-3)
+    np.testing.assert_array_equal(raw.module_.whitening, np.eye(4))
+    design = OBS.iloc[[0]].drop(columns="batch")
+    answers = [m.predict_intervention(design, library_size=50) for m in (raw, shown)]
+    np.testing.assert_allclose(*answers, rtol=1e-3)
+    np.testing.assert_allclose(raw.score(X, OBS), shown.score(X, OBS), rtol=1e-6)
+
+
 # The normaliser
 
 

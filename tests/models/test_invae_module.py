@@ -20,6 +20,8 @@ from skpert.models.invae import (
     GaussianPrior,
     InvariantModule,
     Natural,
+    _warming,
+    _whitening,
 )
 from skpert.nn import Decoder, GaussianEncoder
 from skpert.objectives import iwelbo, total_correlation
@@ -352,14 +354,16 @@ def test_the_cost_of_a_state_is_the_kl_on_average():
     linear, quadratic = double([0.7, -0.4]), double([-1.0, -0.25])
     prior, covariates = exponential(2, linear, quadratic), torch.zeros(1, 2, dtype=DOUBLE)
     torch.manual_seed(0)
-    cost = prior.cost(q, q.rsample((50_000,)), covariates).mean()
+    everywhere = torch.ones(1, dtype=torch.bool)
+    cost = prior.cost(q, q.rsample((50_000,)), covariates, everywhere).mean()
     variance = -0.5 / quadratic
     kl = kl_divergence(q, Normal(linear * variance, variance.sqrt())).sum()
     log_z = prior.log_normaliser(covariates)[0]
     assert (cost + log_z - kl).abs().item() < 0.03
     factorized = GaussianPrior(0, 2)
     torch.testing.assert_close(
-        factorized.cost(q, q.mean, covariates[:, :0]), kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+        factorized.cost(q, q.mean, covariates[:, :0], everywhere),
+        kl_divergence(q, Normal(0.0, 1.0)).sum(-1),
     )
 
 
@@ -469,6 +473,95 @@ def test_warm_up_leaves_cells_of_unknown_covariates_alone():
         torch.manual_seed(0)
         costs.append(module.loss_terms(cells, kl_weight)["kl_z"])
     torch.testing.assert_close(*costs)
+
+
+def test_a_block_without_covariates_is_warmed_up():
+    covariates = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    assert _warming(covariates, 7.0).tolist() == [7, 1]
+    assert (_warming(covariates[:, :0], 7.0).expand(2) == 7).all()
+
+
+class BlindModule(InvariantModule):
+    """Training hides all covariates of all cells, but from the encoder only."""
+
+    def _hidden(self, values, share=None):
+        return values if share is not None else torch.zeros_like(values)
+
+
+@pytest.mark.parametrize("prior", [ExponentialPrior, GaussianPrior])
+def test_cells_whose_covariates_are_hidden_follow_the_priors_and_do_not_move_them(prior):
+    module = random_module(prior)
+    module.__class__ = BlindModule
+    assert reached(module, *module.loss_terms(random_cells())) == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("prior", [ExponentialPrior, GaussianPrior])
+def test_cells_of_unknown_covariates_have_priors_of_their_own(prior):
+    module, cells = random_module(prior), random_cells()
+    cells = cells._replace(dosage=torch.zeros_like(cells.dosage))
+    terms = module.loss_terms(cells)
+    terms["score_matching" if prior is ExponentialPrior else "kl_z"].backward()
+    assert module.invariant.network[-1].bias.grad.any()
+
+
+# Latents as they are shown
+
+
+def normal_states(n_cells, seed=0):
+    """Means and variances around what two categories and a number make of them."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=generator, dtype=DOUBLE)
+    category = torch.arange(n_cells) % 2
+    covariates = torch.stack([category == 0, category == 1, torch.arange(n_cells) % 5 - 2.0], 1)
+    mixing = double([[1.0, 0.5, 0.0], [0.0, 2.0, -0.3], [0.0, 0.0, 0.1]])
+    mean = 5 * covariates.double() @ draw(3, 3) + draw(n_cells, 3) @ mixing
+    return mean, 0.1 + draw(n_cells, 3).square(), covariates, mixing
+
+
+def test_whitened_latents_have_unit_spread_within_conditions():
+    mean, variance, covariates, mixing = normal_states(200_000)
+    whitening = _whitening(mean, variance, covariates)
+    torch.testing.assert_close(whitening, whitening.T)
+    spread = mixing.T @ mixing + variance.mean(0).diag()
+    expected = torch.eye(3, dtype=DOUBLE)
+    torch.testing.assert_close(whitening @ spread @ whitening, expected, atol=0.02, rtol=0)
+
+
+def test_cells_of_unknown_covariates_do_not_set_the_unit():
+    mean, variance, covariates, _ = normal_states(500)
+    known = _whitening(mean, variance, covariates)
+    others = (torch.cat([part, 100 * part]) for part in (mean, variance))
+    more = _whitening(*others, torch.cat([covariates, torch.zeros_like(covariates)]))
+    torch.testing.assert_close(more, known)
+    nothing = _whitening(mean, variance, covariates[:, :0])
+    spread = torch.cov(mean.T) + variance.mean(0).diag()
+    torch.testing.assert_close(nothing @ spread @ nothing, torch.eye(3, dtype=DOUBLE))
+    alone = _whitening(mean[:1], variance[:1], covariates[:1])
+    torch.testing.assert_close(alone, variance[:1].rsqrt().diag_embed()[0])
+
+
+@pytest.mark.parametrize("prior", [ExponentialPrior, GaussianPrior])
+def test_whitening_changes_how_latents_are_shown_and_nothing_else(prior):
+    module, cells = random_module(prior), random_cells()
+
+    def answers():
+        z = module.encode(cells.x)
+        torch.manual_seed(0)
+        weights = module.log_weights(cells, 2)
+        expected = module.intervene(z, designs(cells)).mean
+        return module.log_likelihood(cells, z), weights, expected
+
+    before, z = answers(), module.encode(cells.x)
+    module.whiten(cells)
+    assert not torch.allclose(module.encode(cells.x), z)
+    torch.testing.assert_close(answers(), before, rtol=1e-4, atol=1e-4)
+    n = N_INVARIANT
+    assert not module.whitening[:n, n:].any()
+    assert not module.whitening[n:, :n].any()
+    states = module._guide(cells, module.covariates(cells)).sample((50_000,)) @ module.whitening
+    shown = module.posterior(cells)
+    torch.testing.assert_close(states.mean(0), shown["z"], atol=0.05, rtol=0)
+    torch.testing.assert_close(states.std(0), shown["scale"], rtol=0.03, atol=0)
 
 
 def test_environments_are_apart_at_the_start_where_asked_for():
