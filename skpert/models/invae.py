@@ -384,30 +384,31 @@ class InvariantModule(nn.Module):
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
         read = self._hidden(covariates)
-        of_invariant, of_spurious = self._groups(covariates)
-        lead_invariant, lead_spurious = (
-            block.any(1) | ~of_block.any(1)
-            for block, of_block in zip(self._groups(read), self._groups(covariates), strict=True)
-        )
-        q = self._guide(cells, read)
+        blocks, q = self._groups(covariates), self._guide(cells, read)
+        leads = [
+            seen.any(1) | ~block.any(1)
+            for seen, block in zip(self._groups(read), blocks, strict=True)
+        ]
         z = q.rsample()
-        z_invariant, z_spurious = self._halves(z)
-        q_invariant, q_spurious = (
-            Normal(mean, scale, validate_args=False)
-            for mean, scale in zip(self._halves(q.mean), self._halves(q.stddev), strict=True)
-        )
-        cost = self.invariant.cost(q_invariant, z_invariant, of_invariant, lead_invariant)
-        cost = cost * _warming(of_invariant, kl_weight)
-        second = self.spurious.cost(q_spurious, z_spurious, of_spurious, lead_spurious)
-        cost = cost + second * _warming(of_spurious, kl_weight)
+        cost = torch.zeros(cells.n_cells, device=z.device)
+        for prior, block, lead, mean, scale, z_block in zip(
+            (self.invariant, self.spurious),
+            blocks,
+            leads,
+            *(self._halves(values) for values in (q.mean, q.stddev, z)),
+            strict=True,
+        ):
+            kl = prior.cost(Normal(mean, scale, validate_args=False), z_block, block, lead)
+            cost = cost + kl * _warming(block, kl_weight)
         p_x = self.decoder(z, cells.library, cells.environment)
         terms = {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": cost.mean()}
         if self.tc_weight and self.spurious.n_latent:
             tc = self._total_correlation(z, q, known[:, self.n_columns :])
             terms["total_correlation"] = self.tc_weight * kl_weight * tc
         if isinstance(self.invariant, ExponentialPrior):
-            loss = self.invariant.score_matching(z_invariant, of_invariant, self.regularization)
-            loss = (loss * lead_invariant).sum() / lead_invariant.sum().clamp(min=1)
+            z_invariant = z[..., : self.n_invariant]
+            loss = self.invariant.score_matching(z_invariant, blocks[0], self.regularization)
+            loss = (loss * leads[0]).sum() / leads[0].sum().clamp(min=1)
             terms["score_matching"] = kl_weight * loss
         return terms
 
