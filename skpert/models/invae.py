@@ -57,7 +57,7 @@ UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see,
 PRIOR_WIDTH = 64  # hidden units of the networks of a prior
 FIRST_WEIGHT = 30.0  # of the KL when training starts, from which it falls to 1
 APART = 1.0  # standard deviation of the weights that set environments apart at the start
-N_MEASURED = 10_000  # training cells, evenly spaced, whose spread is the unit of latents
+N_MEASURED = 10_000  # training cells, about, evenly spaced: their spread is the unit of latents
 
 
 class Natural(NamedTuple):
@@ -459,8 +459,8 @@ class InvariantModule(nn.Module):
         which posterior means have a part, so that latents that say nothing stay small.
         """
         self.eval()
-        n_cells = min(cells.n_cells, N_MEASURED)
-        cells = cells.take(torch.linspace(0, cells.n_cells - 1, n_cells).round().long())
+        n_cells = cells.n_cells
+        cells = cells.take(torch.arange(0, n_cells, max(n_cells // N_MEASURED, 1)))
         parts = []
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
             batch = batch.to(self.depth.device)
