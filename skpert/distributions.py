@@ -21,6 +21,7 @@ from torch.distributions import Bernoulli, Distribution, constraints
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid, softplus
 
+LOG_THETA = (-40.0, 20.0)  # bounds of log dispersions; above, it is Poisson long before
 FEW = 0.1  # share of counts above 1 up to which these alone are cheaper than all
 
 
@@ -56,7 +57,8 @@ def _rising_ratio(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tenso
     The slope of the whole shares most of its work with the value, so both are made in one go.
     Numbers of Python would each cost a conversion: they are kept out of large operations.
     """
-    start, twelfth, slope = theta + 4, theta.new_tensor(1 / 12), theta
+    start, twelfth = theta + 4, theta.new_tensor(1 / 12)
+    slope = theta  # a placeholder if none is asked for
     z, y = x + theta, x + start
     log_ratio = (x / start).log1p_()
     inverse = y.reciprocal()
@@ -246,7 +248,7 @@ class NegativeBinomial(Counts):
 
     def log_kernel(self, value: Tensor) -> Tensor:
         """Log-probability of a cell but for its factorials, nats, (...)."""
-        theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
+        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
         counts, log_mean = torch.broadcast_tensors(value, self.log_mean)
         of_latent = _by_blocks(_OfLatentState, counts, log_mean, theta=theta)
         return of_latent + log_rising_ratio(value, theta)
@@ -276,7 +278,7 @@ class NegativeBinomialShares(NegativeBinomial):
 
     def log_kernel(self, value: Tensor) -> Tensor:
         """Log-probability of a cell but for its factorials, nats, (...)."""
-        theta = self.log_dispersion.clamp(max=20).exp()  # Poisson long before
+        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
         counts, logits = torch.broadcast_tensors(value, self.logits)
         log_library = self.log_library.expand(*logits.shape[:-1], 1)
         of_latent = _by_blocks(_OfLogits, counts, logits, log_library, theta=theta)

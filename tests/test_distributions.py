@@ -111,6 +111,17 @@ def test_a_dispersion_without_bound_stays_finite():
     assert log_theta.grad.item() == 0
 
 
+@pytest.mark.parametrize("log_theta", [-100.0, 100.0])
+def test_shares_stay_finite_whatever_the_dispersion(log_theta):
+    log_theta = torch.full((3,), log_theta, requires_grad=True)
+    logits = torch.tensor([[0.0, 50.0, -50.0]], requires_grad=True)
+    log_library = torch.full((1, 1), 12.0)
+    p_x = NegativeBinomialShares(logits, log_library, log_theta)
+    log_prob = p_x.log_prob(torch.tensor([[0.0, 1e5, 0.0]]))
+    slopes = torch.autograd.grad(log_prob.sum(), [logits, log_theta])
+    assert all(torch.isfinite(values).all() for values in (log_prob, *slopes))
+
+
 def test_slopes_in_float32_are_those_of_the_formula():
     torch.manual_seed(0)
     x = torch.poisson(20 * torch.rand(6, 50) ** 3)

@@ -264,13 +264,11 @@ def _whitening(mean: Tensor, variance: Tensor, covariates: Tensor) -> Tensor:
     """
     known = covariates.any(1)
     known = known if known.any() else ~known
-    mean, design = (
-        mean[known],
-        torch.cat([torch.ones(len(mean), 1), covariates], 1)[known].to(mean),
-    )
+    design = torch.cat([torch.ones(len(mean), 1), covariates], 1)[known].to(mean)
+    mean, variance = mean[known], variance[known]
     residual = mean - design @ (torch.linalg.pinv(design) @ mean)
     n_free = max(len(mean) - int(torch.linalg.matrix_rank(design)), 1)
-    spread = residual.T @ residual / n_free + variance[known].mean(0).diag()
+    spread = residual.T @ residual / n_free + variance.mean(0).diag()
     values, axes = torch.linalg.eigh(spread)
     return (axes / values.sqrt()) @ axes.T
 
@@ -374,11 +372,11 @@ class InvariantModule(nn.Module):
 
         Warm-up comes from above: what the covariates of a block explain costs nothing in it, and
         is all that a large weight lets through. Each block has thus found what it is for before
-        it describes single cells. From below, environments settle in the larger block and stay.
+        it describes single cells. From below, environments can settle in the larger block.
 
         A cell whose covariates are hidden from the encoder alone follows their prior and does not
         move it: it lies between the environments that it could come from, and would pull their
-        priors together until the block is empty.
+        priors together.
         """
         kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
         known = self.covariates(cells)
@@ -588,7 +586,7 @@ class InVAE(PerturbationVAE):
 
     The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
     covariates of a block are known, falls from 30 to 1. Early on each block then learns only
-    what these explain; from below, environments tend to end up among the invariant latents.
+    what these explain; from below, environments can end up among the invariant latents.
 
     Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
     predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
@@ -723,26 +721,8 @@ class InVAE(PerturbationVAE):
             regularization=self.score_regularization,
         )
 
-    def _optimise(
-        self,
-        module,
-        cells,
-        validation=None,
-        monitor=None,
-        *,
-        warm=False,
-        max_epochs=None,
-        minibatches=None,
-    ):
-        history = super()._optimise(
-            module,
-            cells,
-            validation,
-            monitor,
-            warm=warm,
-            max_epochs=max_epochs,
-            minibatches=minibatches,
-        )
+    def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
+        history = super()._optimise(module, cells, validation, monitor, warm=warm)
         if self.whiten:
             module.whiten(cells)
         return history
@@ -858,7 +838,7 @@ class InVAE(PerturbationVAE):
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
             Expression.
         Z : array-like of shape (n_cells, n_latent) or (n_candidates, n_cells, n_latent)
-            All latents of each cell, the invariant ones first.
+            All latents of each cell, the invariant ones first, as ``posterior`` gives them.
         A : DataFrame of shape (n_cells, n_columns), default=None
             Needed for the columns in ``environment``, if there are any.
 

@@ -15,6 +15,7 @@ from skpert._data import Cells
 from skpert.models.invae import (
     FIRST_WEIGHT,
     LEAST_CURVATURE,
+    N_MEASURED,
     PRIOR_WIDTH,
     ExponentialPrior,
     GaussianPrior,
@@ -562,6 +563,17 @@ def test_whitening_changes_how_latents_are_shown_and_nothing_else(prior):
     shown = module.posterior(cells)
     torch.testing.assert_close(states.mean(0), shown["z"], atol=0.05, rtol=0)
     torch.testing.assert_close(states.std(0), shown["scale"], rtol=0.03, atol=0)
+
+
+def test_many_cells_are_represented_by_some():
+    """By every third of those here."""
+    module, cells = random_module(), random_cells(3 * N_MEASURED)
+    module.whiten(cells)
+    of_all = module.whitening.clone()
+    module.whiten(cells.take(torch.arange(0, cells.n_cells, 3)))
+    assert torch.equal(module.whitening, of_all)
+    module.whiten(cells.take(torch.arange(1, cells.n_cells, 3)))
+    assert not torch.equal(module.whitening, of_all)
 
 
 def test_environments_are_apart_at_the_start_where_asked_for():
