@@ -6,7 +6,6 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from functools import wraps
 from numbers import Integral, Real
 
 import numpy as np
@@ -28,6 +27,7 @@ from .nn import LIKELIHOODS
 from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
 from .preprocessing._labels import listed
+from .preprocessing._transaction import all_or_nothing
 
 REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
 logger = logging.getLogger("skpert")
@@ -37,22 +37,6 @@ N_BASAL = 1000  # basal states over which a predicted response is averaged
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
 GENERATOR = threading.RLock()  # held while torch's generator is ours
-
-
-def all_or_nothing(fit):
-    """Return ``fit`` as a method that leaves the estimator as it was if it fails."""
-
-    @wraps(fit)
-    def guarded(self, X, y):
-        before = vars(self).copy()
-        try:
-            return fit(self, X, y)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
-    return guarded
 
 
 class PerturbationVAE(

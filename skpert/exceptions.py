@@ -4,7 +4,12 @@ Errors are the built-in ones: `ValueError` for input that cannot be used, `TypeE
 kind of object, and `sklearn.exceptions.NotFittedError`.
 """
 
+import sys
+import warnings
+
 __all__ = ["DataWarning", "TrainingWarning"]
+
+OURS = ("skpert", "sklearn")  # packages whose frames a warning of data does not point at
 
 
 class DataWarning(UserWarning):
@@ -13,3 +18,11 @@ class DataWarning(UserWarning):
 
 class TrainingWarning(UserWarning):
     """Training ended otherwise than planned, for example by NaN or by Ctrl-C."""
+
+
+def warn_of_data(message):
+    """Warn with a `DataWarning` at the line that called the package, however deep this is."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, DataWarning, stacklevel=level)

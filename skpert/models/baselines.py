@@ -28,9 +28,9 @@ from sklearn.utils import check_consistent_length, check_random_state, gen_batch
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from ..base import all_or_nothing
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
 from ..preprocessing._labels import Design, distinct, listed, read_design
+from ..preprocessing._transaction import all_or_nothing
 
 N_CELLS = 4096  # that are summed at once
 SHARED = {

@@ -21,6 +21,7 @@ from ._covariate_values import (
 )
 from ._environments import check_frame, environment_matrix, learn_environments
 from ._labels import listed
+from ._transaction import all_or_nothing
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -105,6 +106,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         self.spurious = spurious
         self.environment = environment
 
+    @all_or_nothing
     def fit(self, A, y=None):
         """Learn categories and scales.
 

@@ -20,6 +20,7 @@ from ._labels import (
     warn_of_inseparable,
     warn_of_single_cells,
 )
+from ._transaction import all_or_nothing
 
 
 class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -107,6 +108,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self.environment = environment
         self.additive = additive
 
+    @all_or_nothing
     def fit(self, A, y=None):
         """Learn the names of perturbations and environments.
 

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..exceptions import DataWarning
 from ._labels import listed
+from ._transaction import all_or_nothing
 
 
 def read_gmt(path):
@@ -96,6 +97,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         self.max_genes = max_genes
         self.weight = weight
 
+    @all_or_nothing
     def fit(self, targets, y=None):
         """Choose the sets that hold training targets.
 

@@ -1,7 +1,6 @@
 """Reading a design A, what was done to each cell, in any of the accepted forms."""
 
 import re
-import warnings
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, issparse
 
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
 
 
 class Design(NamedTuple):
@@ -167,11 +166,9 @@ def warn_of_single_cells(names, n_cells):
     """One warning for all perturbations that have a single cell."""
     single = [name for name, n in zip(names, n_cells, strict=True) if n == 1]
     if single:
-        warnings.warn(
+        warn_of_data(
             f"Perturbations with one cell only ({len(single)}): {listed(single, 5)}; their "
-            "effects cannot be told from the noise of that cell.",
-            DataWarning,
-            stacklevel=3,
+            "effects cannot be told from the noise of that cell."
         )
 
 
@@ -195,7 +192,7 @@ def warn_of_controls(names, control, n_control_cells):
             "of all training cells."
         )
     if parts:
-        warnings.warn(" ".join(parts), DataWarning, stacklevel=3)
+        warn_of_data(" ".join(parts))
 
 
 def warn_of_inseparable(names, dosage):
@@ -210,11 +207,9 @@ def warn_of_inseparable(names, dosage):
             groups.setdefault(key, []).append(name)
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
-        warnings.warn(
+        warn_of_data(
             f"A has perturbations that only come together: {listed(together, 5)}. What each does "
-            "cannot be told; their sum can, and is dealt out evenly.",
-            DataWarning,
-            stacklevel=3,
+            "cannot be told; their sum can, and is dealt out evenly."
         )
 
 

@@ -12,9 +12,10 @@ from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
 from ._genesets import _names
 from ._labels import listed, text
+from ._transaction import all_or_nothing
 
 MAX_CONTROLS = 10_000  # control cells that gene components are computed from
 MISSING = {  # what is wrong with a name, and what to do, by kind
@@ -102,6 +103,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         self.features = features
         self.n_components = n_components
 
+    @all_or_nothing
     def fit(self, names, X_control=None, gene_names=None):
         """Learn the features of the training names.
 
@@ -266,11 +268,9 @@ def _chosen(names, X_control, gene_names):
         if len(outside) == 0:
             return "genes"
         reason = f"perturbations are no measured genes: {listed(outside, 10)}"
-    warnings.warn(
+    warn_of_data(
         f"Perturbations are described by one-hot features, because {reason}. Unseen ones cannot "
-        "be predicted; give `features` if that matters, such as GeneSetFeatures or a table.",
-        DataWarning,
-        stacklevel=4,
+        "be predicted; give `features` if that matters, such as GeneSetFeatures or a table."
     )
     return "one_hot"
 
