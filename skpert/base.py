@@ -26,6 +26,7 @@ from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
 from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
+from .preprocessing._expression import check_same_cells, with_cell_names
 from .preprocessing._labels import listed
 from .preprocessing._transaction import all_or_nothing
 
@@ -145,7 +146,7 @@ class PerturbationVAE(
                 f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
                 "Nothing can be learned of them: leave them out, and learn them later with adapt"
             )
-        values = check_cells(self, X, counts=self._counts, layer=self.layer, reset=True)
+        values = self._expression(X, y, reset=True)
         cells = _cells(values, design, y)
         device = _device(self.device)
         random = check_random_state(self.random_state)
@@ -268,7 +269,7 @@ class PerturbationVAE(
         return self._adapted(X, A, self.module_.extended)
 
     def _adapted(self, X, A, extend):
-        values = check_cells(self, X, counts=self._counts, layer=self.layer)
+        values = self._expression(X, A)
         design = self.design_.extended(A)
         cells = _cells(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
@@ -329,12 +330,12 @@ class PerturbationVAE(
         Z : ndarray of shape (n_cells, n_latent)
             Latent states, float32.
         """
-        return self._encoded(X)
+        return with_cell_names(self, self._encoded(X), X)
 
     def _encoded(self, X):
         """Posterior means of all latents, (n_cells, n_latent)."""
         check_is_fitted(self)
-        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        X = self._expression(X)
         Z = np.empty((X.shape[0], self.n_latent), dtype=np.float32)
         x = Cells.rows(X)
         with self._inference():
@@ -360,7 +361,7 @@ class PerturbationVAE(
             ``z_basal``, the mean of the state the cell would have untreated.
         """
         check_is_fitted(self)
-        X = check_cells(self, X, counts=self._counts, layer=self.layer)
+        X = self._expression(X, A)
         dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
         cells = Cells.from_arrays(X, dosage, np.empty((X.shape[0], 0)))
         model = self if A is None else self._reaching(A)
@@ -423,6 +424,7 @@ class PerturbationVAE(
             have a posterior of their own are averaged over it and cost nothing here, which is
             then a predictive density (see the notes of ``SAMSVAE``).
         """
+        check_same_cells(X, sample_weight, ("X", "sample_weight"))
         scores = self.score_cells(X, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, scores)
@@ -459,7 +461,7 @@ class PerturbationVAE(
         model = self._reaching(A)
         designs = model._designs(A, library_size)
         if X is not None:
-            return model._counterfactual(designs, X, library_size)
+            return model._counterfactual(designs, X, A, library_size)
         with self._inference():
             z_basal = model.module_.basal_states(N_BASAL)
             responses = [
@@ -468,9 +470,10 @@ class PerturbationVAE(
             ]
         return torch.stack(responses).cpu().numpy()
 
-    def _counterfactual(self, designs, X, library_size):
-        X = check_cells(self, X, counts=self._counts, layer=self.layer)
-        n_designs, n_cells = designs.n_cells, X.shape[0]
+    def _counterfactual(self, designs, X, A, library_size):
+        n_designs = designs.n_cells
+        X = self._expression(X, A if n_designs > 1 else None)
+        n_cells = X.shape[0]
         if n_designs not in (1, n_cells):
             raise ValueError(
                 f"A has {n_designs} designs for {n_cells} cells: give one design, or one per cell"
@@ -523,7 +526,7 @@ class PerturbationVAE(
         states, library = None, self._population["library"]
         if X is not None:
             states = self._encoded(X)
-            X = check_cells(self, X, counts=self._counts, layer=self.layer)
+            X = self._expression(X)
             library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
             x = Cells.rows(X)
         with self._inference(int(random.integers(2**31))):
@@ -624,8 +627,11 @@ class PerturbationVAE(
     def _check(self, X, A):
         """Cells of validated expression and design."""
         check_is_fitted(self)
-        X = check_cells(self, X, counts=self._counts, layer=self.layer)
-        return _cells(X, self.design_, A)
+        return _cells(self._expression(X, A), self.design_, A)
+
+    def _expression(self, X, A=None, *, reset=False):
+        """Validated expression, float32, of the cells of the design A."""
+        return check_cells(self, X, counts=self._counts, layer=self.layer, reset=reset, design=A)
 
     @contextmanager
     def _inference(self, seed=None):

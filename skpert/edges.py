@@ -44,7 +44,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.utils import check_array
+
+from .preprocessing._expression import read_matrix
 
 __all__ = ["edge_probability", "edges_at_fdr"]
 
@@ -159,8 +160,8 @@ def edges_at_fdr(probability, fdr=0.05):
 
 
 def _check(M, standard_error):
-    M = check_array(M, dtype=np.float64, input_name="M")
-    standard_error = check_array(standard_error, dtype=np.float64, input_name="standard_error")
+    M = read_matrix(M, "M")
+    standard_error = read_matrix(standard_error, "standard_error")
     if M.shape != standard_error.shape:
         raise ValueError(
             f"standard_error has the shape {standard_error.shape} and M {M.shape}: "

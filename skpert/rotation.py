@@ -18,7 +18,9 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.linalg import polar
 from scipy.optimize import linear_sum_assignment
-from sklearn.utils import check_array, check_random_state, check_scalar
+from sklearn.utils import check_random_state, check_scalar
+
+from .preprocessing._expression import read_matrix
 
 ROUGH = 0.06  # scale of the first search, in usual lengths of a row
 FINE = 2.5  # scale of the last, in medians of the entries' sizes
@@ -77,7 +79,7 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
            [ 0.,  3.],
            [-4.,  0.]])
     """
-    M = check_array(M, dtype=np.float64, input_name="M")
+    M = read_matrix(M, "M")
     check_scalar(n_starts, "n_starts", Integral, min_val=1)
     if scale is not None:
         check_scalar(scale, "scale", Real, min_val=0, include_boundaries="neither")
@@ -98,9 +100,7 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
 
 def _check_standard_error(standard_error, n_rows):
     """Standard errors as a column that divides the rows."""
-    standard_error = check_array(
-        standard_error, ensure_2d=False, dtype=np.float64, input_name="standard_error"
-    )
+    standard_error = read_matrix(standard_error, "standard_error", ensure_2d=False)
     if standard_error.shape != (n_rows,):
         raise ValueError(
             f"standard_error has shape {standard_error.shape}; M has {n_rows} rows, so it "

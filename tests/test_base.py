@@ -42,7 +42,10 @@ WITH_EFFECTS = ESTIMATORS
 ESTIMATORS = [*WITH_EFFECTS, InVAE, NFIVAE]
 # the others; SCCVAE sets what has a closed form after its last epoch
 ENDED_BY_AN_EPOCH = [cls for cls in ESTIMATORS if cls is not SCCVAE]
-pytestmark = pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot"),
+    pytest.mark.filterwarnings("ignore:X looks like raw counts"),  # for models of real values
+]
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
 NETWORK = ["n_hidden", "n_layers", "dropout", "likelihood"]
 TRAINING = [

@@ -12,8 +12,9 @@ from math import comb
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
+from sklearn.utils import Bunch, check_random_state, check_scalar
 
+from ..preprocessing._expression import read_matrix
 from ._designs import Population, dosage_matrix, draw_combinations
 from ._mixing import (
     N_HIDDEN,
@@ -324,7 +325,7 @@ def _check_effect(effect, target_probability, n_targets, shape):
         return None
     if target_probability is not None or n_targets is not None:
         raise ValueError("give effect, whose zeros say what is no target, or the rule for targets")
-    effect = check_array(effect, dtype=np.float64, copy=True, input_name="effect")
+    effect = read_matrix(effect, "effect", copy=True)
     if effect.shape != shape:
         raise ValueError(f"effect has shape {effect.shape}; n_perturbations, n_latent are {shape}")
     return effect

@@ -6,8 +6,8 @@ from math import comb
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
-from sklearn.utils import check_array
 
+from ..preprocessing._expression import read_matrix
 from ._mixing import population_mean
 from ._noise import CountDecoder, NormalDecoder
 
@@ -36,7 +36,7 @@ class Population:
 
     def _given(self, A):
         columns, n_columns = getattr(A, "columns", self.perturbations), len(self.perturbations)
-        A = check_array(A, accept_sparse="csr", dtype=np.float64, input_name="A")
+        A = read_matrix(A, "A", accept_sparse=True)
         if A.shape[1] != n_columns:
             raise ValueError(f"A has {A.shape[1]} columns, the data set {n_columns} perturbations")
         if list(columns) != list(self.perturbations):

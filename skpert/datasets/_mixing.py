@@ -14,8 +14,10 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.special import gammaln, log_softmax, ndtri
 from scipy.stats import qmc
-from sklearn.utils import check_array, check_scalar, gen_batches
+from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_consistent_length
+
+from ..preprocessing._expression import read_matrix
 
 LEAK = 0.2  # slope of the rectifiers below zero
 N_HIDDEN = 40  # width of the layers behind counts
@@ -151,7 +153,7 @@ def perturbation_names(n):
 
 def check_columns(values, name, n_columns):
     """Return an array of floats, or say how many columns it should have."""
-    values = check_array(values, accept_sparse="csr", dtype=np.float64, input_name=name)
+    values = read_matrix(values, name, accept_sparse=True)
     if values.shape[1] != n_columns:
         raise ValueError(f"{name} has {values.shape[1]} columns, the data set has {n_columns}")
     return values.toarray() if issparse(values) else values

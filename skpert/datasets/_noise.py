@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import gammaln
 from scipy.stats import norm
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import gen_batches
 
+from ..preprocessing._expression import read_matrix
 from ._mixing import (
     MixingDecoder,
     check_cells,
@@ -158,7 +159,7 @@ def _check_library_size(library_size, n_cells):
             f"library_size must be a number or hold one for each of {n_cells} cells, "
             f"its shape is {depth.shape}"
         )
-    depth = check_array(depth.reshape(-1, 1), input_name="library_size")
+    depth = read_matrix(depth.reshape(-1, 1), "library_size")
     if (depth <= 0).any():
         raise ValueError(f"library_size must be positive, the smallest is {depth.min()}")
     return depth

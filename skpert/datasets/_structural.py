@@ -11,8 +11,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from sklearn.utils import check_array
 
+from ..preprocessing._expression import read_matrix
 from ._mixing import check_number
 from ._noise import CountDecoder, NormalDecoder
 
@@ -63,7 +63,7 @@ def check_graph(graph, edge_probability, n_latent):
     check_number(edge_probability, "edge_probability", 0, 1, "both")
     if graph is None:
         return None
-    graph = check_array(graph, dtype=np.float64, input_name="graph")
+    graph = read_matrix(graph, "graph")
     if graph.shape != (n_latent, n_latent):
         raise ValueError(f"graph has shape {graph.shape}; it must be that of {n_latent=} latents")
     if not np.isin(graph, [0, 1]).all():

@@ -128,7 +128,7 @@ def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
     check_is_fitted(estimator)
     if max_cells < 2:
         raise ValueError(f"max_cells must be at least 2, got {max_cells!r}")
-    values = _real_values(estimator, X)
+    values = _real_values(estimator, X, A)
     labels = pd.Series(estimator.design_.labels(A))
     check_consistent_length(values, labels)
     random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
@@ -155,10 +155,10 @@ def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
     return table.set_index(pd.Index(list(rows), name="perturbation"))
 
 
-def _real_values(estimator, X):
+def _real_values(estimator, X, A):
     """Expression that squared distances make sense of."""
     counts = getattr(estimator, "likelihood", "normal") not in REAL_VALUED
-    values = check_cells(estimator, X, counts=counts, layer=estimator.layer)
+    values = check_cells(estimator, X, counts=counts, layer=estimator.layer, design=A)
     return LogNormalize(target_sum=None).fit_transform(values) if counts else values
 
 

@@ -7,14 +7,16 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_array, check_scalar
+from sklearn.utils import check_scalar
+
+from ..preprocessing._expression import read_matrix
 
 MEMORY = 64  # MiB of distances held at once; more is slower
 
 
 def read_embedding(Z, input_name="Z"):
     """Validated embedding in float64 with mean 0 and largest coordinate 1, (n_cells, n_latent)."""
-    Z = check_array(Z, dtype=np.float64, ensure_min_samples=2, input_name=input_name)
+    Z = read_matrix(Z, input_name, least=2)
     if not np.ptp(Z, axis=0).any():
         raise ValueError(f"{input_name} is the same for all {len(Z)} cells: there is no distance")
     Z = Z - Z.mean(axis=0)  # distances of cells far from the origin would be rounded

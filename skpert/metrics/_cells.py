@@ -4,20 +4,30 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
+from ..preprocessing._cells import warn_if_logs, warn_unless_logs
+from ..preprocessing._expression import check_same_cells
 from ._effects import log_relative_counts
-from ._expression import MAX_ELEMENTS, _read_expression
+from ._expression import MAX_ELEMENTS, read_genes
 
 
-def read_cells(X, space, layer=None):
-    """Validated expression, dense or CSR, and the names of genes or their numbers."""
+def read_cells(X, space, layer=None, *, design=None, measured=True):
+    """Validated expression, dense or CSR, and the names of genes or their numbers.
+
+    With a ``design`` the names of its cells must be those of X. One warning is given where
+    ``measured`` expression looks like that of the other space.
+    """
     if space not in ("counts", "lognorm"):
         raise ValueError(
             f"space must be 'counts' or 'lognorm' (log1p of normalised counts), got {space!r}"
         )
-    X, genes = _read_expression(X, layer)
+    check_same_cells(X, design)
+    X, genes = read_genes(X, layer)
     values = X.data if issparse(X) else X
     if space == "counts" and values.size and values.min() < 0:
         raise ValueError(f"counts cannot be negative, and the smallest value is {values.min():g}")
+    if measured:
+        warn = warn_if_logs if space == "counts" else warn_unless_logs
+        warn(X, f"space={space!r} was given")
     return X, genes
 
 

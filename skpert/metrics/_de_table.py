@@ -83,7 +83,7 @@ def de_table(
     >>> table.fdr.round(3).loc["JAK2"].tolist()
     [0.077, 0.077]
     """
-    X, genes = read_cells(X, space, layer)
+    X, genes = read_cells(X, space, layer, design=A)
     labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
     check_consistent_length(X, labels)
     codes, names = pd.factorize(labels, sort=True)

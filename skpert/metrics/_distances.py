@@ -5,7 +5,9 @@ from numbers import Integral
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils import check_random_state, gen_batches
+
+from ..preprocessing._expression import by_name, read_expression
 
 TRAINING_BANDWIDTHS = 1000 / 32 * 2.0 ** np.arange(10)
 TILE = 512  # cells of either side whose distances are held at once
@@ -300,12 +302,11 @@ def _blocks(X, Y, block_size, least=1):
 
 
 def _check_cells(X, Y, unbiased):
-    X = check_array(X, accept_sparse="csr", input_name="X")
-    Y = check_array(Y, accept_sparse="csr", input_name="Y")
+    (X, genes, _), (Y, others, _) = read_expression(X), read_expression(Y, name="Y")
     if X.shape[1] != Y.shape[1]:
-        raise ValueError(
-            f"X has {X.shape[1]} genes and Y {Y.shape[1]}: give the same genes in the same order"
-        )
+        raise ValueError(f"X has {X.shape[1]} genes and Y {Y.shape[1]}: give the same genes")
+    if genes is not None and others is not None:
+        Y = by_name(Y, others, genes, "of X", "Y")
     if unbiased and min(X.shape[0], Y.shape[0]) < 2:
         raise ValueError(
             "unbiased=True needs two cells of each population, but there are "

@@ -5,7 +5,8 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
-from sklearn.utils import check_array
+
+from ..preprocessing._expression import read_matrix
 
 SCALE = 1e4  # counts that every cell is scaled to before the logarithm
 
@@ -162,8 +163,8 @@ def _aligned(effect_true, effect, names=("effect_true", "effect")):
             for axis, what in enumerate(("perturbations", "genes")):
                 _check_names(effect_true.axes[axis], effect.axes[axis], what, names)
             effect = effect.loc[rows, effect_true.columns]
-    true = check_array(effect_true, dtype=np.float64, input_name=names[0])
-    predicted = check_array(effect, dtype=np.float64, input_name=names[1])
+    true = read_matrix(effect_true, names[0])
+    predicted = read_matrix(effect, names[1])
     if true.shape != predicted.shape:
         raise ValueError(
             f"{names[0]} has shape {true.shape} and {names[1]} {predicted.shape}: they need the "

@@ -5,11 +5,13 @@ import warnings
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, issparse
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
 from ..exceptions import DataWarning
 from ..preprocessing import perturbation_labels
+from ..preprocessing._cells import warn_if_logs
+from ..preprocessing._expression import check_same_cells, read_expression
 from ..preprocessing._labels import text
 from ._effects import log_relative_counts
 
@@ -81,7 +83,10 @@ def differential_expression(
     """
     if method not in ("perturbseq", "mean"):
         raise ValueError(f"method must be 'perturbseq' or 'mean', got {method!r}")
-    X, genes = _read_expression(X, layer)
+    check_same_cells(X, A)
+    X, genes = read_genes(X, layer)
+    if method == "perturbseq":
+        warn_if_logs(X, "method='perturbseq' takes raw counts; method='mean' takes logs")
     labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
     check_consistent_length(X, labels)
     codes, conditions = pd.factorize(labels, sort=True)
@@ -104,18 +109,10 @@ def differential_expression(
     return means.drop(control) - means.loc[control]
 
 
-def _read_expression(X, layer):
+def read_genes(X, layer=None, name="X"):
     """Validated expression, dense or CSR, and the names of genes or their numbers."""
-    names = getattr(X, "columns", None)
-    if hasattr(X, "var_names") and hasattr(X, "layers"):
-        names = X.var_names
-        if layer is not None and layer not in X.layers:
-            raise ValueError(f"no layer {layer!r} in X; its layers are {sorted(X.layers)}")
-        X = X.X if layer is None else X.layers[layer]
-    elif layer is not None:
-        raise ValueError(f"layer={layer!r} is for an AnnData, but X is a {type(X).__name__}")
-    X = check_array(X, accept_sparse="csr", input_name="X")
-    return X, pd.RangeIndex(X.shape[1]) if names is None else pd.Index(names)
+    values, genes, _ = read_expression(X, layer, name=name)
+    return values, pd.RangeIndex(values.shape[1]) if genes is None else genes
 
 
 def _group_sums(X, codes, n_groups, method):

@@ -4,7 +4,9 @@ from numbers import Integral
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.utils import Bunch, check_array, check_scalar
+from sklearn.utils import Bunch, check_scalar
+
+from ..preprocessing._expression import read_matrix
 
 
 def graph_scores(mask_true, mask, *, match=None):
@@ -95,7 +97,7 @@ def top_k_mask(embedding, k=2):
            [ True, False, False]])
     """
     check_scalar(k, "k", Integral, min_val=1)
-    strength = np.abs(check_array(embedding, dtype=np.float64, input_name="embedding"))
+    strength = np.abs(read_matrix(embedding, "embedding"))
     strongest = np.argsort(-strength, axis=1, kind="stable")[:, :k]
     mask = np.zeros(strength.shape, dtype=bool)
     np.put_along_axis(mask, strongest, True, axis=1)
@@ -103,7 +105,7 @@ def top_k_mask(embedding, k=2):
 
 
 def _check_mask(mask, name):
-    mask = check_array(mask, dtype=np.float64, input_name=name)
+    mask = read_matrix(mask, name)
     if not np.isin(mask, (0, 1)).all():
         raise ValueError(f"{name} must hold only 0 and 1: threshold probabilities first")
     return mask.astype(np.int64)

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_consistent_length
+
+from ..preprocessing._expression import read_matrix
 
 
 def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
@@ -138,7 +139,7 @@ def _standardize(Z):
 
 
 def _check_latents(Z_true, Z):
-    Z_true = check_array(Z_true, dtype=np.float64, ensure_min_samples=2, input_name="Z_true")
-    Z = check_array(Z, dtype=np.float64, ensure_min_samples=2, input_name="Z")
+    Z_true = read_matrix(Z_true, "Z_true", least=2)
+    Z = read_matrix(Z, "Z", least=2)
     check_consistent_length(Z_true, Z)
     return Z_true, Z

@@ -125,7 +125,7 @@ def _ratio(numerator, denominator):
 
 def _pseudobulks(X, labels, space, control, sep):
     """Profile and sampling variance of each perturbation, DataFrames with names."""
-    X, genes = _read_counts(X, space)
+    X, genes = _read_counts(X, space, labels)
     labels = perturbation_labels(labels, control=control, sep=sep)
     check_consistent_length(X, labels)
     groups = pd.Series(np.arange(len(labels))).groupby(labels)
@@ -147,13 +147,13 @@ def _of_controls(X, space, genes):
     return _jackknife(X, "the control")
 
 
-def _read_counts(X, space):
+def _read_counts(X, space, design=None):
     if space == "lognorm":
         raise ValueError(
             "expression_error sums counts over cells, which log-normalised values do not allow: "
             "give counts, and space='counts'"
         )
-    return read_cells(X, space)
+    return read_cells(X, space, design=design, measured=False)
 
 
 def _jackknife(X, name):

@@ -76,7 +76,7 @@ def response_weights(
     perturbation
     JAK2          0.97  0.0  0.03
     """
-    X, genes = read_cells(X, space, layer)
+    X, genes = read_cells(X, space, layer, design=A)
     labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
     check_consistent_length(X, labels)
     codes, names = pd.factorize(labels, sort=True)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import Bunch, check_array
+from sklearn.utils import Bunch
 
 from .._penetrance import check_grid, check_names
+from ..preprocessing._expression import read_matrix
 from ..preprocessing._labels import listed
 
 
@@ -118,7 +119,7 @@ def _reference(estimator, names, reference):
         reference = reference.predict_intervention(names)
     elif isinstance(reference, pd.DataFrame):
         reference = _rows(estimator, names, reference)
-    means = check_array(reference, dtype=np.float64, input_name="reference")
+    means = read_matrix(reference, "reference")
     expected = len(names), estimator.n_features_in_
     if means.shape != expected:
         raise ValueError(

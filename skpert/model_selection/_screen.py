@@ -20,7 +20,7 @@ class Screen:
     """Expression, canonical labels and design of all cells."""
 
     def __init__(self, X, A, *, space, control, sep, perturbation, layer):
-        values, self._genes = read_cells(X, space, layer)
+        values, self._genes = read_cells(X, space, layer, design=A)
         self.values = values if values.dtype.kind == "f" else values.astype(np.float32)
         self._container = type(X)
         self.space = space

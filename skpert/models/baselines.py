@@ -29,6 +29,7 @@ from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
+from ..preprocessing._expression import check_same_cells
 from ..preprocessing._labels import Design, distinct, listed, read_design
 from ..preprocessing._transaction import all_or_nothing
 
@@ -135,7 +136,7 @@ class _Baseline(BaseEstimator, ABC):
                 f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
                 "Leave them out"
             )
-        values = check_cells(self, X, counts=False, layer=self.layer, reset=True)
+        values = self._expression(X, y, reset=True)
         bulk = _pseudobulk(values, design.transform(y))
         self.design_, self.perturbations_ = design, design.perturbations_
         treated = bulk.treated
@@ -168,7 +169,7 @@ class _Baseline(BaseEstimator, ABC):
             If a perturbation is known already, or X or A are not as ``fit`` wants them.
         """
         check_is_fitted(self)
-        values = check_cells(self, X, counts=False, layer=self.layer)
+        values = self._expression(X, A)
         design = self.design_.extended(A)
         new = design.transform(A)[:, len(self.perturbations_) :]
         rows = self._measured(self._relative(_pseudobulk(values, new)), self._centre)
@@ -204,7 +205,7 @@ class _Baseline(BaseEstimator, ABC):
         effects, _ = self._effects(A, library_size)
         if X is None:
             return self.control_mean_ + effects
-        X = check_cells(self, X, counts=False, layer=self.layer)
+        X = self._expression(X, A if len(effects) > 1 else None)
         if len(effects) not in (1, X.shape[0]):
             raise ValueError(
                 f"A has {len(effects)} designs for {X.shape[0]} cells: give one design, or one "
@@ -246,7 +247,7 @@ class _Baseline(BaseEstimator, ABC):
         random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         samples = np.empty((len(effects), n_samples, self.n_features_in_), dtype=np.float32)
         if X is not None:
-            X = check_cells(self, X, counts=False, layer=self.layer)
+            X = self._expression(X)
         for i, effect in enumerate(effects):
             if X is None:
                 samples[i] = self._draw(effect, treated[i], n_samples, random)
@@ -277,7 +278,8 @@ class _Baseline(BaseEstimator, ABC):
             If A names what cannot be predicted, or has no perturbed cell.
         """
         check_is_fitted(self)
-        values = check_cells(self, X, counts=False, layer=self.layer)
+        check_same_cells(X, sample_weight, ("X", "sample_weight"))
+        values = self._expression(X, y)
         names, dosage = self._read(y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, values, dtype=np.float64)
@@ -293,6 +295,10 @@ class _Baseline(BaseEstimator, ABC):
         """Predicted effect of each perturbation on its own, (n_perturbations, n_genes)."""
         check_is_fitted(self)
         return self._combined(self.perturbations_, eye_array(len(self.perturbations_)).tocsr())
+
+    def _expression(self, X, A=None, *, reset=False):
+        """Validated expression, float32, of the cells of the design A."""
+        return check_cells(self, X, counts=False, layer=self.layer, reset=reset, design=A)
 
     def _read(self, A):
         """Names and dosages, (n_designs, n_names), of any form of A; names may be unknown."""

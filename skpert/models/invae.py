@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
@@ -43,7 +42,8 @@ from ..base import (
 )
 from ..nn import Decoder, GaussianEncoder, thinned
 from ..objectives import total_correlation
-from ..preprocessing import CovariateEncoder, check_cells
+from ..preprocessing import CovariateEncoder
+from ..preprocessing._expression import read_matrix
 from ..preprocessing._labels import listed
 
 SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
@@ -848,8 +848,8 @@ class InVAE(PerturbationVAE):
             Nats, summed over genes.
         """
         check_is_fitted(self)
-        X = check_cells(self, X, counts=self._counts, layer=self.layer)
-        Z = check_array(Z, dtype=np.float32, allow_nd=True, input_name="Z")
+        X = self._expression(X, A)
+        Z = read_matrix(Z, "Z", dtype=np.float32, allow_nd=True)
         if Z.shape[-2:] != (X.shape[0], self.n_latent):
             raise ValueError(
                 f"Z has shape {Z.shape}, expected (..., {X.shape[0]}, {self.n_latent}): a state "

@@ -114,7 +114,7 @@ def detectable_perturbations(
     if not isinstance(min_accuracy, Real) or not 0 <= min_accuracy <= 1:
         raise ValueError(f"min_accuracy must be a number from 0 to 1, got {min_accuracy!r}")
     check_scalar(n_splits, "n_splits", Integral, min_val=2)
-    X = check_cells(LogisticRegression(), X, counts=False, layer=layer, reset=True)
+    X = check_cells(LogisticRegression(), X, counts=False, layer=layer, reset=True, design=A)
     labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
     check_consistent_length(X, labels)
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)

@@ -1,14 +1,17 @@
 """Transformers of counts that go before a model in a pipeline."""
 
-import warnings
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
+from ._cells import check_cells, warn_if_logs
+from ._expression import FLOATS, with_cell_names
+from ._transaction import all_or_nothing
 
 
 class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -22,6 +25,8 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     target_sum : float or None, default=1e4
         Library size, in counts, that every cell is scaled to; None: the median library size of
         the training cells that have counts.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the counts; None is its ``X``, "raw" its ``raw``.
 
     Attributes
     ----------
@@ -30,7 +35,7 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     n_features_in_ : int
         Number of genes.
     feature_names_in_ : ndarray of shape (n_genes,)
-        Names of genes, if X in `fit` was a DataFrame.
+        Names of genes, if X in `fit` had any.
 
     Examples
     --------
@@ -40,18 +45,20 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
            [0.   , 0.   ]])
     """
 
-    def __init__(self, target_sum=1e4):
+    def __init__(self, target_sum=1e4, *, layer=None):
         self.target_sum = target_sum
+        self.layer = layer
 
+    @all_or_nothing
     def fit(self, X, y=None):
         """Learn the library size to scale to.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
             Counts.
-        y : None
-            Ignored.
+        y : object, default=None
+            Design A of the same cells, of which only their names are compared with those of X.
 
         Returns
         -------
@@ -63,12 +70,13 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If X has negative, missing or infinite values, or ``target_sum`` is not positive.
         """
-        X = self._validated(X, reset=True)
+        X = _counts(self, X, reset=True, design=y)
+        warn_if_logs(X, "LogNormalize expects counts: normalise once")
         if self.target_sum is None:
             library_size = _library_size(X)
             counted = library_size[library_size > 0]
             self.target_sum_ = float(np.median(counted)) if len(counted) else 1.0
-        elif self.target_sum > 0:
+        elif isinstance(self.target_sum, Real) and 0 < self.target_sum < np.inf:
             self.target_sum_ = float(self.target_sum)
         else:
             raise ValueError(
@@ -81,7 +89,7 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
             Counts.
 
         Returns
@@ -95,20 +103,15 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If X has negative, missing or infinite values, or another number of genes.
         """
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
+        given, X = X, _counts(self, X)
         library_size = _library_size(X)
         factor = self.target_sum_ / np.where(library_size > 0, library_size, 1)
         factor = factor.astype(X.dtype)
         if not issparse(X):
-            return np.log1p(X * factor[:, None])
+            return with_cell_names(self, np.log1p(X * factor[:, None]), given)
         X_log = X.copy()
         X_log.data = np.log1p(X.data * np.repeat(factor, np.diff(X.indptr)))
         return X_log
-
-    def _validated(self, X, reset):
-        return validate_data(
-            self, X, accept_sparse="csr", dtype=FLOAT_DTYPES, ensure_non_negative=True, reset=reset
-        )
 
     def __sklearn_tags__(self):
         return _counts_tags(super().__sklearn_tags__())
@@ -128,6 +131,8 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
         Number of genes to select; all, if there are fewer.
     span : float, default=0.3
         Fraction of the genes in each local regression, in (0, 1].
+    layer : str or None, default=None
+        Layer of an AnnData that holds the counts; None is its ``X``, "raw" its ``raw``.
 
     Attributes
     ----------
@@ -140,7 +145,7 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
     n_features_in_ : int
         Number of genes.
     feature_names_in_ : ndarray of shape (n_genes,)
-        Names of genes, if X in `fit` was a DataFrame.
+        Names of genes, if X in `fit` had any.
 
     Notes
     -----
@@ -162,19 +167,21 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
     [50]
     """
 
-    def __init__(self, n_top_genes=2000, *, span=0.3):
+    def __init__(self, n_top_genes=2000, *, span=0.3, layer=None):
         self.n_top_genes = n_top_genes
         self.span = span
+        self.layer = layer
 
+    @all_or_nothing
     def fit(self, X, y=None):
         """Rank the genes.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
             Counts of at least two cells.
-        y : None
-            Ignored.
+        y : object, default=None
+            Design A of the same cells, of which only their names are compared with those of X.
 
         Returns
         -------
@@ -191,14 +198,7 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
         DataWarning
             If X has values that are not whole.
         """
-        X = validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype=FLOAT_DTYPES,
-            ensure_non_negative=True,
-            ensure_min_samples=2,
-        )
+        X = _counts(self, X, reset=True, design=y, least=2)
         if self.n_top_genes < 1 or not 0 < self.span <= 1:
             raise ValueError(
                 "n_top_genes must be at least 1 and span in (0, 1]; they are "
@@ -217,6 +217,27 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
         self.standardized_variances_ = _clipped_variance(X, self.means_, np.sqrt(expected))
         return self
 
+    def transform(self, X):
+        """Counts of the selected genes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+            Counts.
+
+        Returns
+        -------
+        X_selected : ndarray or sparse CSR matrix of shape (n_cells, n_selected_genes)
+            float32 for float32, else float64.
+
+        Raises
+        ------
+        ValueError
+            If X has negative, missing or infinite values, or lacks genes of `fit`.
+        """
+        check_is_fitted(self)
+        return with_cell_names(self, _counts(self, X)[:, self.get_support(indices=True)], X)
+
     def _get_support_mask(self):
         check_is_fitted(self)
         order = np.argsort(-self.standardized_variances_, kind="stable")
@@ -226,6 +247,22 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         return _counts_tags(super().__sklearn_tags__())
+
+
+def _counts(transformer, X, *, reset=False, design=None, least=1):
+    """Validated counts, (n_cells, n_genes), dense or CSR."""
+    X = check_cells(
+        transformer,
+        X,
+        counts=None,
+        layer=transformer.layer,
+        reset=reset,
+        design=design,
+        dtype=FLOATS,
+        least=least,
+    )
+    check_non_negative(X, f"{type(transformer).__name__}")
+    return X
 
 
 def _counts_tags(tags):
@@ -244,11 +281,9 @@ def _warn_unless_whole(X):
     values = X.data if issparse(X) else X
     whole = values == np.rint(values)
     if not whole.all():
-        warnings.warn(
+        warn_of_data(
             "HighlyVariableGenes expects counts, but X has values that are not whole, such as "
-            f"{values.flat[np.argmin(whole)]:.4g}; put it before any normalisation.",
-            DataWarning,
-            stacklevel=3,
+            f"{values.flat[np.argmin(whole)]:.4g}; put it before any normalisation."
         )
 
 

@@ -4,7 +4,9 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array, check_random_state, check_scalar
+from sklearn.utils import check_random_state, check_scalar
+
+from ._expression import read_matrix
 
 
 def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
@@ -83,7 +85,7 @@ def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
     check_scalar(n_init, "n_init", Integral, min_val=1)
     if not isinstance(penalty, Real) or not 0 < penalty < np.inf:
         raise ValueError(f"penalty must be a finite number above 0, got {penalty!r}")
-    X = check_array(X, dtype=np.float64, input_name="X")
+    X = read_matrix(X, "X")
     scorer = _Scorer(_correlation(X), len(X), penalty)
     random = check_random_state(random_state)
     fits = min(

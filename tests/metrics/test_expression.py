@@ -71,7 +71,7 @@ def test_genes_keep_their_names():
     np.testing.assert_allclose(means, naive("mean", np.log1p(COUNTS)))
     with pytest.raises(ValueError, match=r"no layer 'raw' in X; its layers are \['counts'\]"):
         differential_expression(adata, LABELS, layer="raw")
-    with pytest.raises(ValueError, match="layer='counts' is for an AnnData"):
+    with pytest.raises(ValueError, match="layer='counts' chooses a layer of an AnnData"):
         differential_expression(COUNTS, LABELS, layer="counts")
 
 

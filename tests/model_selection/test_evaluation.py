@@ -465,7 +465,7 @@ def test_a_summary_counts_each_perturbation_once(screen):
         ({"cv": 9}, "cannot make 9 folds of 8 perturbations"),
         ({"cv": [([0, 1, 2, 3, 4], [4, 5])]}, "trains on and tests 1 cells, such as row 4"),
         ({"cv": [([0, 1], [10**6])]}, "rows from 0 to"),
-        ({"layer": "counts"}, "for an AnnData"),
+        ({"layer": "counts"}, "chooses a layer of an AnnData"),
     ],
 )
 def test_bad_input(screen, parameters, message):
@@ -485,6 +485,7 @@ def test_splits_without_perturbations_are_refused(screen):
             evaluated({"none": ControlMean()}, screen, cv=cv)
 
 
+@pytest.mark.filterwarnings("ignore:X looks like raw counts")
 def test_pipelines_that_change_the_units_are_refused(counts):
     ridge = ControlMean()
     for space, steps, message in (

@@ -1,0 +1,317 @@
+"""Reading expression, from whatever holds it, into an array or a canonical CSR matrix."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from sklearn.utils import check_array
+from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import _get_feature_names
+
+from ._labels import listed
+
+FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes float64
+
+
+class Expression(NamedTuple):
+    """Expression with the names that its container has."""
+
+    values: np.ndarray | sparse.csr_matrix | sparse.csr_array  # (n_cells, n_genes) float
+    genes: pd.Index | None  # None where the container has no names
+    cells: pd.Index | None
+
+
+def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, name="X"):
+    """Read an array, sparse matrix, DataFrame or AnnData.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+        Expression. Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is,
+        whether it lies in memory or is backed by a file, or is a view of another.
+    layer : str or None, default=None
+        Layer of an AnnData that holds the expression; None is its ``X``, and "raw" its ``raw``
+        unless a layer has that name.
+    dtype : dtype or tuple of dtypes, default=(float64, float32)
+        As in :func:`sklearn.utils.check_array`.
+    least : int, default=1
+        Least number of cells.
+    estimator : estimator or None, default=None
+        Whose name stands in messages.
+    name : str, default="X"
+        Name of the argument in messages.
+
+    Returns
+    -------
+    expression : Expression
+        Finite values, dense or CSR. CSR is canonical: indices are within bounds and sorted, and
+        entries of the same place are added up. The caller's object stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If X is not two-dimensional, holds text, NaN or infinity, has a malformed sparse
+        structure, masked values, names of genes that repeat, or no such layer.
+    TypeError
+        If X is no container of expression, such as MuData, a path or a generator.
+    """
+    values, genes, cells = _opened(X, layer, name)
+    if genes is not None and not genes.is_unique:
+        raise ValueError(_repeated_genes(genes, name))
+    values = read_matrix(
+        values, name, dtype=dtype, accept_sparse=True, least=least, estimator=estimator
+    )
+    return Expression(values, genes, cells)
+
+
+def read_matrix(
+    values,
+    name,
+    *,
+    dtype=np.float64,
+    accept_sparse=False,
+    least=1,
+    estimator=None,
+    copy=False,
+    ensure_2d=True,
+    allow_nd=False,
+):
+    """Array or canonical CSR matrix of finite numbers; see ``read_expression``.
+
+    What numpy cannot make an array of is refused at once: it would walk over every element of an
+    AnnData.
+    """
+    _refuse_other_containers(values, name)
+    if sparse.issparse(values):
+        values = _with_valid_structure(values, name, dtype)
+    try:
+        checked = check_array(
+            values,
+            accept_sparse="csr" if accept_sparse else False,
+            dtype=list(dtype) if isinstance(dtype, tuple) else dtype,
+            copy=copy,
+            ensure_2d=ensure_2d,
+            allow_nd=allow_nd,
+            ensure_min_samples=least,
+            estimator=estimator,
+            input_name=name,
+        )
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # an array of another library that does not become one of numpy
+        raise TypeError(
+            f"{name} is a {_type_name(values)} and cannot be read as an array ({error}): convert "
+            "it to a numpy array or a scipy sparse matrix"
+        ) from error
+    return _canonical(checked, values) if sparse.issparse(checked) else checked
+
+
+def by_name(values, genes, wanted, owner, name="X"):
+    """Columns of the genes ``wanted``, in their order; ValueError if there are not all of them."""
+    columns = genes.get_indexer(wanted)
+    missing = np.asarray(wanted)[columns < 0]
+    if len(missing):
+        raise ValueError(
+            f"{name} lacks {len(missing)} of the {len(columns)} genes {owner}: "
+            f"{listed(missing, 5)}; its own are {listed(genes, 5)}. Give all of them, in any order"
+        )
+    if len(columns) == len(genes) and (columns == np.arange(len(genes))).all():
+        return values
+    values = values[:, columns]
+    if sparse.issparse(values):
+        values.sort_indices()
+    return values
+
+
+def check_same_cells(X, A, names=("X", "A")):
+    """Raise ValueError if X and A carry names of cells that differ or stand in another order.
+
+    Names are ``obs_names`` of an AnnData and the index of a DataFrame or Series. The default
+    index, numbers from 0, is no name, unless the other side has the same numbers in another
+    order. Lengths are not compared here.
+    """
+    ours, theirs = cell_names(X), cell_names(A)
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return
+    ours, theirs = ours.map(str), theirs.map(str)
+    if ours.equals(theirs):
+        return
+    x, a = names
+    if ours.is_unique and theirs.is_unique and not len(ours.difference(theirs)):
+        row = int((ours != theirs).argmax())
+        raise ValueError(
+            f"{x} and {a} have the same cells in another order: row {row} is {ours[row]!r} in "
+            f"{x} and {theirs[row]!r} in {a}. Align them, for example by "
+            f"{a} = {a}.loc[{_names_of(X, x)}]; if rows belong together as they stand, give {a} "
+            "without its index (.to_numpy())"
+        )
+    if _is_default(ours) or _is_default(theirs):
+        return
+    other = theirs[~theirs.isin(ours)]
+    what = f"{len(other)} of the {len(theirs)} names in {a}" if len(other) else "names that repeat"
+    example = listed(other if len(other) else theirs[theirs.duplicated()], 3)
+    raise ValueError(
+        f"{x} and {a} have names of different cells: {what}, such as {example}, are not those of "
+        f"{x}. Select the cells that both have, in one order; if rows belong together as they "
+        f"stand, give {a} without its index (.to_numpy())"
+    )
+
+
+def cell_names(data):
+    """Names of the rows, a pandas Index, or None."""
+    if hasattr(data, "obs_names"):
+        return pd.Index(data.obs_names)
+    return data.index if isinstance(data, (pd.DataFrame, pd.Series)) else None
+
+
+def with_cell_names(estimator, values, X):
+    """Values, as a DataFrame with ``obs_names`` where ``set_output`` asks for pandas.
+
+    scikit-learn makes the DataFrame otherwise, but knows the index of a DataFrame only.
+    """
+    wanted = _get_output_config("transform", estimator)["dense"] == "pandas"
+    if wanted and hasattr(X, "obs_names") and not sparse.issparse(values):
+        return pd.DataFrame(values, index=pd.Index(X.obs_names))
+    return values
+
+
+def _opened(X, layer, name):
+    """Values, names of genes and names of cells."""
+    if hasattr(X, "var_names") and hasattr(X, "layers"):
+        values, genes = _chosen(X, layer, name)
+        return _in_memory(values, name), pd.Index(genes, dtype=object), cell_names(X)
+    if layer is not None:
+        raise ValueError(
+            f"layer={layer!r} chooses a layer of an AnnData, but {name} is a {_type_name(X)}: "
+            "give the AnnData, or set layer=None"
+        )
+    if hasattr(X, "var_names") and hasattr(X, "X"):  # adata.raw
+        return _in_memory(X.X, name), pd.Index(X.var_names, dtype=object), cell_names(X)
+    _refuse_other_containers(X, name)
+    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+        return X, pd.Index(X.columns), X.index
+    genes = _get_feature_names(X)
+    return X, None if genes is None else pd.Index(genes, dtype=object), cell_names(X)
+
+
+def _chosen(adata, layer, name):
+    """Expression of a layer of an AnnData, and the names of its genes."""
+    layers = sorted(adata.layers)
+    if layer is not None and layer in layers:
+        return adata.layers[layer], adata.var_names
+    if layer == "raw" and adata.raw is not None:
+        return adata.raw.X, adata.raw.var_names
+    known = [*layers, "raw"] if adata.raw is not None else layers
+    if layer is not None:
+        raise ValueError(f"no layer {layer!r} in {name}; its layers are {known}")
+    if adata.X is None:
+        remedy = f"name one of its layers, such as layer={known[0]!r}" if known else "set it"
+        raise ValueError(f"{name}.X is None; its layers are {known}: {remedy}")
+    return adata.X, adata.var_names
+
+
+def _in_memory(values, name):
+    """Values of an AnnData, read from the file if they are backed by one."""
+    try:
+        for read in ("to_memory", "compute"):  # sparse data on disk; an array of dask
+            if hasattr(values, read):
+                return getattr(values, read)()
+        backed = hasattr(values, "shape") and not hasattr(values, "__array__")
+        return values[:] if backed and not sparse.issparse(values) else values
+    except Exception as error:
+        raise ValueError(
+            f"{name} is backed by a file that cannot be read ({error}): open it again, or give "
+            "adata.to_memory()"
+        ) from error
+
+
+def _refuse_other_containers(X, name):
+    """TypeError for what is neither an array nor can be made one at once."""
+    kind = _type_name(X)
+    if isinstance(X, (str, bytes)) or hasattr(X, "__fspath__"):
+        raise TypeError(f"{name} is the text or path {X!r}: read it with datasets.load_screen")
+    if hasattr(X, "mod") and hasattr(X, "obs"):
+        raise TypeError(
+            f"{name} is a {kind}: give one modality, such as mdata[{next(iter(X.mod), 'rna')!r}]"
+        )
+    if hasattr(X, "var_names"):
+        raise TypeError(f"{name} must be an array, but is a {kind}: give its .X or a layer of it")
+    if not _becomes_an_array(X):
+        held = [key for key in ("X", "values", "data") if isinstance(X, dict) and key in X]
+        remedy = f"give its {held[0]!r}" if held else "give an array, a sparse matrix or a frame"
+        raise TypeError(f"{name} is a {kind} and holds no rows of numbers: {remedy}")
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"{name} has {int(np.ma.count_masked(X))} masked values: fill them, or leave them out"
+        )
+
+
+def _becomes_an_array(X):
+    ways = "__array__", "__array_interface__", "__dataframe__", "__dlpack__"
+    if sparse.issparse(X) or X is None:
+        return True
+    if isinstance(X, (list, tuple, int, float, complex, np.generic)):
+        return True
+    return not isinstance(X, dict) and any(hasattr(X, way) for way in ways)
+
+
+def _with_valid_structure(X, name, dtype):
+    """Sparse matrix whose indices are within bounds, in a dtype in which entries can be summed.
+
+    It is a new object around the caller's arrays, since scipy keeps what it once found of a
+    structure, and may put an index array of another dtype into it.
+    """
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got {name} as a sparse array of shape {X.shape}")
+    try:
+        if X.format in ("csr", "csc", "bsr"):
+            X = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
+            X.check_format(full_check=True)
+        elif X.format == "coo":
+            X = type(X)((X.data, (X.row, X.col)), shape=X.shape)
+        kept = dtype if isinstance(dtype, tuple) else (dtype,)
+        if X.dtype.kind in "biuf" and X.dtype not in kept:
+            X = X.astype(kept[0])
+        if X.format not in ("csr", "csc", "bsr", "coo"):
+            X = X.tocsr()
+            X.check_format(full_check=True)
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{name} is a sparse matrix with a malformed structure ({error}): build it anew"
+        ) from error
+    return X
+
+
+def _canonical(X, given):
+    """CSR with sorted indices and one entry per place; the given arrays stay as they are."""
+    if X.has_canonical_format:
+        return X
+    if X is given or np.shares_memory(X.data, given.data):
+        X = X.copy()
+    X.sum_duplicates()
+    return X
+
+
+def _repeated_genes(genes, name):
+    counts = genes[genes.duplicated(keep=False)].value_counts()
+    shown = ", ".join(f"{str(gene)!r} ({n} times)" for gene, n in counts[:5].items())
+    return (
+        f"names of genes in {name} are not unique: {shown}. Make them so, for an AnnData by "
+        "adata.var_names_make_unique(), or add up the columns of one gene"
+    )
+
+
+def _is_default(names):
+    """Whether names, as text, are the numbers that pandas and anndata give of their own accord."""
+    return len(names) == 0 or (
+        names[0] == "0" and names.equals(pd.RangeIndex(len(names)).map(str))
+    )
+
+
+def _names_of(X, name):
+    return f"{name}.obs_names" if hasattr(X, "obs_names") else f"{name}.index"
+
+
+def _type_name(X):
+    return type(X).__name__
