@@ -42,7 +42,8 @@ def normalised(X, space):
     """Expression before the logarithm, in float64; counts as counts per 10^4."""
     Y = as_logarithms(X, space)
     values = Y.data if issparse(Y) else Y
-    values[...] = np.expm1(values * np.log(2)) if space == "counts" else np.expm1(values)
+    with np.errstate(over="ignore"):  # of counts that are said to be logarithms
+        values[...] = np.expm1(values * np.log(2)) if space == "counts" else np.expm1(values)
     return Y
 
 

@@ -202,6 +202,7 @@ def _evaluate(name, estimator, screen, index, train, test, plan):
     """Scores of one row in one split, warnings as (category, text), and what is unknown."""
     unknown = {}
     with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
         try:
             split = Split(screen, index, train, test, plan)
             truth = split.truth()

@@ -426,7 +426,8 @@ class PerturbedMean(_Baseline):
         codes = bulk.codes[treated]
         order = np.argsort(codes, kind="stable")
         self._treated_cells = _packed(values[np.flatnonzero(treated)[order]])
-        self._n_treated_cells = np.bincount(codes)[bulk.treated]
+        n_cells = np.bincount(codes, minlength=len(bulk.treated))
+        self._n_treated_cells = n_cells[bulk.treated]
 
     def _draw(self, effect, treated, n_samples, random):
         if not treated:

@@ -180,14 +180,14 @@ def _opened(X, layer, name):
     """Values, names of genes and names of cells."""
     if hasattr(X, "var_names") and hasattr(X, "layers"):
         values, genes = _chosen(X, layer, name)
-        return _in_memory(values, name), pd.Index(genes, dtype=object), cell_names(X)
+        return values, _as_text(genes), cell_names(X)
     if layer is not None:
         raise ValueError(
             f"layer={layer!r} chooses a layer of an AnnData, but {name} is a {_type_name(X)}: "
             "give the AnnData, or set layer=None"
         )
     if hasattr(X, "var_names") and hasattr(X, "X"):  # adata.raw
-        return _in_memory(X.X, name), pd.Index(X.var_names, dtype=object), cell_names(X)
+        return _in_memory(X, name), _as_text(X.var_names), cell_names(X)
     _refuse_other_containers(X, name)
     if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
         return X, pd.Index(X.columns), X.index
@@ -195,33 +195,39 @@ def _opened(X, layer, name):
     return X, None if genes is None else pd.Index(genes, dtype=object), cell_names(X)
 
 
+def _as_text(names):
+    """Names as text of Python, which is all that scikit-learn takes for names."""
+    return pd.Index([str(name) for name in names], dtype=object)
+
+
 def _chosen(adata, layer, name):
     """Expression of a layer of an AnnData, and the names of its genes."""
-    layers = sorted(adata.layers)
-    if layer is not None and layer in layers:
-        return adata.layers[layer], adata.var_names
-    if layer == "raw" and adata.raw is not None:
-        return adata.raw.X, adata.raw.var_names
-    known = [*layers, "raw"] if adata.raw is not None else layers
+    raw = getattr(adata, "raw", None)
+    known = [*sorted(adata.layers), *(["raw"] if raw is not None else [])]
+    if layer is not None and layer in adata.layers:
+        return _in_memory(adata.layers[layer], name), adata.var_names
+    if layer == "raw" and raw is not None:
+        return _in_memory(raw, name), raw.var_names
     if layer is not None:
         raise ValueError(f"no layer {layer!r} in {name}; its layers are {known}")
-    if adata.X is None:
-        remedy = f"name one of its layers, such as layer={known[0]!r}" if known else "set it"
-        raise ValueError(f"{name}.X is None; its layers are {known}: {remedy}")
-    return adata.X, adata.var_names
+    values = _in_memory(adata, name)
+    if values is None:
+        remedy = f"name one of them, such as layer={known[0]!r}" if known else "it has no layers"
+        raise ValueError(f"{name}.X is None; the layers of {name} are {known}: {remedy}")
+    return values, adata.var_names
 
 
-def _in_memory(values, name):
-    """Values of an AnnData, read from the file if they are backed by one."""
+def _in_memory(held, name):
+    """The ``X`` of an AnnData or of its raw, or a layer, read from the file that may back it."""
     try:
+        values = held.X if hasattr(held, "var_names") else held
         for read in ("to_memory", "compute"):  # sparse data on disk; an array of dask
             if hasattr(values, read):
                 return getattr(values, read)()
-        backed = hasattr(values, "shape") and not hasattr(values, "__array__")
-        return values[:] if backed and not sparse.issparse(values) else values
+        return values
     except Exception as error:
         raise ValueError(
-            f"{name} is backed by a file that cannot be read ({error}): open it again, or give "
+            f"{name} is backed by a file that cannot be read like this ({error}): give "
             "adata.to_memory()"
         ) from error
 
