@@ -300,6 +300,24 @@ def test_functions_compare_names_of_cells_too(read):
             read(X, renamed(np.arange(80)[::-1]))
 
 
+def test_metrics_of_embeddings_compare_names_too():
+    Z, back = pd.DataFrame(LOGS, index=CELLS), np.arange(80)[::-1]
+    labels, batch = pd.Series(A, index=CELLS), pd.Series(np.repeat(["b1", "b2"], 40), index=CELLS)
+    metrics = skpert.metrics
+    for call in (
+        lambda labels, batch, other: metrics.silhouette_label(Z, labels),
+        lambda labels, batch, other: metrics.graph_connectivity(Z, labels),
+        lambda labels, batch, other: metrics.kmeans_agreement(Z, labels, random_state=0),
+        lambda labels, batch, other: metrics.principal_component_regression(Z, batch),
+        lambda labels, batch, other: metrics.pcr_comparison(Z, Z**2, batch),
+        lambda labels, batch, other: metrics.integration_scores(Z, labels, batch, random_state=0),
+        lambda labels, batch, other: mean_correlation_coefficient(Z, other),
+    ):
+        assert np.isfinite(call(labels, batch, Z)).all()
+        with pytest.raises(ValueError, match="have the same cells in another order"):
+            call(labels.iloc[back], batch.iloc[back], Z.iloc[back])
+
+
 def test_a_default_index_is_no_name():
     X, labels = pd.DataFrame(LOGS, columns=GENES), pd.Series(A)
     expected = ControlMean().fit(LOGS, A).control_mean_

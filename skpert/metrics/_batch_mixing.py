@@ -200,7 +200,7 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     >>> round(graph_connectivity(Z, list("TTTTTBB"), n_neighbors=2), 6)
     0.7
     """
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels)
     labels = read_groups(labels, len(Z), "labels")
     check_n_neighbors(n_neighbors, len(Z))
     return connectivity(Z, labels, n_neighbors)
@@ -219,7 +219,7 @@ def connectivity(Z, labels, n_neighbors):
 
 
 def _read(Z, labels, batch):
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels, batch=batch)
     labels = read_groups(labels, len(Z), "labels")
     return Z, labels, read_groups(batch, len(Z), "batch", least=2)
 

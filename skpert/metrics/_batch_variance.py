@@ -49,7 +49,7 @@ def principal_component_regression(Z, batch):
     >>> principal_component_regression([[0.0], [2.0], [2.0], [4.0]], ["a", "a", "b", "b"])
     0.5
     """
-    return _explained(read_embedding(Z), read_groups(batch, len(Z), "batch", least=2))
+    return _explained(read_embedding(Z, batch=batch), read_groups(batch, len(Z), "batch", least=2))
 
 
 def pcr_comparison(Z_before, Z, batch):
@@ -89,7 +89,8 @@ def pcr_comparison(Z_before, Z, batch):
     >>> pcr_comparison([[0], [0], [1], [1]], [[0], [2], [2], [4]], ["a", "a", "b", "b"])
     0.5
     """
-    Z, Z_before = read_embedding(Z), read_embedding(Z_before, "Z_before")
+    Z = read_embedding(Z, batch=batch)
+    Z_before = read_embedding(Z_before, batch=batch, input_name="Z_before")
     if len(Z_before) != len(Z):
         raise ValueError(f"Z_before has {len(Z_before)} cells and Z has {len(Z)}: give the same")
     batch = read_groups(batch, len(Z), "batch", least=2)

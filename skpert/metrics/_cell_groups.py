@@ -9,13 +9,18 @@ from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_scalar
 
-from ..preprocessing._expression import read_matrix
+from ..preprocessing._expression import check_same_cells, read_matrix
 
 MEMORY = 64  # MiB of distances held at once; more is slower
 
 
-def read_embedding(Z, input_name="Z"):
-    """Validated embedding in float64 with mean 0 and largest coordinate 1, (n_cells, n_latent)."""
+def read_embedding(Z, *, labels=None, batch=None, input_name="Z"):
+    """Validated embedding in float64 with mean 0 and largest coordinate 1, (n_cells, n_latent).
+
+    Names of cells must be those of ``labels`` and ``batch``, where both have names.
+    """
+    check_same_cells(Z, labels, (input_name, "labels"))
+    check_same_cells(Z, batch, (input_name, "batch"))
     Z = read_matrix(Z, input_name, least=2)
     if not np.ptp(Z, axis=0).any():
         raise ValueError(f"{input_name} is the same for all {len(Z)} cells: there is no distance")

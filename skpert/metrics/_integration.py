@@ -79,7 +79,7 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     >>> scores[["kmeans_ari", "kbet", "total"]].round(2).tolist()
     [1.0, 1.0, 0.99]
     """
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels, batch=batch)
     labels, batch = read_labels(labels, len(Z)), read_groups(batch, len(Z), "batch", least=2)
     check_n_neighbors(n_neighbors, len(Z))
     scores = {  # first, as labels without two batches are an error
@@ -142,7 +142,7 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
     """
     if method not in ("silhouette", "f1"):
         raise ValueError(f"method must be 'silhouette' or 'f1', got {method!r}")
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels, batch=batch)
     labels, batch = read_labels(labels, len(Z)), read_groups(batch, len(Z), "batch", least=2)
     if method == "silhouette":
         by_label = _rescaled(silhouette_widths(Z, labels), labels)
@@ -190,7 +190,7 @@ def kmeans_agreement(Z, labels, *, random_state=None):
     >>> agreement.round(6).to_dict()
     {'nmi': 1.0, 'ari': 1.0}
     """
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels)
     labels = read_labels(labels, len(Z))
     return _agreement(labels, _clusters(Z, labels, random_state))
 
@@ -232,7 +232,7 @@ def silhouette_label(Z, labels):
     >>> round(silhouette_label([[0.0], [1.0], [10.0], [11.0]], list("TTBB")), 4)
     0.9499
     """
-    Z = read_embedding(Z)
+    Z = read_embedding(Z, labels=labels)
     return float((silhouette_widths(Z, read_labels(labels, len(Z))).mean() + 1) / 2)
 
 

@@ -5,7 +5,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from sklearn.utils.validation import check_consistent_length
 
-from ..preprocessing._expression import read_matrix
+from ..preprocessing._expression import check_same_cells, read_matrix
 
 
 def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
@@ -139,6 +139,7 @@ def _standardize(Z):
 
 
 def _check_latents(Z_true, Z):
+    check_same_cells(Z_true, Z, ("Z_true", "Z"))
     Z_true = read_matrix(Z_true, "Z_true", least=2)
     Z = read_matrix(Z, "Z", least=2)
     check_consistent_length(Z_true, Z)

@@ -43,7 +43,7 @@ from ..base import (
 from ..nn import Decoder, GaussianEncoder, thinned
 from ..objectives import total_correlation
 from ..preprocessing import CovariateEncoder
-from ..preprocessing._expression import read_matrix
+from ..preprocessing._expression import check_same_cells, read_matrix
 from ..preprocessing._labels import listed
 
 SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
@@ -848,6 +848,7 @@ class InVAE(PerturbationVAE):
             Nats, summed over genes.
         """
         check_is_fitted(self)
+        check_same_cells(X, Z, ("X", "Z"))
         X = self._expression(X, A)
         Z = read_matrix(Z, "Z", dtype=np.float32, allow_nd=True)
         if Z.shape[-2:] != (X.shape[0], self.n_latent):
