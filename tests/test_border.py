@@ -100,6 +100,21 @@ def test_entries_of_one_place_add_up(cls, dtype):
         np.testing.assert_array_equal(array, kept)
 
 
+@every
+def test_memory_layouts_and_empty_matrices_are_read(cls):
+    model = estimator(cls).fit(values_of(estimator(cls)), A)
+    values = values_of(model)
+    backwards = np.ascontiguousarray(values[::-1, ::-1])[::-1, ::-1]
+    assert_same(outputs(model, backwards), outputs(model, values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        for empty in (sparse.csr_matrix((80, 6)), sparse.coo_array((80, 6), dtype=np.uint8)):
+            assert_same(outputs(model, empty), outputs(model, np.zeros((80, 6))))
+        for huge in (np.full((80, 6), 1e300), sparse.csc_matrix(np.full((80, 6), 1e300))):
+            with pytest.raises(ValueError, match="infinity or a value too large"):
+                model.score(huge, A)
+
+
 def malformed():
     """Sparse matrices of which scipy would read or write beyond the arrays."""
     for column in (99, -1, 10**8):

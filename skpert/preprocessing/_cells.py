@@ -128,7 +128,7 @@ def _check_counts(values, name):
 def _fractional(values, *, first_only=False):
     """How many values are not whole, and the first of them; a block at a time, to save memory."""
     n_found, first = 0, None
-    for rows in gen_batches(len(values), max(2**18 // max(values[:1].size, 1), 1)):
+    for rows in gen_batches(max(len(values), 1), max(2**18 // max(values[:1].size, 1), 1)):
         block = values[rows]
         found = block[block != np.floor(block)]
         if len(found) and first is None:

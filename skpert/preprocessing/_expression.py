@@ -83,20 +83,21 @@ def read_matrix(
     AnnData.
     """
     _refuse_other_containers(values, name)
-    if sparse.issparse(values):
-        values = _with_valid_structure(values, name, dtype)
     try:
-        checked = check_array(
-            values,
-            accept_sparse="csr" if accept_sparse else False,
-            dtype=list(dtype) if isinstance(dtype, tuple) else dtype,
-            copy=copy,
-            ensure_2d=ensure_2d,
-            allow_nd=allow_nd,
-            ensure_min_samples=least,
-            estimator=estimator,
-            input_name=name,
-        )
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+            if sparse.issparse(values):
+                values = _with_valid_structure(values, name, dtype)
+            checked = check_array(
+                values,
+                accept_sparse="csr" if accept_sparse else False,
+                dtype=list(dtype) if isinstance(dtype, tuple) else dtype,
+                copy=copy,
+                ensure_2d=ensure_2d,
+                allow_nd=allow_nd,
+                ensure_min_samples=least,
+                estimator=estimator,
+                input_name=name,
+            )
     except (ValueError, TypeError):
         raise
     except Exception as error:  # an array of another library that does not become one of numpy
@@ -104,7 +105,9 @@ def read_matrix(
             f"{name} is a {_type_name(values)} and cannot be read as an array ({error}): convert "
             "it to a numpy array or a scipy sparse matrix"
         ) from error
-    return _canonical(checked, values) if sparse.issparse(checked) else checked
+    if sparse.issparse(checked):
+        return _canonical(checked, values)
+    return checked if min(checked.strides, default=0) >= 0 else checked.copy()  # as torch wants
 
 
 def by_name(values, genes, wanted, owner, name="X"):
