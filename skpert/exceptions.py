@@ -1,13 +1,13 @@
 """Warnings of the package, so that they can be filtered by class.
 
 Errors are the built-in ones: `ValueError` for input that cannot be used, `TypeError` for the wrong
-kind of object, and `sklearn.exceptions.NotFittedError`.
+kind of object, and `sklearn.exceptions.NotFittedError`. `FileUnavailableError` is a `ValueError`.
 """
 
 import sys
 import warnings
 
-__all__ = ["DataWarning", "TrainingWarning"]
+__all__ = ["DataWarning", "FileUnavailableError", "TrainingWarning"]
 
 OURS = ("skpert", "sklearn")  # packages whose frames a warning of data does not point at
 
@@ -18,6 +18,13 @@ class DataWarning(UserWarning):
 
 class TrainingWarning(UserWarning):
     """Training ended otherwise than planned, for example by NaN or by Ctrl-C."""
+
+
+class FileUnavailableError(FileNotFoundError, ValueError):
+    """A file is not there, cannot be opened, or cannot be downloaded as the one that was meant.
+
+    Code that expects an `OSError` of whatever opens files catches it as well.
+    """
 
 
 def warn_of_data(message):

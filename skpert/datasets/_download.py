@@ -1,27 +1,26 @@
-"""Large public files to a local folder: resumed when broken off, checked, never half there."""
+"""Large public files to a local folder by pooch: checked, and never half there."""
 
-import errno
-import hashlib
-import logging
 import os
 import re
 import shutil
-import time
-from http.client import HTTPException
+import tempfile
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import HTTPError
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import url2pathname
 
-logger = logging.getLogger(__name__)
+from ..exceptions import FileUnavailableError
+from ..preprocessing._files import first_bytes, is_gzip
+from ._containers import readers
 
-_CHUNK = 1 << 20  # bytes
 _SCHEMES = ("http", "https", "file")
-_TIMEOUT = 60.0  # seconds without a byte
-_LOG_EVERY = 10.0  # seconds
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers that may be other next time
-_LASTING = {errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
+_CHUNK = 1 << 20  # bytes
+_HEADERS = {
+    "User-Agent": "skpert",  # some hosts turn the names of libraries away
+    "Accept-Encoding": "identity",  # a .gz file comes as it is
+}
 
 
 class RemoteFile(NamedTuple):
@@ -63,35 +62,35 @@ def get_data_home(data_home=None):
         data_home = os.environ.get("SKPERT_DATA_HOME") or "~/skpert_data"
     if not isinstance(data_home, (str, os.PathLike)):
         raise ValueError(f"data_home must be the path of a folder or None, got {data_home!r}")
-    folder = Path(data_home).expanduser()
+    folder = Path(os.path.expanduser(data_home))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise ValueError(
-            f"data_home={str(folder)!r} is a file, or in one; name a folder"
+            f"data_home={str(folder)!r} is a file, or in one, or cannot be made ({error}); name "
+            "another folder"
         ) from error
     return folder
 
 
-def download(remote, folder, *, download_if_missing=True, n_attempts=5, delay=1.0):
+def download(remote, folder, *, download_if_missing=True, n_retries=2):
     """Path of a public file in ``folder``, fetched if it is not there and checked in any case.
 
-    A transfer that breaks off leaves a ``.part`` file and goes on where it stopped, in this call
-    or a later one. A file without a published checksum has its SHA-256 written beside it
-    (``NAME.sha256``) at the first download, and must agree with that from then on.
+    A file without a published checksum has its SHA-256 written beside it (``NAME.sha256``) at the
+    first download, and must agree with that from then on. What comes is written beside its place
+    and takes it when it is complete and checked, so that two processes can ask for one file.
 
     Parameters
     ----------
     remote : RemoteFile
-        What to fetch; its address may start with ``http://``, ``https://`` or ``file://``.
+        What to fetch, HDF5 or gzip; its address may start with ``http://``, ``https://`` or
+        ``file://``.
     folder : Path
         Where to, an existing folder.
     download_if_missing : bool, default=True
         If False, a file that is not there is an error.
-    n_attempts : int, default=5
-        Tries in a row that bring no new byte before giving up.
-    delay : float, default=1.0
-        Seconds before the second try; doubles with each further one.
+    n_retries : int, default=2
+        Further tries after the first, each of the whole file.
 
     Returns
     -------
@@ -102,25 +101,72 @@ def download(remote, folder, *, download_if_missing=True, n_attempts=5, delay=1.
     ------
     ValueError
         If the address or the checksum is of no known kind.
-    OSError
-        If the file cannot be had, does not fit on the disk, or is not the one that was meant; in
-        the last case it is removed.
+    FileUnavailableError
+        If the file cannot be had, or is not the one that was meant. It is an OSError as well.
     """
+    pooch, _ = _pooch(), readers()  # before anything is fetched
     _check_remote(remote)
     path = folder / remote.name
-    if path.exists():
-        _verify(path, path, remote)
-        return path
-    if not download_if_missing:
-        raise OSError(
+    expected = remote.checksum or _noted(folder / f"{remote.name}.sha256")
+    if not download_if_missing and not path.exists():
+        raise FileUnavailableError(
             f"{path} is not there, and download_if_missing=False: call again with "
             f"download_if_missing=True, or save {remote.url} under that name"
         )
-    part = path.with_name(path.name + ".part")
-    _fetch(remote.url, part, n_attempts, delay)
-    _verify(part, path, remote)
-    os.replace(part, path)
+    fetch = partial(_fetch, gzipped=remote.name.endswith(".gz"))
+    files = pooch.create(
+        path=folder,
+        base_url="",
+        registry={remote.name: expected},
+        urls={remote.name: remote.url},
+        retry_if_failed=0 if remote.url.startswith("file:") else n_retries,
+        allow_updates=False,  # what stands there may be the user's own
+    )
+    try:
+        files.fetch(remote.name, downloader=fetch)
+        _check_is_data(path, remote.name.endswith(".gz"))
+    except (ValueError, OSError) as error:
+        found = path.exists()
+        raise FileUnavailableError(
+            (f"{path} is not the file that was meant" if found else f"could not get {remote.url}")
+            + f", whose checksum is {expected or 'not known'}: {error}. "
+            + ("Delete it and call again" if found else "Pass url= with the address of a mirror")
+            + f", or save the file as {path} by other means; if another file is meant, pass its "
+            + f"checksum=, or delete {path.name}.sha256, of the first download"
+        ) from error
+    if expected is None:
+        check_unchanged(path)
     return path
+
+
+def check_unchanged(path):
+    """Raise ValueError if a file is not what it was at the first call for it."""
+    note = path.with_name(f"{path.name}.sha256")
+    found, noted = _pooch().file_hash(path), _noted(note)
+    if noted is None:
+        note.write_text(f"{found}  {path.name}\n")
+    elif noted != f"sha256:{found}":
+        raise FileUnavailableError(
+            f"{path} was changed since it was written: delete it to have it made again; if it was "
+            f"changed on purpose, delete {note.name}"
+        )
+
+
+@contextmanager
+def written_whole(path):
+    """Path to write to, whose file takes the place of ``path`` if nothing goes wrong."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def _pooch():
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError("downloads need pooch: pip install 'skpert[data]'") from error
+    return pooch
 
 
 def _check_remote(remote):
@@ -134,129 +180,30 @@ def _check_remote(remote):
         )
 
 
-def _fetch(url, part, n_attempts, delay):
-    """Fill ``part``, trying again as long as tries bring bytes."""
-    n_failures, most = 0, _size(part)
-    logger.info("downloading %s to %s", url, part.parent)
-    while True:
-        try:
-            return _transfer(url, part)
-        except (OSError, HTTPException) as error:
-            n_failures = 1 if _size(part) > most else n_failures + 1
-            most = max(most, _size(part))
-            if n_failures >= n_attempts or _is_lasting(error):
-                raise OSError(_advice(url, part, error)) from error
-            logger.warning("%s: %s; trying again", url, error)
-        time.sleep(delay * 2 ** (n_failures - 1))
+def _noted(note):
+    """Checksum of an earlier download, if there was one."""
+    words = note.read_text().split() if note.exists() else []
+    return f"sha256:{words[0]}" if words else None
 
 
-def _size(path):
-    return path.stat().st_size if path.exists() else 0
+def _fetch(url, output_file, pooch, *, gzipped):
+    """Downloader of pooch, which passes on nothing but data."""
+    address = urlparse(url)
+    if address.scheme == "file":
+        shutil.copyfile(url2pathname(address.path), output_file)
+    else:
+        download = _pooch().HTTPDownloader(headers=_HEADERS, chunk_size=_CHUNK)
+        download(url, output_file, pooch)
+    _check_is_data(output_file, gzipped)
 
 
-def _is_lasting(error):
-    """Whether another try would end the same way."""
-    if isinstance(error, HTTPError):
-        return error.code not in _PASSING
-    reason = getattr(error, "reason", error)  # what a URLError wraps
-    return getattr(reason, "errno", None) in _LASTING
-
-
-def _advice(url, part, error):
-    kept = f". What has come is kept in {part}: call again to go on from there"
-    return (
-        f"could not download {url}: {error}{kept if _size(part) else ''}. If the address is no "
-        f"longer right or the network is closed, pass url= with that of a mirror, or save the "
-        f"file as {part.with_suffix('')} by other means and call again"
-    )
-
-
-def _transfer(url, part):
-    """One try: ask for what ``part`` lacks, and write it as it comes."""
-    start = _size(part)
-    try:
-        response = _open(url, start)
-    except HTTPError as error:
-        if error.code != 416:  # nothing from `start` on
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{start}":
-            return  # all was there
-        part.unlink()  # of some other, longer file
-        response = _open(url, 0)
-    with response:
-        start, total = _extent(response, _size(part))
-        if total is not None:
-            _check_space(part, total - start)
-        with open(part, "r+b" if start else "wb") as file:
-            file.seek(start)
-            _copy(response, file, total)
-    if total is not None and _size(part) < total:
-        raise ConnectionError(f"broken off after {_size(part):,} of {total:,} bytes")
-
-
-def _open(url, start):
-    headers = {"User-Agent": "skpert"}  # some hosts turn urllib's own name away
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
-
-
-def _extent(response, size):
-    """Where the bytes of a response begin in the file, and how many the file has, if known."""
-    if response.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
-        if found and int(found[1]) <= size:  # no gap
-            start, total = found.groups()
-            return int(start), None if total == "*" else int(total)
-    elif response.status in (200, None):  # None: a local file
-        length = response.headers["Content-Length"]
-        return 0, None if length is None else int(length)
-    raise HTTPError(response.url, response.status, "no file came", response.headers, None)
-
-
-def _check_space(part, n_bytes):
-    free = shutil.disk_usage(part.parent).free
-    if n_bytes > free:
+def _check_is_data(path, gzipped):
+    """Raise OSError unless a file is gzip, or HDF5 of the length that it says it has."""
+    _, h5py = readers()
+    if not (is_gzip(path) if gzipped else h5py.is_hdf5(path)):
         raise OSError(
-            errno.ENOSPC, f"{n_bytes:,} bytes are to come and {part.parent} has {free:,} free"
+            f"what came is no {'gzip' if gzipped else 'HDF5'} file, but begins with "
+            f"{first_bytes(path, 40)!r}"
         )
-
-
-def _copy(response, file, total):
-    """Write the response to the file, and tell how far it is every few seconds."""
-    told = time.monotonic()
-    while chunk := response.read(_CHUNK):
-        file.write(chunk)
-        if time.monotonic() - told > _LOG_EVERY:
-            told = time.monotonic()
-            share = "" if not total else f" ({file.tell() / total:.1%})"
-            logger.info("%s: %.1f MB%s", file.name, file.tell() / 1e6, share)
-
-
-def _verify(path, final, remote):
-    """Check the bytes at ``path``, which are or will be the file ``final``."""
-    note = final.with_name(final.name + ".sha256")
-    recorded = None
-    if note.exists():
-        recorded = f"sha256:{note.read_text().split()[0]}"
-    expected = remote.checksum or recorded
-    found = _hash(path, (expected or "sha256:").split(":")[0])
-    if expected is None:
-        note.write_text(f"{found.removeprefix('sha256:')}  {final.name}\n")
-    elif found != expected:
-        path.unlink()
-        where = "published" if remote.checksum else f"in {note}, of an earlier download"
-        raise OSError(
-            f"{final.name} is not the file that was meant and was removed: its checksum is "
-            f"{found}, and the one {where} is {expected}. Call again to download it anew; if the "
-            f"file was changed on purpose, pass checksum= or delete {note.name}"
-        )
-
-
-def _hash(path, algorithm):
-    """Checksum of a file, as "algorithm:digits"."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
-    return f"{algorithm}:{digest}"
+    if not gzipped:
+        h5py.File(path, "r").close()

@@ -1,14 +1,15 @@
 """What the recipes of real screens share: a part of a large .h5ad file, read once and kept."""
 
-import os
 import warnings
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 from sklearn.utils import gen_batches
 
-from ._download import download
-from ._screens import _listed
+from ..preprocessing._files import reading
+from ..preprocessing._labels import listed
+from ._containers import readers
+from ._download import check_unchanged, download, written_whole
 
 _BLOCK = 512  # cells read at a time
 
@@ -34,39 +35,18 @@ def fetch_part(remote, folder, name, read, *, url, checksum, download_if_missing
     download_if_missing : bool
         If False, neither file being there is an error.
     """
-    anndata, _ = hdf5_readers()
+    anndata, _ = readers()
     path = folder / name
     if not path.exists():
         remote = remote._replace(url=url or remote.url, checksum=checksum or remote.checksum)
         public = download(remote, folder, download_if_missing=download_if_missing)
-        _check_is_hdf5(public, remote.url)
-        data = read(public)
-        unfinished = path.with_name(f"{name}.part")
-        data.write_h5ad(unfinished, compression="lzf")
-        os.replace(unfinished, path)
-    return anndata.read_h5ad(path)
-
-
-def _check_is_hdf5(path, url):
-    """Remove what is no .h5ad file at all, such as a page that says what went wrong."""
-    _, h5py = hdf5_readers()
-    if not h5py.is_hdf5(path):
-        path.unlink()
-        path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
-        raise OSError(
-            f"what came from {url} is no .h5ad file and was removed; open the address in a "
-            f"browser to see what it says, or pass url= with that of a mirror"
-        )
-
-
-def hdf5_readers():
-    """Modules anndata and h5py, or say how to get them."""
-    try:
-        import anndata
-        import h5py
-    except ImportError as error:
-        raise ImportError("real screens need anndata: pip install 'skpert[data]'") from error
-    return anndata, h5py
+        with reading(public):
+            data = read(public)
+        with written_whole(path) as unfinished:
+            data.write_h5ad(unfinished, compression="lzf")
+    check_unchanged(path)
+    with reading(path):
+        return anndata.read_h5ad(path)
 
 
 def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
@@ -91,7 +71,7 @@ def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
     data : AnnData
         X is CSR, float32.
     """
-    anndata, h5py = hdf5_readers()
+    anndata, h5py = readers()
     with h5py.File(path, "r") as file, warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", anndata.OldFormatWarning
@@ -111,17 +91,16 @@ def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
 
 def _raw(file, name):
     if "raw" not in file:
-        raise ValueError(f"{name} has no raw counts; it has: {_listed(file)}")
+        raise ValueError(f"{name} has no raw counts; it has: {listed(list(file), 20)}")
     return file["raw"]
 
 
 def _matrix(file, layer, name):
     """Matrix of an open .h5ad file, to be indexed by rows; still on disk, unless it is CSC."""
-    anndata, h5py = hdf5_readers()
-    if layer is not None and layer not in file.get("layers", {}):
-        raise ValueError(
-            f"{name} has no layer {layer!r}; it has: {_listed(file.get('layers', {}))}"
-        )
+    anndata, h5py = readers()
+    layers = list(file.get("layers", {}))
+    if layer is not None and layer not in layers:
+        raise ValueError(f"{name} has no layer {layer!r}; it has: {listed(layers, 20) or 'none'}")
     stored = file["X" if layer is None else f"layers/{layer}"]
     if isinstance(stored, h5py.Dataset):
         return stored
@@ -141,6 +120,6 @@ def column(table, name):
     if name not in table:
         raise ValueError(
             f"the file is not the one that was meant: its table of cells or genes has no column "
-            f"{name!r}, but {_listed(table.columns)}"
+            f"{name!r}, but {listed(list(table.columns), 20)}"
         )
     return table[name]

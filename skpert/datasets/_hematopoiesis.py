@@ -1,7 +1,6 @@
 """Human bone marrow of several donors at several sites, as the inVAE paper integrates it."""
 
 import gzip
-import os
 import shutil
 import zlib
 from numbers import Integral
@@ -9,9 +8,10 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch
 
+from ..exceptions import FileUnavailableError
 from ._dispersion import most_dispersed
-from ._download import RemoteFile, download, get_data_home
-from ._fetch import column, fetch_part, hdf5_readers, read_part
+from ._download import RemoteFile, download, get_data_home, written_whole
+from ._fetch import column, fetch_part, read_part
 
 # "competition": bucket and file are those of the competition's documentation, which names them as
 # s3://openproblems-bio/public/explore; others have fetched its neighbours from this address. A
@@ -63,7 +63,7 @@ def fetch_hematopoiesis(
     data_home : str, path-like or None, default=None
         Folder of the files, see :func:`get_data_home`.
     download_if_missing : bool, default=True
-        If False, raise OSError when the file is not there.
+        If False, a file that is not there is an error.
     url : str or None, default=None
         Address of a mirror, ``https://``, ``http://`` or ``file://``, of a file in the same form,
         gzipped for "geo"; None means the public one.
@@ -95,8 +95,9 @@ def fetch_hematopoiesis(
     ------
     ValueError
         If a parameter is none of the above, or the file is not as expected.
-    OSError
-        If the file cannot be had or is not the one that was meant.
+    FileUnavailableError
+        If the file cannot be had or is not the one that was meant; this is a ValueError and an
+        OSError.
 
     See Also
     --------
@@ -171,7 +172,6 @@ def _check(source, n_top_genes):
 
 def _unpacked(remote, folder, download_if_missing):
     """What a gzipped public file holds, unpacked in the folder."""
-    hdf5_readers()
     path = folder / remote.name.removesuffix(".gz")
     if not path.exists():
         packed = download(remote, folder, download_if_missing=download_if_missing)
@@ -180,18 +180,17 @@ def _unpacked(remote, folder, download_if_missing):
 
 
 def _unpack(packed, path, url):
-    unfinished = path.with_name(f"{path.name}.part")
     try:
-        with gzip.open(packed) as source, open(unfinished, "wb") as target:
-            shutil.copyfileobj(source, target, _CHUNK)
+        with gzip.open(packed) as source, written_whole(path) as unfinished:
+            with open(unfinished, "wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        for file in (packed, packed.with_name(f"{packed.name}.sha256"), unfinished):
+        for file in (packed, packed.with_name(f"{packed.name}.sha256")):
             file.unlink(missing_ok=True)
-        raise OSError(
-            f"what came from {url} is no whole .gz file and was removed; open the address in a "
-            f"browser to see what it says, or pass url= with that of a mirror"
+        raise FileUnavailableError(
+            f"what came from {url} is no whole .gz file and was removed: call again, or pass url= "
+            "with that of a mirror"
         ) from error
-    os.replace(unfinished, path)
 
 
 def _read(path, source, n_top_genes):

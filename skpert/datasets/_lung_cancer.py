@@ -33,7 +33,7 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     data_home : str, path-like or None, default=None
         Folder of the files, see :func:`get_data_home`.
     download_if_missing : bool, default=True
-        If False, raise OSError when the file is not there.
+        If False, a file that is not there is an error.
     url : str or None, default=None
         Address of a mirror, or of another release, ``https://``, ``http://`` or ``file://``; None
         means CELLxGENE.
@@ -60,8 +60,9 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     ------
     ValueError
         If the file is not as expected.
-    OSError
-        If the file cannot be had or is not the one that was meant.
+    FileUnavailableError
+        If the file cannot be had or is not the one that was meant; this is a ValueError and an
+        OSError.
 
     See Also
     --------

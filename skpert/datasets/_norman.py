@@ -163,7 +163,7 @@ def fetch_norman(
     data_home : str, path-like or None, default=None
         Folder of the files, see :func:`get_data_home`.
     download_if_missing : bool, default=True
-        If False, raise OSError when the file is not there.
+        If False, a file that is not there is an error.
     url : str or None, default=None
         Address of a mirror, ``https://``, ``http://`` or ``file://``; None means figshare.
     checksum : str or None, default=None
@@ -191,8 +191,9 @@ def fetch_norman(
     ------
     ValueError
         If a parameter is none of the above, or the file is not as expected.
-    OSError
-        If the file cannot be had or is not the one that was meant.
+    FileUnavailableError
+        If the file cannot be had or is not the one that was meant; this is a ValueError and an
+        OSError.
 
     References
     ----------

@@ -1,43 +1,62 @@
 """Real screens from the files they are shared in."""
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from scipy.io import mmread
-from scipy.sparse import csr_matrix
 from sklearn.utils import Bunch
 
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
+from ..preprocessing._files import existing, first_bytes, is_gzip
+from ..preprocessing._labels import listed
+from ._beside import is_table, read_delimited, read_mtx, require_column, table_of_cells
+from ._containers import Screen, canonical, is_zarr, read_hdf5, read_zarr, refuse
+
+_KINDS = (
+    "an .h5ad, .h5mu, .loom or 10x .h5 file; a .zarr folder; an .mtx file or a folder with one; "
+    "a .csv, .tsv or .txt file; text also as .gz"
+)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_EXPRESSION = "Gene Expression"  # 10x's type of features that are genes
 
 
-def load_screen(path, *, perturbation="perturbation", layer=None):
+def load_screen(path, *, perturbation="perturbation", layer=None, modality=None, transpose=None):
     """Read counts and perturbation labels of a screen, ready for ``fit(screen.X, screen.A)``.
+
+    What a file is, is seen from its content, where that can be seen, else from its name.
 
     Parameters
     ----------
     path : str or path-like
         One of
 
-        * an ``.h5ad`` file (needs anndata), labels in a column of its ``obs``;
+        * an AnnData in an ``.h5ad`` file or a ``.zarr`` folder, or a MuData in an ``.h5mu`` file
+          or a ``.zarr`` folder (these need anndata), labels in a column of its ``obs``;
+        * a ``.loom`` file (needs anndata, for h5py), labels in an attribute of its columns;
+        * 10x's HDF5 (``filtered_feature_bc_matrix.h5``, of any CellRanger; needs anndata), beside
+          which stands a table of the cells: barcodes in its first column, labels in another;
         * a 10x-style ``.mtx`` or ``.mtx.gz`` file, or a folder with one, beside which stand
-          ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, and a ``.csv`` table of the cells:
-          barcodes in its first column, labels in another. All may be gzipped and may share the
-          matrix's prefix (``run1_matrix.mtx``, ``run1_genes.tsv``...). Of features of several
-          types only those of type "Gene Expression" are read;
-        * a ``.csv`` or ``.csv.gz`` file, cells in rows: names of cells in the first column, one
-          column of labels, and every other column a gene.
+          ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, and a table of the cells. All may
+          be gzipped and may share the matrix's prefix (``run1_matrix.mtx``, ``run1_genes.tsv``);
+        * a ``.csv``, ``.tsv`` or ``.txt`` file, plain or gzipped, separated by commas, tabs,
+          semicolons or spaces. Cells in rows: their names in the first column, one column of
+          labels, and every other column a gene. Or genes in rows: cells in columns, and labels in
+          a row or in a table of the cells beside the file.
     perturbation : str, default="perturbation"
         Column that holds the labels.
     layer : str or None, default=None
-        Layer of the ``.h5ad`` file that holds the counts; None means its ``X``.
+        Layer that holds the counts; None means ``X``, "raw" the matrix that was set aside as
+        ``raw``, unless a layer has that name.
+    modality : str or None, default=None
+        Modality of a MuData; None means its only one, or else "rna".
+    transpose : bool or None, default=None
+        Whether genes are in rows. None: where the labels are decides (or, of an ``.mtx`` file, its
+        shape), and ``DESCR`` says so. The formats ``.loom`` and 10x's HDF5 fix it: leave it None.
 
     Returns
     -------
     screen : Bunch
         X : csr_matrix of shape (n_cells, n_genes), float32
-            Expression as stored, counts or otherwise.
+            Expression as stored, counts or otherwise, without repeated entries. Of features of
+            several types only those of type "Gene Expression" are read; ``DESCR`` counts others.
         A : ndarray of shape (n_cells,), object
             Label of each cell. Cells without one keep a missing value, and a warning counts them.
         obs : DataFrame of shape (n_cells, n_columns)
@@ -45,7 +64,22 @@ def load_screen(path, *, perturbation="perturbation", layer=None):
         feature_names : ndarray of shape (n_genes,), object
             Names of the genes, in the order of the columns of ``X``.
         DESCR : str
-            One sentence on what was read.
+            What was read, and what was left out.
+
+    Raises
+    ------
+    ValueError
+        If the file is not there (:class:`~skpert.exceptions.FileUnavailableError`, which is a
+        ``FileNotFoundError`` as well), is damaged, cut off or of no known kind, or has no such
+        column, layer or modality.
+    TypeError
+        If ``path`` is no path, or ``perturbation`` no text.
+
+    Warns
+    -----
+    DataWarning
+        For cells without label, names of cells or genes that repeat, values that are missing,
+        infinite or negative, and text that is not UTF-8.
 
     Examples
     --------
@@ -61,169 +95,143 @@ def load_screen(path, *, perturbation="perturbation", layer=None):
     array([[3., 1.],
            [0., 4.]], dtype=float32)
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path}")
-    name = path.name.lower().removesuffix(".gz")
-    if path.suffix.lower() == ".h5ad":
-        X, obs, feature_names = _read_h5ad(path, layer)
-    elif layer is not None:
-        raise ValueError(f"layer={layer!r}: only .h5ad files have layers, not {path.name}")
-    elif path.is_dir() or name.endswith(".mtx"):
-        X, obs, feature_names = _read_mtx(path, perturbation)
-    elif name.endswith(".csv"):
-        X, obs, feature_names = _read_csv(path, perturbation)
-    else:
-        raise ValueError(
-            f"{path.name} is of no known kind: .h5ad, .mtx, .mtx.gz, .csv, .csv.gz or a folder"
-        )
-    A = _labels(obs, perturbation, path)
-    X = csr_matrix(X, dtype=np.float32)
+    path = existing(path)
+    _check(perturbation, layer, modality, transpose)
+    screen, turned = _read(path, perturbation, layer, modality, transpose)
+    screen = screen._replace(X=canonical(screen.X, path))
+    _check_shape(screen, path)
+    screen, left_out = _genes_of(screen)
+    A = _labels(screen.obs, perturbation, path)
+    _warn_of_values(screen, path)
+    _warn_of_names(screen, path)
     n_labels = len(pd.unique(A[pd.notna(A)]))
+    n_cells, n_genes = screen.X.shape
     return Bunch(
-        X=X,
+        X=screen.X,
         A=A,
-        obs=obs,
-        feature_names=np.asarray(feature_names, dtype=object),
-        DESCR=f"{path.name}: {X.shape[0]} cells, {X.shape[1]} genes, {n_labels} labels.",
+        obs=screen.obs,
+        feature_names=screen.var.index.to_numpy(dtype=object),
+        DESCR=f"{path.name}: {n_cells} cells, {n_genes} genes, {n_labels} labels."
+        + turned * " Genes were rows of the file."
+        + left_out,
     )
+
+
+def _check(perturbation, layer, modality, transpose):
+    for name, value in [("layer", layer), ("modality", modality)]:
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be a name or None, got {value!r}")
+    if not isinstance(perturbation, str):
+        raise TypeError(f"perturbation must be the name of one column, got {perturbation!r}")
+    if transpose is not None and not isinstance(transpose, (bool, np.bool_)):
+        raise TypeError(f"transpose must be True, False or None, got {transpose!r}")
+
+
+def _read(path, perturbation, layer, modality, transpose):
+    """Screen of a file of any kind, and whether it was turned to have cells in rows."""
+    kind = _kind(path)
+    if kind == "zarr":
+        return _turned(read_zarr(path, layer, modality), perturbation, transpose)
+    if kind == "hdf5":
+        return _read_hdf5(path, perturbation, layer, modality, transpose)
+    refuse(path, "text", layer=layer, modality=modality)
+    if kind == "mtx":
+        return read_mtx(path, perturbation, transpose)
+    return read_delimited(path, perturbation, transpose)
+
+
+def _read_hdf5(path, perturbation, layer, modality, transpose):
+    screen, layout = read_hdf5(path, layer, modality)
+    if layout == "anndata":
+        return _turned(screen, perturbation, transpose)
+    if transpose is not None:
+        raise ValueError(f"transpose={transpose}: the {layout} format fixes what rows are")
+    if layout == "10x":
+        screen = screen._replace(obs=table_of_cells(path, screen.obs.index, perturbation))
+    return screen, False
+
+
+def _kind(path):
+    """What a path leads to: "zarr", "mtx", "hdf5" or "text"."""
+    if path.is_dir():
+        return "zarr" if is_zarr(path) else "mtx"
+    head, name = first_bytes(path), path.name.lower().removesuffix(".gz")
+    if any(head.startswith(_HDF5, start) for start in (0, 512, 1024, 2048)):  # MuData: after 512
+        if is_gzip(path):
+            raise ValueError(f"{path.name} is gzipped HDF5: unpack it first, by gunzip")
+        return "hdf5"
+    if head.startswith(b"%%MatrixMarket") or name.endswith(".mtx"):
+        return "mtx"
+    if is_table(path):
+        return "text"
+    what = "is empty" if not head else "is of no known kind, or damaged at its start"
+    raise ValueError(f"{path.name} {what}; give {_KINDS}")
+
+
+def _turned(screen, perturbation, transpose):
+    """Screen with cells in rows: those that have labels."""
+    if transpose is None:
+        transpose = perturbation in screen.var and perturbation not in screen.obs
+    return (Screen(screen.X.T, screen.var, screen.obs) if transpose else screen), bool(transpose)
+
+
+def _check_shape(screen, path):
+    names = len(screen.obs), len(screen.var)
+    if screen.X.shape != names or not all(names):
+        raise ValueError(
+            f"{path.name} must hold at least one cell and one gene, and a value for each, but has "
+            f"{names[0]} cells, {names[1]} genes and a matrix of shape {screen.X.shape}"
+        )
+
+
+def _genes_of(screen):
+    """Screen without guides and antibodies, and a sentence on what these were."""
+    types = screen.var.get("feature_types")
+    if types is None or not (types == _EXPRESSION).any() or (types == _EXPRESSION).all():
+        return screen, ""
+    genes = np.flatnonzero(types == _EXPRESSION)
+    counts = types[types != _EXPRESSION].astype(str).value_counts()
+    kinds = ", ".join(f"{n} of type {kind}" for kind, n in counts.items())
+    kept = Screen(screen.X[:, genes], screen.obs, screen.var.iloc[genes])
+    return kept, f" Features left out: {kinds}."
 
 
 def _labels(obs, perturbation, path):
     """Labels of the cells as an object array, or say which columns there are."""
-    _require_column(obs, perturbation, path)
+    require_column(obs, perturbation, path)
     labels = obs[perturbation]
     n_missing = labels.isna().sum()
     if n_missing:
-        warnings.warn(
+        warn_of_data(
             f"{n_missing} of {len(labels)} cells have no label in {perturbation!r}, the first is "
-            f"{labels.index[labels.isna()][0]!r}; select the others with pandas.notna(screen.A)",
-            DataWarning,
-            stacklevel=3,
+            f"{labels.index[labels.isna()][0]!r}; select the others with pandas.notna(screen.A)"
         )
     return labels.astype(object).to_numpy()
 
 
-def _require_column(table, perturbation, path):
-    if perturbation not in table.columns:
-        raise ValueError(
-            f"{path.name} has no column {perturbation!r} beside the names of its cells; "
-            f"it has: {_listed(table.columns)}"
-        )
+def _warn_of_values(screen, path):
+    """Warn of what no likelihood takes, or only that of real values does."""
+    values = screen.X.data
+    for odd, what, remedy in [
+        (~np.isfinite(values), "missing or infinite", "fill them, or leave out what has them"),
+        (values < 0, "negative", "these are no counts: look for a layer that holds them, or raw"),
+    ]:
+        if odd.any():
+            at = np.flatnonzero(odd)[0]
+            cell = screen.obs.index[np.searchsorted(screen.X.indptr, at, side="right") - 1]
+            gene = screen.var.index[screen.X.indices[at]]
+            warn_of_data(
+                f"{path.name} has values that are {what} ({odd.sum()}), the first for gene "
+                f"{gene!r} in cell {cell!r}; {remedy}"
+            )
 
 
-def _listed(names):
-    """Return the first names in a sentence."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return (", ".join(names[:20]) or "none") + more
-
-
-def _read_h5ad(path, layer):
-    try:
-        import anndata
-    except ImportError as error:
-        raise ImportError("load_screen needs anndata: pip install 'skpert[data]'") from error
-    data = anndata.read_h5ad(path)
-    if layer is not None and layer not in data.layers:
-        raise ValueError(f"{path.name} has no layer {layer!r}; it has: {_listed(data.layers)}")
-    X = data.X if layer is None else data.layers[layer]
-    if X is None:
-        raise ValueError(f"{path.name} has no X; name the layer that holds the counts")
-    return X, data.obs, data.var_names
-
-
-def _read_mtx(path, perturbation):
-    path = _matrix_in(path) if path.is_dir() else path
-    features = _read_table(_beside(path, "features.tsv", "genes.tsv"), sep="\t", header=None)
-    barcodes = _read_table(_beside(path, "barcodes.tsv"), sep="\t", header=None)[0].astype(str)
-    X = mmread(path)
-    if X.shape == (len(features), len(barcodes)):
-        X = X.T  # 10x stores genes x cells
-    elif X.shape != (len(barcodes), len(features)):
-        raise ValueError(
-            f"{path.name} has shape {X.shape}, which does not fit {len(features)} features and "
-            f"{len(barcodes)} barcodes"
-        )
-    feature_names = features[min(1, features.shape[1] - 1)]  # identifier, symbol, type
-    if features.shape[1] > 2 and (features[2] == "Gene Expression").any():
-        genes = np.flatnonzero(features[2] == "Gene Expression")  # not guides, not antibodies
-        X, feature_names = csr_matrix(X)[:, genes], feature_names[genes]
-    return X, _cell_table(path, barcodes, perturbation), feature_names
-
-
-def _matrix_in(folder):
-    """Return the one matrix of a folder."""
-    found = sorted([*folder.glob("*.mtx"), *folder.glob("*.mtx.gz")])
-    if len(found) != 1:
-        names = _listed(file.name for file in found)
-        raise ValueError(f"{folder} must hold one .mtx or .mtx.gz file; found: {names}")
-    return found[0]
-
-
-def _prefix(matrix):
-    """Return what the names of the files beside a matrix begin with."""
-    return matrix.name.removesuffix(".gz").removesuffix(".mtx").removesuffix("matrix")
-
-
-def _beside(matrix, *names):
-    """Return the file of one of these names, with or without prefix, plain or gzipped."""
-    for start in (_prefix(matrix), ""):
-        for name in names:
-            for end in ("", ".gz"):
-                path = matrix.with_name(start + name + end)
-                if path.exists():
-                    return path
-    raise FileNotFoundError(f"{matrix} needs {' or '.join(names)} beside it, plain or gzipped")
-
-
-def _cell_table(matrix, barcodes, perturbation):
-    """Rows of the table beside a matrix that has the labels, in the order of the barcodes."""
-    paths = sorted([*matrix.parent.glob("*.csv"), *matrix.parent.glob("*.csv.gz")])
-    paths = [path for path in paths if path.name.startswith(_prefix(matrix))] or paths
-    columns = {path: _read_table(path, index_col=0, n_rows=0).columns for path in paths}
-    found = [path for path in columns if perturbation in columns[path]]
-    if len(found) != 1:
-        seen = "; ".join(f"{path.name} has {_listed(columns[path])}" for path in columns)
-        raise ValueError(
-            f"one .csv table beside {matrix.name} must have the column {perturbation!r}, but "
-            f"{len(found)} have: {seen or 'there are no tables'}"
-        )
-    table = _read_table(found[0], index_col=0, text=perturbation)
-    table.index = table.index.astype(str)
-    if table.index.has_duplicates or not table.index.isin(barcodes).any():
-        raise ValueError(
-            f"the first column of {found[0].name} must hold each barcode once, as in the "
-            f"barcodes of {matrix.name} (the first of those is {barcodes[0]!r})"
-        )
-    return table.reindex(pd.Index(barcodes, name=table.index.name))
-
-
-def _read_csv(path, perturbation):
-    table = _read_table(path, index_col=0, text=perturbation)
-    _require_column(table, perturbation, path)
-    genes = table.drop(columns=perturbation)
-    text = [name for name in genes if not pd.api.types.is_numeric_dtype(genes[name])]
-    if text:
-        raise ValueError(
-            f"in {path.name} every column but {perturbation!r} must hold numbers, one gene each; "
-            f"these do not: {_listed(text)}"
-        )
-    return genes.to_numpy(dtype=np.float32), table[[perturbation]], genes.columns
-
-
-def _read_table(path, *, sep=",", header="infer", index_col=None, n_rows=None, text=None):
-    """Table whose missing values are empty fields only: "NA" and "None" are fair labels.
-
-    The column named ``text`` is read as strings, whatever it looks like.
-    """
-    return pd.read_csv(
-        path,
-        sep=sep,
-        header=header,
-        index_col=index_col,
-        nrows=n_rows,
-        dtype=None if text is None else {text: str},
-        keep_default_na=False,
-        na_values=[""],
-    )
+def _warn_of_names(screen, path):
+    """Warn of cells and of genes that are there twice."""
+    for what, names in [("cells", screen.obs.index), ("genes", screen.var.index)]:
+        repeated = names[names.duplicated()].unique()
+        if len(repeated):
+            warn_of_data(
+                f"{path.name} has names of {what} more than once ({len(repeated)}): "
+                f"{listed(list(repeated), 5)}; all are read, and names stay as they are"
+            )

@@ -1,8 +1,10 @@
 """Gene sets as features of perturbed genes."""
 
-import gzip
+import re
 import warnings
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import chain, count
 
 import numpy as np
 import pandas as pd
@@ -11,47 +13,88 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from ..exceptions import DataWarning
+from ..exceptions import DataWarning, warn_of_data
+from ._files import existing, parse_text
 from ._labels import listed
 from ._transaction import all_or_nothing
+
+_DATE = re.compile(
+    r"\d{1,2}-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(-\d+)?", re.IGNORECASE
+)
 
 
 def read_gmt(path):
     """Gene sets of a .gmt file: one set per line, name, description and genes between tabs.
 
+    Empty lines and fields, quotes around fields, and lines that begin with ``#`` and have no tab
+    are passed over.
+
     Parameters
     ----------
     path : str or path-like
-        Text file, or a gzip of one if its name ends in ``.gz``.
+        Text file, plain or gzipped, in UTF-8, or in UTF-16 with a byte order mark.
 
     Returns
     -------
     gene_sets : dict of str to list of str
-        Names of the genes in each set, without repetition, in the order of the file. When two
-        sets have one name, the description is added to the second: ``"name (description)"``.
+        Names of the genes in each set, without repetition, in the order of the file. Of several
+        sets with one name, the second has its description added, ``"name (description)"``, and
+        further ones, or those without a description of their own, a number: ``"name (3)"``.
 
     Raises
     ------
     ValueError
-        If a line holds no gene.
+        If the file is not there or is damaged, it holds no set, or a line is not of this form.
+
+    Warns
+    -----
+    DataWarning
+        If the text is not UTF-8, and is read as Windows-1252, or genes look like dates, which
+        spreadsheets make of names such as SEPT2.
     """
-    path = Path(path)
-    gene_sets = {}
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            name, description, *genes = (field.strip() for field in f"{line}\t".split("\t"))
-            if name in gene_sets:
-                name = f"{name} ({description})"
-            gene_sets[name] = list(dict.fromkeys(gene for gene in genes if gene))
-            if not gene_sets[name]:
-                raise ValueError(
-                    f"Line {number} of {path.name} has no genes; it must be a name, a description "
-                    f"and genes, between tabs, and is {line.strip()[:80]!r}."
-                )
+    path = existing(path)
+    gene_sets = parse_text(path, lambda lines: _parse_gmt(lines, path.name))
+    dates = sorted({g for genes in gene_sets.values() for g in genes if _DATE.fullmatch(g)})
+    if dates:
+        warn_of_data(
+            f"{path.name} has genes that look like dates, as spreadsheets make of SEPT2 or MARCH1 "
+            f"({len(dates)}): {listed(dates, 5)}"
+        )
     return gene_sets
+
+
+def _parse_gmt(lines, file_name):
+    gene_sets, seen = {}, Counter()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or (line.startswith("#") and "\t" not in line.strip()):
+            continue
+        name, description, *genes = (_unquoted(field) for field in f"{line}\t".split("\t"))
+        genes = list(dict.fromkeys(gene for gene in genes if gene))
+        if not (name and genes):
+            raise ValueError(
+                f"Line {number} of {file_name} has no {'genes' if name else 'name'}; it must be a "
+                f"name, a description and genes, between tabs, and is {line.strip()[:80]!r}."
+            )
+        seen[name] += 1
+        gene_sets[_unused(name, description, seen[name], gene_sets)] = genes
+    if not gene_sets:
+        raise ValueError(f"{file_name} holds no gene set.")
+    return gene_sets
+
+
+def _unquoted(field):
+    """Field without spaces around it, and without the quotes of a spreadsheet."""
+    field = field.strip()
+    if len(field) > 1 and field[0] == field[-1] == '"':
+        return field[1:-1].replace('""', '"').strip()
+    return field
+
+
+def _unused(name, description, n_seen, taken):
+    """Name of a set that no set before it has, of which ``n_seen`` have that name."""
+    numbered = (f"{name} ({number})" for number in count(n_seen))
+    choices = [name, f"{name} ({description})"] if description else [name]
+    return next(choice for choice in chain(choices, numbered) if choice not in taken)
 
 
 class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -62,8 +105,9 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
     Parameters
     ----------
-    gene_sets : str, path-like or dict of str to list of str
-        A .gmt file, or the genes of each set by its name.
+    gene_sets : str, path-like, dict of str to list of str, or DataFrame
+        A .gmt file, the genes of each set by its name, or a table with a row for each gene of
+        each set: names of sets in its column "source", of genes in "target", as decoupler has it.
     min_genes, max_genes : int, default=3 and 300
         Sets of fewer or more genes are left out.
     weight : {None, "idf"}, default=None
@@ -116,14 +160,13 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         Raises
         ------
         ValueError
-            If targets are not 1-D names, no set is left, or ``weight`` is unknown.
+            If targets are not 1-D names, no set is left, sets hold something else than names of
+            genes, or ``weight`` is unknown.
         """
         if self.weight not in (None, "idf"):
             raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
         targets = set(_names(targets))
-        gene_sets = (
-            self.gene_sets if isinstance(self.gene_sets, dict) else read_gmt(self.gene_sets)
-        )
+        gene_sets = _gene_sets(self.gene_sets)
         sets = {name: set(genes) for name, genes in gene_sets.items()}
         sets = {
             name: genes
@@ -202,6 +245,31 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         tags.input_tags.two_d_array = False  # names, not the X of scikit-learn
         tags.input_tags.string = True
         return tags
+
+
+def _gene_sets(given):
+    """Genes of each set, from what users have them in; ValueError if they are no names."""
+    if isinstance(given, pd.DataFrame):
+        if not {"source", "target"} <= set(given.columns):
+            raise ValueError(
+                "A table of gene sets must have the columns 'source', names of sets, and "
+                f"'target', names of genes; it has {listed(list(given.columns), 20)}."
+            )
+        given = dict(iter(given.groupby("source", sort=False, dropna=False)["target"]))
+    elif not isinstance(given, Mapping):
+        given = read_gmt(given)
+    return {name: _checked_genes(name, genes) for name, genes in given.items()}
+
+
+def _checked_genes(name, genes):
+    listable = isinstance(genes, Iterable) and not isinstance(genes, (str, bytes, Mapping))
+    found = list(genes) if listable else [None]
+    if not isinstance(name, str) or not all(isinstance(gene, str) for gene in found):
+        raise ValueError(
+            "Gene sets must be a list of names of genes for each name of a set; the set "
+            f"{name!r} is {str(genes)[:80]!r}."
+        )
+    return found
 
 
 def _names(targets):

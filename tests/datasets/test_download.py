@@ -1,57 +1,62 @@
+import gzip
 import hashlib
-import logging
+import io
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
-from skpert.datasets import _download, get_data_home
-from skpert.datasets._download import RemoteFile, download
+from skpert.datasets import get_data_home
+from skpert.datasets._download import RemoteFile, check_unchanged, download, written_whole
+from skpert.exceptions import FileUnavailableError
 
-CONTENT = bytes(range(256)) * 12_000  # 3 MB
+
+def hdf5(seed):
+    with io.BytesIO() as buffer:
+        with h5py.File(buffer, "w") as file:
+            file["X"] = np.random.default_rng(seed).random(50_000)
+        return buffer.getvalue()
+
+
+CONTENT, OTHER = hdf5(0), hdf5(1)  # 0.4 MB each
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+PAGE = b"<!DOCTYPE html><html>please log in</html>"
 
 
 class Handler(BaseHTTPRequestHandler):
     """Serves CONTENT with the fault that the path names; the server notes what was asked for."""
 
     def do_GET(self):
-        asked, n_before = self.headers.get("Range"), len(self.server.asked)
-        self.server.asked.append(asked)
-        faults = {  # path: status, body, length that is claimed
-            "/missing": (404, b"", 0),
+        first = not self.server.asked
+        self.server.asked.append(self.path)
+        if self.path == "/moved":
+            return self.answer(302, b"", 0, location="/file")
+        status, body, length = {
+            "/missing": (404, PAGE, len(PAGE)),
             "/empty": (202, b"", 0),
-            "/huge": (200, b"", 10**18),
-            "/other": (200, CONTENT[::-1], len(CONTENT)),
-            "/whole": (200, CONTENT, len(CONTENT)),  # no ranges
-            "/hopeless": (200, CONTENT[: 1001 - n_before % 2], len(CONTENT)),
-        }
-        if n_before == 0:
-            faults["/busy"] = (503, b"", 0)
-            faults["/broken"] = (200, CONTENT[:1_000_000], len(CONTENT))
-        if self.path in faults:
-            self.answer(*faults[self.path])
-        elif asked is None:
-            self.answer(200, CONTENT, len(CONTENT))
-        else:
-            self.answer_range(int(asked.removeprefix("bytes=").removesuffix("-")))
+            "/page": (200, PAGE, len(PAGE)),
+            "/page.gz": (200, PAGE, len(PAGE)),
+            "/other": (200, OTHER, len(OTHER)),
+            "/cut": (200, CONTENT[:100_000], len(CONTENT)),
+            "/silent": (200, CONTENT[:100_000], None),  # cut, and of no length that is told
+            "/tail": (200, CONTENT[100_000:], len(CONTENT) - 100_000),
+            "/busy": (503 if first else 200, CONTENT, len(CONTENT)),
+            "/broken": (200, CONTENT[:100_000] if first else CONTENT, len(CONTENT)),
+            "/zipped.gz": (200, gzip.compress(CONTENT), None),
+        }.get(self.path, (200, CONTENT, len(CONTENT)))
+        self.answer(status, body, length)
 
-    def answer_range(self, start):
-        if start >= len(CONTENT):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
-            self.end_headers()
-            return
-        part = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
-        self.answer(206, CONTENT[start:], len(CONTENT) - start, part)
-
-    def answer(self, status, body, length, content_range=None):
+    def answer(self, status, body, length, location=None):
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        if content_range:
-            self.send_header("Content-Range", content_range)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        if location:
+            self.send_header("Location", location)
         self.end_headers()
         self.wfile.write(body)
 
@@ -76,138 +81,164 @@ def names(folder):
 
 @pytest.mark.parametrize("checksum", [SHA256, MD5])
 def test_a_file_comes_once_and_whole(checksum, server, tmp_path):
-    remote = RemoteFile("data.bin", f"{server.url}/file", checksum)
+    remote = RemoteFile("data.h5ad", f"{server.url}/file", checksum)
     path = download(remote, tmp_path)
-    assert path == tmp_path / "data.bin"
+    assert path == tmp_path / "data.h5ad"
     assert path.read_bytes() == CONTENT
     assert download(remote, tmp_path) == path
-    assert server.asked == [None]  # one request, for all of it
-    assert names(tmp_path) == ["data.bin"]
+    assert server.asked == ["/file"]
+    assert names(tmp_path) == ["data.h5ad"]
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(server, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="skpert"):
-        path = download(RemoteFile("data.bin", f"{server.url}/broken", SHA256), tmp_path, delay=0)
-    assert server.asked == [None, "bytes=1000000-"]
+def test_an_address_that_moved_is_followed(server, tmp_path):
+    path = download(RemoteFile("data.h5ad", f"{server.url}/moved", SHA256), tmp_path)
     assert path.read_bytes() == CONTENT
-    assert "broken off after 1,000,000 of 3,072,000 bytes; trying again" in caplog.text
 
 
-def test_what_an_earlier_call_left_is_gone_on_with(server, tmp_path):
-    remote = RemoteFile("data.bin", f"{server.url}/broken", SHA256)
-    with pytest.raises(OSError, match=r"broken off after 1,000,000.*kept in .*data.bin.part"):
-        download(remote, tmp_path, n_attempts=1)
-    assert names(tmp_path) == ["data.bin.part"]
-    assert download(remote, tmp_path).read_bytes() == CONTENT
-    assert server.asked[1:] == ["bytes=1000000-"]
-    assert names(tmp_path) == ["data.bin"]
+@pytest.mark.parametrize("fault", ["busy", "broken"])
+def test_what_may_get_better_is_tried_again(fault, server, tmp_path):
+    remote = RemoteFile("data.h5ad", f"{server.url}/{fault}", SHA256)
+    assert download(remote, tmp_path, n_retries=1).read_bytes() == CONTENT
+    assert server.asked == [f"/{fault}"] * 2
+    assert names(tmp_path) == ["data.h5ad"]
 
 
+@pytest.mark.parametrize("checksum", [SHA256, None])
 @pytest.mark.parametrize(
-    ("left", "path", "asked"),
+    ("fault", "message"),
     [
-        (CONTENT, "/file", ["bytes=3072000-"]),  # all there, only the last step was missing
-        (CONTENT[:7], "/whole", ["bytes=7-"]),  # a server without ranges sends all of it
-        (CONTENT + b"more", "/file", ["bytes=3072004-", None]),  # left by another, longer file
+        ("missing", "404"),
+        ("empty", "no HDF5 file, but begins with b''"),
+        ("page", "no HDF5 file, but begins with b'<!DOCTYPE html>"),
+        ("cut", "(100000 bytes read|truncated file)"),
+        ("silent", "truncated file"),
+        ("tail", "no HDF5 file"),
     ],
 )
-def test_any_state_of_the_part_ends_in_the_right_file(left, path, asked, server, tmp_path):
-    (tmp_path / "data.bin.part").write_bytes(left)
-    found = download(RemoteFile("data.bin", server.url + path, SHA256), tmp_path)
-    assert found.read_bytes() == CONTENT
-    assert server.asked == asked
-
-
-def test_a_busy_server_is_asked_again(server, tmp_path):
-    path = download(RemoteFile("data.bin", f"{server.url}/busy", SHA256), tmp_path, delay=0)
-    assert path.read_bytes() == CONTENT
-    assert server.asked == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("/missing", r"404.*pass url= with that of a mirror, or save the file as .*data\.bin by"),
-        ("/empty", "202: no file came"),
-        ("/huge", "1,000,000,000,000,000,000 bytes are to come and .* free"),
-    ],
-)
-def test_what_cannot_get_better_is_tried_once(path, message, server, tmp_path):
-    with pytest.raises(OSError, match=message):
-        download(RemoteFile("data.bin", server.url + path), tmp_path)
-    assert server.asked == [None]
+def test_what_is_not_the_whole_file_is_never_taken_for_it(
+    fault, message, checksum, server, tmp_path
+):
+    remote = RemoteFile("data.h5ad", f"{server.url}/{fault}", checksum)
+    with pytest.raises(FileUnavailableError, match=rf"could not get .*{message}.*Pass url="):
+        download(remote, tmp_path, n_retries=0)
     assert names(tmp_path) == []
 
 
-def test_tries_end_when_they_bring_nothing_new(server, tmp_path):
-    with pytest.raises(OSError, match="broken off after 1,000 of 3,072,000 bytes"):
-        download(RemoteFile("data.bin", f"{server.url}/hopeless"), tmp_path, n_attempts=4, delay=0)
-    assert len(server.asked) == 4
-
-
-def test_progress_is_logged(server, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(_download, "_LOG_EVERY", 0.0)
-    with caplog.at_level(logging.INFO, logger="skpert"):
-        download(RemoteFile("data.bin", f"{server.url}/file", SHA256), tmp_path)
-    assert f"downloading {server.url}/file to {tmp_path}" in caplog.text
-    assert "data.bin.part: 3.1 MB (100.0%)" in caplog.text
+def test_a_page_in_place_of_a_gzip_file(server, tmp_path):
+    remote = RemoteFile("data.h5ad.gz", f"{server.url}/page.gz")
+    with pytest.raises(OSError, match="no gzip file, but begins with b'<!DOCTYPE"):
+        download(remote, tmp_path, n_retries=0)
+    assert names(tmp_path) == []
+    packed = download(remote._replace(url=f"{server.url}/zipped.gz"), tmp_path)
+    assert gzip.decompress(packed.read_bytes()) == CONTENT  # as it was sent, not unpacked
 
 
 def test_no_connection(tmp_path, server):
     server.server_close()
-    remote = RemoteFile("data.bin", f"{server.url}/file")
-    with pytest.raises(OSError, match="could not download http.*or the network is closed"):
-        download(remote, tmp_path, n_attempts=2, delay=0)
+    remote = RemoteFile("data.h5ad", f"{server.url}/file")
+    with pytest.raises(ValueError, match="could not get http.*connection"):  # and an OSError
+        download(remote, tmp_path, n_retries=0)
 
 
-def test_wrong_bytes_are_removed(server, tmp_path):
-    with pytest.raises(OSError, match=f"not the file that was meant.*published is {SHA256}"):
-        download(RemoteFile("data.bin", f"{server.url}/other", SHA256), tmp_path)
+def test_an_altered_file_is_refused_where_a_checksum_is_known(server, tmp_path):
+    with pytest.raises(OSError, match=f"could not get .* checksum is {SHA256}.*does not match"):
+        download(RemoteFile("data.h5ad", f"{server.url}/other", SHA256), tmp_path, n_retries=0)
     assert names(tmp_path) == []
-    (tmp_path / "data.bin").write_bytes(b"damaged on disk")
-    with pytest.raises(OSError, match="not the file that was meant"):
-        download(RemoteFile("data.bin", f"{server.url}/file", SHA256), tmp_path)
-    assert names(tmp_path) == []
+    (tmp_path / "data.h5ad").write_bytes(OTHER)  # perhaps put there by the user
+    with pytest.raises(OSError, match="data.h5ad is not the file that was meant.*Delete it"):
+        download(RemoteFile("data.h5ad", f"{server.url}/file", SHA256), tmp_path)
+    assert (tmp_path / "data.h5ad").read_bytes() == OTHER
+    assert server.asked == ["/other"]
 
 
 def test_without_a_published_checksum_the_first_download_sets_it(server, tmp_path):
-    remote = RemoteFile("data.bin", f"{server.url}/file")
+    remote = RemoteFile("data.h5ad", f"{server.url}/file")
     path = download(remote, tmp_path)
-    note = tmp_path / "data.bin.sha256"
-    assert note.read_text() == f"{SHA256.removeprefix('sha256:')}  data.bin\n"  # as sha256sum -c
+    note = tmp_path / "data.h5ad.sha256"
+    assert note.read_text() == f"{SHA256.removeprefix('sha256:')}  data.h5ad\n"  # as sha256sum -c
     path.unlink()
-    with pytest.raises(OSError, match=r"in .*data.bin.sha256, of an earlier download"):
-        download(RemoteFile("data.bin", f"{server.url}/other"), tmp_path)
-    assert names(tmp_path) == ["data.bin.sha256"]
+    with pytest.raises(OSError, match=r"delete data.h5ad.sha256, of the first download"):
+        download(RemoteFile("data.h5ad", f"{server.url}/other"), tmp_path, n_retries=0)
+    assert names(tmp_path) == ["data.h5ad.sha256"]
     assert download(remote, tmp_path).read_bytes() == CONTENT
+    path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(OSError, match="is not the file that was meant"):
+        download(remote, tmp_path)
+
+
+def test_a_file_put_there_by_hand_must_be_data(server, tmp_path):
+    for bad in (PAGE, CONTENT[:1000]):
+        (tmp_path / "data.h5ad").write_bytes(bad)
+        with pytest.raises(OSError, match="data.h5ad is not the file that was meant"):
+            download(RemoteFile("data.h5ad", f"{server.url}/file"), tmp_path)
+    (tmp_path / "data.h5ad").write_bytes(CONTENT)
+    path = download(RemoteFile("data.h5ad", f"{server.url}/missing"), tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == []
+
+
+def test_two_at_once_get_the_same_file(server, tmp_path):
+    remote = RemoteFile("data.h5ad", f"{server.url}/file", SHA256)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(download(remote, tmp_path).read_bytes()))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [CONTENT] * 4
+    assert names(tmp_path) == ["data.h5ad"]
 
 
 def test_a_local_mirror(tmp_path):
-    source, folder = tmp_path / "mirror.bin", tmp_path / "home"
+    source, folder = tmp_path / "a mirror.h5ad", tmp_path / "home"  # the space is %20 in the URL
     source.write_bytes(CONTENT)
     folder.mkdir()
-    path = download(RemoteFile("data.bin", source.as_uri(), MD5), folder)
+    path = download(RemoteFile("data.h5ad", source.as_uri(), MD5), folder)
     assert path.read_bytes() == CONTENT
     source.unlink()
     with pytest.raises(OSError, match="No such file"):
-        download(RemoteFile("other.bin", source.as_uri()), folder)
+        download(RemoteFile("other.h5ad", source.as_uri()), folder)
+    assert names(folder) == ["data.h5ad"]
 
 
 def test_a_missing_file_is_not_fetched_when_that_is_forbidden(server, tmp_path):
-    remote = RemoteFile("data.bin", f"{server.url}/file")
-    with pytest.raises(OSError, match=r"data.bin is not there, and download_if_missing=False"):
+    remote = RemoteFile("data.h5ad", f"{server.url}/file")
+    with pytest.raises(OSError, match=r"data.h5ad is not there, and download_if_missing=False"):
         download(remote, tmp_path, download_if_missing=False)
     assert server.asked == []
+
+
+def test_without_pooch_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install 'skpert\[data\]'"):
+        download(RemoteFile("data.h5ad", "https://host/file"), tmp_path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "part.h5ad"
+    with pytest.raises(TypeError), written_whole(path) as unfinished, open(unfinished, "wb") as f:
+        f.writelines([CONTENT[:9], None])
+    assert names(tmp_path) == []
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(CONTENT)
+    check_unchanged(path)
+    check_unchanged(path)
+    path.write_bytes(OTHER)
+    with pytest.raises(ValueError, match="was changed since it was written: delete it"):
+        check_unchanged(path)
 
 
 @pytest.mark.parametrize(
     ("remote", "message"),
     [
-        (RemoteFile("data.bin", "s3://bucket/file"), "url must start with https://"),
-        (RemoteFile("data.bin", "/data/file"), "url must start with https://"),
-        (RemoteFile("data.bin", Path("/data/file")), "url must start with https://"),
-        (RemoteFile("data.bin", "https://host/file", "0123"), "checksum must be 'md5:'"),
-        (RemoteFile("data.bin", "https://host/file", "md5:0123"), "checksum must be 'md5:'"),
+        (RemoteFile("data.h5ad", "s3://bucket/file"), "url must start with https://"),
+        (RemoteFile("data.h5ad", "/data/file"), "url must start with https://"),
+        (RemoteFile("data.h5ad", Path("/data/file")), "url must start with https://"),
+        (RemoteFile("data.h5ad", "https://host/file", "0123"), "checksum must be 'md5:'"),
+        (RemoteFile("data.h5ad", "https://host/file", "md5:0123"), "checksum must be 'md5:'"),
     ],
 )
 def test_bad_addresses_and_checksums(remote, message, tmp_path):
@@ -229,7 +260,7 @@ def test_data_home(tmp_path, monkeypatch):
 def test_a_file_is_no_data_home(tmp_path):
     (tmp_path / "file").touch()
     for data_home in (tmp_path / "file", str(tmp_path / "file" / "below")):
-        with pytest.raises(ValueError, match="is a file, or in one"):
+        with pytest.raises(ValueError, match="is a file, or in one, or cannot be made"):
             get_data_home(data_home)
     for data_home in (3, ["folder"], False):
         with pytest.raises(ValueError, match="must be the path of a folder or None"):

@@ -206,7 +206,7 @@ def test_numbers_of_genes_and_sources_have_files_of_their_own(competition, geo, 
     fetch_hematopoiesis(n_top_genes=30, data_home=home, url=url)
     fetch_hematopoiesis(n_top_genes=None, data_home=home, url=url)
     fetch_hematopoiesis("geo", data_home=home, url=zipped(geo, tmp_path / "file.h5ad.gz"))
-    assert {path.name for path in home.glob("hematopoiesis*")} == {
+    assert {path.name for path in home.glob("hematopoiesis*.h5ad")} == {
         "hematopoiesis_competition_30.h5ad",
         "hematopoiesis_competition_all.h5ad",
         "hematopoiesis_geo_2000.h5ad",
@@ -244,12 +244,12 @@ def test_a_file_that_was_unpacked_by_hand_is_read(geo, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_is_no_whole_gzip_file_is_removed(whole, geo, tmp_path):
+def test_what_is_no_whole_gzip_file_is_not_kept(whole, geo, tmp_path):
     zipped(geo, tmp_path / "file.h5ad.gz")
     packed = (tmp_path / "file.h5ad.gz").read_bytes()
     (tmp_path / "bad.gz").write_bytes(b"<html>gone</html>" if whole else packed[:-100])
     home = tmp_path / "home"
-    with pytest.raises(OSError, match=r"bad.gz is no whole .gz file and was removed"):
+    with pytest.raises(OSError, match=r"bad.gz.* no (whole .gz|gzip) file"):
         fetch_hematopoiesis("geo", data_home=home, url=(tmp_path / "bad.gz").as_uri())
     assert list(home.iterdir()) == []
 
@@ -258,7 +258,7 @@ def test_what_is_no_whole_gzip_file_is_removed(whole, geo, tmp_path):
 def test_a_file_without_the_columns_is_not_the_one_that_was_meant(name, competition, tmp_path):
     del competition.obs[name]
     url = save(competition, tmp_path / "file.h5ad")
-    with pytest.raises(ValueError, match=f"no column '{name}', but size_factors"):
+    with pytest.raises(ValueError, match=f"no column '{name}', but 'size_factors'"):
         fetch_hematopoiesis(data_home=tmp_path / "home", url=url)
     assert not [*(tmp_path / "home").glob("hematopoiesis*")]
 
@@ -266,7 +266,7 @@ def test_a_file_without_the_columns_is_not_the_one_that_was_meant(name, competit
 def test_a_file_without_the_layer_is_not_the_one_that_was_meant(competition, tmp_path):
     del competition.layers["log_norm"]
     url = save(competition, tmp_path / "file.h5ad")
-    with pytest.raises(ValueError, match="no layer 'log_norm'; it has: counts"):
+    with pytest.raises(ValueError, match="no layer 'log_norm'; it has: 'counts'"):
         fetch_hematopoiesis(data_home=tmp_path / "home", url=url)
 
 
@@ -373,6 +373,6 @@ def test_a_file_that_may_not_be_fetched_and_anndata_that_is_not_there(
 )
 def test_a_file_saved_under_its_public_name_must_have_the_checksum(fetch, name, tmp_path):
     (tmp_path / name).write_bytes(b"other")
-    with pytest.raises(OSError, match="is not the file that was meant"):
+    with pytest.raises(OSError, match=rf"{name} is not the file that was meant.* Delete it"):
         fetch(data_home=tmp_path, checksum=f"sha256:{'0' * 64}")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # it may be the user's own

@@ -129,14 +129,14 @@ def test_the_file_comes_over_http_once(raw, tmp_path, monkeypatch):
 def test_files_have_published_checksums(cell_line, checksum, raw, tmp_path):
     raw.write_h5ad(tmp_path / "other.h5ad")
     url, home = (tmp_path / "other.h5ad").as_uri(), tmp_path / "home"
-    with pytest.raises(OSError, match=f"published is {checksum}"):
+    with pytest.raises(OSError, match=f"whose checksum is {checksum}"):
         fetch_replogle_essential(cell_line, data_home=home, url=url)
     assert list(home.iterdir()) == []
 
 
 def test_a_file_without_targets_is_not_the_one_that_was_meant(raw, tmp_path):
     del raw.obs["gene"]
-    with pytest.raises(ValueError, match="no column 'gene', but gem_group"):
+    with pytest.raises(ValueError, match="no column 'gene', but 'gem_group'"):
         fetch(raw, tmp_path)
 
 

@@ -57,14 +57,14 @@ def test_h5ad_gives_counts_labels_and_the_table_of_cells(storage, tmp_path):
     assert_is_the_screen(screen)
     assert screen.obs["lane"].tolist() == [1, 1, 2, 2]
     assert load_screen(tmp_path / "screen.h5ad", perturbation="lane").X.nnz == 0  # X, not counts
-    with pytest.raises(ValueError, match=r"no layer 'raw'; it has: counts"):
+    with pytest.raises(ValueError, match=r"no layer 'raw'; it has: 'counts'"):
         load_screen(tmp_path / "screen.h5ad", perturbation="target", layer="raw")
-    with pytest.raises(ValueError, match=r"no column 'perturbation' .* has: target, lane"):
+    with pytest.raises(ValueError, match=r"no column 'perturbation' .* has: 'target', 'lane'"):
         load_screen(tmp_path / "screen.h5ad")
 
 
 def test_h5ad_without_anndata_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "screen.h5ad").touch()
+    (tmp_path / "screen.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
     monkeypatch.setitem(sys.modules, "anndata", None)
     with pytest.raises(ImportError, match=r"pip install 'skpert\[data\]'"):
         load_screen(tmp_path / "screen.h5ad")
@@ -81,15 +81,15 @@ def test_csv_gives_genes_and_labels(end, tmp_path):
 def test_csv_says_which_columns_it_lacks_or_cannot_use(tmp_path):
     table = pd.DataFrame(COUNTS, index=CELLS, columns=GENES).assign(target=LABELS, donor="d1")
     table.to_csv(tmp_path / "screen.csv")
-    with pytest.raises(ValueError, match=r"these do not: donor"):
+    with pytest.raises(ValueError, match=r"text stands at row 'AAAC-1', column 'donor'"):
         load_screen(tmp_path / "screen.csv", perturbation="target")
-    with pytest.raises(ValueError, match=r"no column 'guide' .* IRF1, GBP1, NAN, target, donor"):
+    with pytest.raises(ValueError, match=r"no column 'guide' .* 'IRF1', 'GBP1', 'NAN', 'target'"):
         load_screen(tmp_path / "screen.csv", perturbation="guide")
 
 
 def test_long_lists_of_columns_are_cut(tmp_path):
     pd.DataFrame(np.ones((1, 500), int)).to_csv(tmp_path / "screen.csv")
-    with pytest.raises(ValueError, match=r"18, 19 and 480 more$"):
+    with pytest.raises(ValueError, match=r"'18', '19' ... and 480 more$"):
         load_screen(tmp_path / "screen.csv")
 
 
@@ -112,7 +112,7 @@ def test_mtx_file_chooses_its_own_neighbours(tmp_path):
     write_10x(tmp_path, prefix="a_", matrix=np.zeros_like(COUNTS.T))
     write_10x(tmp_path, prefix="b_")
     assert_is_the_screen(load_screen(tmp_path / "b_matrix.mtx", perturbation="target"))
-    with pytest.raises(ValueError, match="one .mtx or .mtx.gz file; found: a_matrix.mtx, b_mat"):
+    with pytest.raises(ValueError, match="one .mtx or .mtx.gz file; found: 'a_matrix.mtx', 'b_"):
         load_screen(tmp_path, perturbation="target")
 
 
@@ -137,7 +137,7 @@ def test_mtx_keeps_guides_and_antibodies_out_of_the_genes(tmp_path):
 
 def test_mtx_without_its_neighbours_says_what_is_needed(tmp_path):
     write_10x(tmp_path)
-    with pytest.raises(ValueError, match="column 'guide', but 0 have: cells.csv has target, lane"):
+    with pytest.raises(ValueError, match="'guide', but 0 have: cells.csv has 'target', 'lane'"):
         load_screen(tmp_path, perturbation="guide")
     write_text(tmp_path / "cells.csv", "cell,target\nsomebody,JAK2\n")
     with pytest.raises(ValueError, match="each barcode once, .* 'AAAC-1'"):
@@ -164,14 +164,39 @@ def test_cells_without_label_stay_and_are_counted(tmp_path):
 
 
 def test_unreadable_paths_are_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder: .*nowhere.h5ad"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder: .*nowhere.h5ad") as error:
         load_screen(tmp_path / "nowhere.h5ad")
+    assert isinstance(error.value, ValueError)
+    with pytest.raises(ValueError, match="must be a zarr store or hold one .mtx .* found: none"):
+        load_screen(tmp_path)
     (tmp_path / "screen.loom").touch()
-    with pytest.raises(ValueError, match="screen.loom is of no known kind"):
+    with pytest.raises(
+        ValueError, match="screen.loom is empty; give an .h5ad, .h5mu, .loom or 10x"
+    ):
         load_screen(tmp_path / "screen.loom")
-    (tmp_path / "screen.csv").touch()
-    with pytest.raises(ValueError, match="layer='counts': only .h5ad files have layers"):
+    (tmp_path / "screen.rds").write_text("X")
+    with pytest.raises(ValueError, match="screen.rds is of no known kind, or damaged .*; give an"):
+        load_screen(tmp_path / "screen.rds")
+    write_text(tmp_path / "screen.csv", "cell,perturbation,IRF1\na,JAK2,3\n")
+    with pytest.raises(ValueError, match="layer='counts': screen.csv is text and has no layer"):
         load_screen(tmp_path / "screen.csv", layer="counts")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"path": 3}, "path must be the path of a file, got int"),
+        ({"path": None}, "path must be the path of a file, got NoneType"),
+        ({"perturbation": ["a"]}, "perturbation must be the name of one column, got \\['a'\\]"),
+        ({"layer": 1}, "layer must be a name or None, got 1"),
+        ({"modality": 1}, "modality must be a name or None, got 1"),
+        ({"transpose": "yes"}, "transpose must be True, False or None, got 'yes'"),
+    ],
+)
+def test_parameters_of_the_wrong_type(bad, message, tmp_path):
+    write_text(tmp_path / "screen.csv", "cell,perturbation,IRF1\na,JAK2,3\n")
+    with pytest.raises(TypeError, match=message):
+        load_screen(**{"path": tmp_path / "screen.csv", **bad})
 
 
 @pytest.mark.screen

@@ -1,5 +1,6 @@
 import gzip
 import warnings
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,86 @@ def test_read_gmt(gmt, tmp_path):
 def test_sets_of_the_same_name_are_told_apart_by_their_description(gmt):
     gmt.write_text("complex\tid 1\tA\tB\ncomplex\tid 2\tC\n")
     assert read_gmt(gmt) == {"complex": ["A", "B"], "complex (id 2)": ["C"]}
+
+
+def test_any_number_of_sets_of_one_name_are_kept_apart(gmt):
+    gmt.write_text("S\tna\tA\nS\tna\tB\nS\tna\tC\nS (na)\tx\tD\nT\t\tE\nT\t\tF\n")
+    assert read_gmt(gmt) == {
+        "S": ["A"],
+        "S (na)": ["B"],
+        "S (3)": ["C"],
+        "S (na) (x)": ["D"],
+        "T": ["E"],
+        "T (2)": ["F"],
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfS\tna\tA\tB\n",  # a byte order mark
+        "S\tna\tA\tB\n".encode("utf-16"),
+        b"S\tna\tA\tB\r\n",
+        b"S\tna\tA\tB\r",
+        b"S\tna\tA \t B\t\t\t\n \t\n",
+        b'"S"\t"na"\t"A"\t"B"\n',
+        b"# of 2021\n#\nS\tna\tA\tB\tA",
+        gzip.compress(b"S\tna\tA\tB\n"),  # whatever its name is
+    ],
+)
+def test_what_editors_leave_behind_is_passed_over(data, gmt):
+    gmt.write_bytes(data)
+    assert read_gmt(gmt) == {"S": ["A", "B"]}
+
+
+def test_names_keep_their_quotes_and_number_signs(gmt):
+    gmt.write_text('#1 "core"\tna\tA\n"The ""S"" set"\tna\tB\n')
+    assert read_gmt(gmt) == {'#1 "core"': ["A"], 'The "S" set': ["B"]}
+
+
+def test_text_that_is_not_utf_8_is_named_with_its_line(gmt):
+    gmt.write_bytes(GMT.encode() + "S\tdéjà\tA\n".encode("latin-1"))
+    with pytest.warns(DataWarning, match="line 4 of sets.gmt is not UTF-8.* Windows-1252") as seen:
+        assert read_gmt(gmt)["S"] == ["A"]
+    assert seen[0].filename == __file__
+    gmt.write_bytes(GMT.encode() + b"S\t\x81\tA\n")
+    with pytest.raises(ValueError, match="line 4 of sets.gmt is neither UTF-8 nor Windows-1252"):
+        read_gmt(gmt)
+
+
+def test_genes_that_a_spreadsheet_made_dates_of_are_named(gmt):
+    gmt.write_text("S\tna\t2-Sep\tA\t1-MAR-01\n")
+    with pytest.warns(DataWarning, match=r"look like dates.*\(2\): '1-MAR-01', '2-Sep'"):
+        assert read_gmt(gmt) == {"S": ["2-Sep", "A", "1-MAR-01"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "sets.gmt is empty"),
+        (b"# nothing\n", "sets.gmt holds no gene set"),
+        (b"name,genes\nS,A\n", "Line 1 of sets.gmt has no genes; .* between tabs"),
+        (b"\td\tA\n", "Line 1 of sets.gmt has no name"),
+        (b"PK\x03\x04...", "sets.gmt is no text, but a zip archive, as .xlsx files are"),
+        (b"\n<!doctype html>", "sets.gmt is a web page"),
+        (b"S\td\t\0\n", "sets.gmt is no text: it has zero bytes"),
+        (gzip.compress(GMT.encode() * 99)[:-9], "sets.gmt cannot be read: it is damaged, cut off"),
+    ],
+)
+def test_what_is_no_gmt_file_is_an_error_that_names_it(data, message, gmt):
+    gmt.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_gmt(gmt)
+
+
+def test_a_file_that_is_not_there_is_both_kinds_of_error(tmp_path):
+    for kind in (ValueError, FileNotFoundError):
+        with pytest.raises(kind, match="no such file or folder: .*none.gmt"):
+            read_gmt(tmp_path / "none.gmt")
+        with pytest.raises(kind, match="cannot be opened"):
+            read_gmt(tmp_path)
+    with pytest.raises(TypeError, match="path must be the path of a file, got int"):
+        read_gmt(3)
 
 
 @pytest.mark.parametrize("line", ["name\tdescription", "name\tdescription\t\t", "name"])
@@ -113,3 +194,33 @@ def test_conduct_as_an_estimator():
         features.transform(["A"])
     with pytest.raises(ValueError, match="weight='tf' must be None or 'idf'"):
         clone(features).set_params(weight="tf").fit(["A"])
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        MappingProxyType({"ab": ("A", "B"), "bc": pd.Series(["B", "C"])}),
+        {"ab": {"A", "B"}, "bc": (gene for gene in "BC")},
+        pd.DataFrame({"source": ["ab", "ab", "bc", "bc"], "target": list("ABBC"), "weight": 1}),
+    ],
+)
+def test_sets_come_in_mappings_and_tables(sets):
+    features = GeneSetFeatures(sets, min_genes=2).fit(["A", "B"])
+    assert features.set_names_.tolist() == ["ab", "bc"]
+    assert features.transform(["A", "B", "C"]).toarray().tolist() == [[1, 0], [1, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"ab": "JAK2"}, "the set 'ab' is 'JAK2'"),
+        ({"ab": ["A", np.nan]}, r"the set 'ab' is \"\['A', nan\]\""),
+        ({"ab": None}, "the set 'ab' is 'None'"),
+        ({1: ["A"]}, "the set 1 is"),
+        (pd.DataFrame({"source": ["ab", None], "target": ["A", "B"]}), "the set nan is"),
+        (pd.DataFrame({"set": ["ab"], "gene": ["A"]}), "must have the columns 'source'.*'gene'"),
+    ],
+)
+def test_sets_that_are_no_names_of_genes_are_errors(sets, message):
+    with pytest.raises(ValueError, match=message):
+        GeneSetFeatures(sets, min_genes=1).fit(["A"])
