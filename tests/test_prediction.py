@@ -14,6 +14,7 @@ FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 3, "batch_si
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0, "learning_rate": 0.02}
 
 A = np.repeat(["control", "P0", "P1", "P2", "P3"], 20)
+pytestmark = pytest.mark.filterwarnings("ignore:X looks like raw counts")
 X = np.random.default_rng(0).poisson(3.0, (100, 20)).astype(np.float32)
 X[A == "P0", :5] *= 3
 TOTAL = X.sum(1)

@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..base import REAL_VALUED
 from ..metrics import maximum_mean_discrepancy
-from ..preprocessing import LogNormalize, check_cells
+from ..preprocessing import check_cells
+from ..preprocessing._genes import log_normalised, median_library_size
 
 
 def latent_shifts(estimator, A):
@@ -159,7 +160,7 @@ def _real_values(estimator, X, A):
     """Expression that squared distances make sense of."""
     counts = getattr(estimator, "likelihood", "normal") not in REAL_VALUED
     values = check_cells(estimator, X, counts=counts, layer=estimator.layer, design=A)
-    return LogNormalize(target_sum=None).fit_transform(values) if counts else values
+    return log_normalised(values, median_library_size(values)) if counts else values
 
 
 def _some(rows, max_cells, random):

@@ -7,7 +7,8 @@ from sklearn.utils import Bunch, check_random_state
 from .._penetrance import check_grid, check_names
 from ..base import REAL_VALUED
 from ..metrics import energy_distance
-from ..preprocessing import LogNormalize, check_cells
+from ..preprocessing import check_cells
+from ..preprocessing._genes import log_normalised, median_library_size
 
 
 def titrate(
@@ -121,6 +122,6 @@ def _comparison(estimator, X, measured, metric):
     measured = check_cells(estimator, measured, counts=counts, layer=estimator.layer)
     if not counts:
         return lambda cells: metric(cells, measured)
-    scale = LogNormalize(target_sum=None).fit(measured)
-    reference = scale.transform(measured)
-    return lambda cells: metric(scale.transform(cells), reference)
+    target_sum = median_library_size(measured)
+    reference = log_normalised(measured, target_sum)
+    return lambda cells: metric(log_normalised(cells, target_sum), reference)

@@ -38,7 +38,8 @@ from ..base import (
 )
 from ..nn import Decoder, GaussianEncoder, NormalHead, Table
 from ..objectives import kl_from_unit_normal
-from ..preprocessing import LogNormalize, TargetFeatures
+from ..preprocessing import TargetFeatures
+from ..preprocessing._genes import log_normalised, median_library_size
 from ..preprocessing._labels import listed
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
@@ -698,7 +699,7 @@ class SCCVAE(PerturbationVAE):
         rows = torch.linspace(0, controls.n_cells - 1, n_taken, dtype=torch.float64).long()
         values = controls.take(rows.to(cells.dosage.device)).x.cpu().numpy()
         if self._counts:
-            values = LogNormalize(target_sum=None).fit_transform(values)
+            values = log_normalised(values, median_library_size(values))
         names = getattr(self, "feature_names_in_", None)
         self.features_ = TargetFeatures(self.features, n_components=self.n_components)
         self.features_.fit(self.perturbations_, values, names)

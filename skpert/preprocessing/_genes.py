@@ -73,9 +73,7 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = _counts(self, X, reset=True, design=y)
         warn_if_logs(X, "LogNormalize expects counts: normalise once")
         if self.target_sum is None:
-            library_size = _library_size(X)
-            counted = library_size[library_size > 0]
-            self.target_sum_ = float(np.median(counted)) if len(counted) else 1.0
+            self.target_sum_ = median_library_size(X)
         elif isinstance(self.target_sum, Real) and 0 < self.target_sum < np.inf:
             self.target_sum_ = float(self.target_sum)
         else:
@@ -103,18 +101,29 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If X has negative, missing or infinite values, or another number of genes.
         """
         check_is_fitted(self)
-        given, X = X, _counts(self, X)
-        library_size = _library_size(X)
-        factor = self.target_sum_ / np.where(library_size > 0, library_size, 1)
-        factor = factor.astype(X.dtype)
-        if not issparse(X):
-            return with_cell_names(self, np.log1p(X * factor[:, None]), given)
-        X_log = X.copy()
-        X_log.data = np.log1p(X.data * np.repeat(factor, np.diff(X.indptr)))
-        return X_log
+        return with_cell_names(self, log_normalised(_counts(self, X), self.target_sum_), X)
 
     def __sklearn_tags__(self):
         return _counts_tags(super().__sklearn_tags__())
+
+
+def median_library_size(X):
+    """Median total of the cells that have counts; 1 where none has."""
+    library_size = _library_size(X)
+    counted = library_size[library_size > 0]
+    return float(np.median(counted)) if len(counted) else 1.0
+
+
+def log_normalised(X, target_sum):
+    """``log1p(target_sum * x / x.sum())`` of validated counts, dense or CSR."""
+    library_size = _library_size(X)
+    factor = target_sum / np.where(library_size > 0, library_size, 1)
+    factor = factor.astype(X.dtype)
+    if not issparse(X):
+        return np.log1p(X * factor[:, None])
+    X_log = X.copy()
+    X_log.data = np.log1p(X.data * np.repeat(factor, np.diff(X.indptr)))
+    return X_log
 
 
 class HighlyVariableGenes(SelectorMixin, BaseEstimator):

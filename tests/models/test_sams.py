@@ -601,6 +601,7 @@ def test_the_joint_bound_pays_for_effects_and_controls_bear_none():
         ({"likelihood": "normal", "input_transform": "log"}, "logarithm of counts"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:X looks like raw counts")
 def test_parameters_that_make_no_sense_are_named(parameters, message):
     screen = small_screen()
     with pytest.raises(ValueError, match=message):
