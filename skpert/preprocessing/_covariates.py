@@ -17,11 +17,12 @@ from ._covariate_values import (
     learn_categories,
     learn_scale,
     select,
+    standardised,
     unnamed_frame,
 )
 from ._environments import check_frame, environment_matrix, learn_environments
-from ._labels import listed
 from ._transaction import all_or_nothing
+from ._values import as_design, listed
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -193,9 +194,9 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         columns = as_list(self.environment)
         if not columns:
             return np.zeros((len(self._read(A)), 0), dtype=np.float32)
-        check_frame(A, columns)
+        frame = check_frame(A, columns)
         return environment_matrix(
-            A, columns, self.environment_categories_, self.environment_scales_
+            frame, columns, self.environment_categories_, self.environment_scales_
         )
 
     def labels(self, A):
@@ -241,30 +242,30 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             for group in ("invariant", "spurious", "environment")
         }
         check_groups(groups)
-        names = [*groups["invariant"], *groups["spurious"]]
-        if not isinstance(A, pd.DataFrame):
+        names, given = [*groups["invariant"], *groups["spurious"]], as_design(A)
+        if not isinstance(given, pd.DataFrame):
             check_unnamed(A, [*names, *groups["environment"]])
-            frame = unnamed_frame(A)
+            frame = unnamed_frame(given)
             return frame, frame.shape[1]
+        columns = listed(given.columns, 20)
         if not names:
             raise ValueError(
-                f"A is a DataFrame with the columns {listed(A.columns, 20)}: name those that are "
-                "covariates by the parameters `invariant` and `spurious`."
+                f"A is a DataFrame with the columns {columns}: name those that are covariates by "
+                "the parameters `invariant` and `spurious`."
             )
-        frame = select(A, names)
+        frame = select(given, names)
         absent = [name for name in names if name not in frame]
         if absent:
-            raise ValueError(
-                f"A has no column {listed(absent, 20)}; its columns are {listed(A.columns, 20)}."
-            )
+            raise ValueError(f"A has no column {listed(absent, 20)}; its columns are {columns}.")
         return frame, len(groups["invariant"])
 
     def _read(self, A):
         """Frame of those covariates that A has, in the order of ``names_``."""
-        if isinstance(A, pd.DataFrame):
-            return select(A, self.names_)
+        given = as_design(A)
+        if isinstance(given, pd.DataFrame):
+            return select(given, self.names_)
         check_unnamed(A, [*as_list(self.invariant), *as_list(self.spurious)])
-        frame = unnamed_frame(A)
+        frame = unnamed_frame(given)
         if frame.columns.tolist() != self.names_.tolist():
             raise ValueError(
                 f"A gives the covariates {listed(frame.columns, 20)}, and training had "
@@ -275,9 +276,8 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)
-        if columns:
-            check_frame(A, columns)
-        categories, scales, names = learn_environments(A, columns)
+        frame = check_frame(A, columns) if columns else None
+        categories, scales, names = learn_environments(frame, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
 
@@ -310,7 +310,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
                 entry = np.ones_like(code)
             else:
                 mean, scale = self.scales_[name]
-                number = (as_numbers(frame[name]) - mean) / scale
+                number = standardised(frame[name], as_numbers(frame[name]), mean, scale)
                 entry = np.column_stack([number, np.ones_like(number)])
                 code = np.where(np.isnan(number)[:, None], -1, [0, 1])
             column.append(np.where(code < 0, -1, first[name] + code).astype(np.int32))

@@ -18,9 +18,17 @@ from ._labels import (
     treatment_labels,
     warn_of_controls,
     warn_of_inseparable,
+    warn_of_names,
     warn_of_single_cells,
 )
+from ._parts import warn_of_doubtful
 from ._transaction import all_or_nothing
+
+FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
+    "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
+    "whole perturbations where cells are sorted: PerturbationKFold trains on every perturbation "
+    "in every fold; LeavePerturbationsOut is for models and scorers that can do with unseen ones."
+)
 
 
 class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -144,10 +152,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         design = self._interventions(singles)
         self._fit_environments(A)
         self.columns_, self.perturbations_ = singles.names, design.names
-        dosage = self._encode(design)
+        dosage = self._encode(design, singles.names)
         self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
         self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
         self._check_contrast(design)
+        self._warn_of_reading(singles)
         warn_of_single_cells(self.perturbations_, self.n_cells_)
         warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
         warn_of_inseparable(self.perturbations_, dosage)
@@ -175,7 +184,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             columns. If not ``additive``, an unseen combination is unknown.
         """
         check_is_fitted(self)
-        return self._encode(self._interventions(self._read_known(A)))
+        singles = self._read_known(A)
+        return self._encode(self._interventions(singles), singles.names)
 
     def environments(self, A):
         """Nuisance covariates of every cell.
@@ -199,11 +209,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         check_is_fitted(self)
         columns = self._environment_columns()
         if not columns:
-            n_cells = len(self._read(A).codes)
+            n_cells = len(self._read_known(A).codes)
             return np.zeros((n_cells, 0), dtype=np.float32)
-        check_frame(A, columns)
+        frame = check_frame(A, columns)
         return environment_matrix(
-            A, columns, self.environment_categories_, self.environment_scales_
+            frame, columns, self.environment_categories_, self.environment_scales_
         )
 
     def labels(self, A):
@@ -243,7 +253,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             If a perturbation is known already, or A has none.
         """
         check_is_fitted(self)
-        singles = self._read(A)
+        singles = self._read(A, self.columns_)
         design = self._interventions(singles)
         count = np.bincount(design.dosage[design.codes].indices, minlength=len(design.names))
         n_cells = dict(zip(design.names[count > 0], count[count > 0], strict=True))
@@ -256,6 +266,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 f"A holds {listed(known, 10)}, known already; leave them out. Dosages of new "
                 "perturbations need a DataFrame with their names."
             )
+        self._warn_of_reading(singles)
         warn_of_single_cells(new, np.array([n_cells[name] for name in new]))
         encoder = self.with_names(new)
         encoder.n_cells_[len(self.n_cells_) :] = [n_cells[name] for name in new]
@@ -309,12 +320,18 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         tags.target_tags.one_d_labels = True
         return tags
 
-    def _read(self, A):
-        return read_design(A, control=self.control, sep=self.sep, perturbation=self.perturbation)
+    def _read(self, A, known=()):
+        return read_design(
+            A, control=self.control, sep=self.sep, perturbation=self.perturbation, known=known
+        )
+
+    def _warn_of_reading(self, design):
+        warn_of_names(design, self.sep)
+        warn_of_doubtful(design.doubtful, self.sep)
 
     def _read_known(self, A):
         """Read A with the columns of an array named as in training."""
-        design = self._read(A)
+        design = self._read(A, self.columns_)
         if design.form != "array":
             return design
         if len(design.names) != len(self.columns_):
@@ -330,15 +347,15 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             return design
         return as_interventions(design, control=self.control, sep=self.sep)
 
-    def _encode(self, design):
-        """Dosage of each cell in the order of ``perturbations_``."""
+    def _encode(self, design, singles):
+        """Dosage of each cell in the order of ``perturbations_``; single names are ``singles``."""
         known = {name: j for j, name in enumerate(self.perturbations_)}
         column = np.array([known.get(name, -1) for name in design.names], dtype=np.int32)
         dosage = design.dosage
         used = np.unique(dosage.indices)  # a column of zeros may have any name
         unknown = design.names[used[column[used] < 0]]
         if len(unknown):
-            raise ValueError(self._unknown_message(unknown))
+            raise ValueError(self._unknown_message(design, unknown, singles))
         encoded = csr_array(
             (dosage.data, column[dosage.indices], dosage.indptr),
             shape=(dosage.shape[0], len(known)),
@@ -347,17 +364,17 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoded.sort_indices()
         return encoded
 
-    def _unknown_message(self, unknown):
+    def _unknown_message(self, design, unknown, singles):
         message = (
             f"A has unknown perturbations: {listed(unknown, 10)}. Known are "
             f"{listed(self.perturbations_, 20)}, and the control {text(self.control)!r}."
         )
-        if not self.additive and any((self.sep or "+") in name for name in unknown):
+        if not self.additive and not set(unknown) <= set(singles):
             message += (
                 " This model treats a combination as an intervention of its own and cannot "
                 "predict one that it has not seen."
             )
-        return message
+        return f"{message} {FOLDS}" if len(design.codes) > design.dosage.shape[0] else message
 
     def _check_contrast(self, design):
         n_cells = len(design.codes)
@@ -379,8 +396,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     def _fit_environments(self, A):
         columns = self._environment_columns()
-        if columns:
-            check_frame(A, [self.perturbation, *columns])
-        categories, scales, names = learn_environments(A, columns)
+        frame = check_frame(A, [self.perturbation, *columns]) if columns else None
+        categories, scales, names = learn_environments(frame, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
