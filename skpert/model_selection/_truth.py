@@ -58,11 +58,12 @@ def label_means(values, labels):
     return pd.DataFrame(group_means(values, codes, len(names), logarithms), index=names)
 
 
-def screen_weights(values, labels, *, control, sep):
+def screen_weights(values, labels, *, control):
     """Weights of genes, from the cells of perturbations that have a variance."""
     counts = pd.Series(labels).groupby(labels).transform("size").to_numpy()
     kept = np.flatnonzero((counts > 1) | (labels == control))
-    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=sep)
+    # labels were read before
+    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=None)
 
 
 def kernel_bandwidths(populations):

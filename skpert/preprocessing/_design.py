@@ -3,11 +3,13 @@
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from ..exceptions import warn_of_data
 from ._environments import check_frame, environment_matrix, learn_environments
 from ._labels import (
     as_interventions,
@@ -21,8 +23,10 @@ from ._labels import (
     warn_of_names,
     warn_of_single_cells,
 )
-from ._parts import warn_of_doubtful
+from ._nesting import nested, warn_of_nested
+from ._parts import doubt
 from ._transaction import all_or_nothing
+from ._values import as_design
 
 FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
     "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
@@ -71,6 +75,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         The same as ``perturbations_`` if ``additive``.
     n_cells_ : ndarray of shape (n_perturbations,)
         Number of cells with a dosage above 0.
+    nested_ : ndarray of bool of shape (n_perturbations,)
+        Whether the effect cannot be separated from that of an environment, or of another column
+        of the design frame that is named like a batch: no control cell shares a level with the
+        perturbation, nor does a chain of other perturbations lead from one to the other. False
+        for those that were added later.
     n_control_cells_ : int
         Number of untreated cells.
     n_environments_ : int
@@ -143,8 +152,10 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Warns
         -----
         DataWarning
-            If perturbations have a single cell, if some only come together, if there are no
-            control cells, or if the name of a perturbation looks like that of a control.
+            If perturbations have a single cell, if some only come together or only with an
+            environment of their own, if there are no control cells, if the name of a
+            perturbation looks like that of a control or like a missing value, or if it is in
+            doubt whether a label that holds ``sep`` is a combination.
         """
         singles = self._read(A)
         if len(singles.codes) == 0:
@@ -156,10 +167,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
         self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
         self._check_contrast(design)
-        self._warn_of_reading(singles)
+        self._mark_nested(A, design)
+        warn_of_names(singles, self.sep)
         warn_of_single_cells(self.perturbations_, self.n_cells_)
         warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
-        warn_of_inseparable(self.perturbations_, dosage)
+        warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
         return self
 
     def transform(self, A):
@@ -266,7 +278,9 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 f"A holds {listed(known, 10)}, known already; leave them out. Dosages of new "
                 "perturbations need a DataFrame with their names."
             )
-        self._warn_of_reading(singles)
+        warn_of_names(singles, self.sep)
+        if singles.doubtful:
+            warn_of_data(doubt(singles.doubtful, self.sep))
         warn_of_single_cells(new, np.array([n_cells[name] for name in new]))
         encoder = self.with_names(new)
         encoder.n_cells_[len(self.n_cells_) :] = [n_cells[name] for name in new]
@@ -310,6 +324,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder.perturbations_ = np.array([*self.perturbations_, *names], dtype=object)
         encoder.columns_ = np.array([*self.columns_, *names], dtype=object)
         encoder.n_cells_ = np.array([*self.n_cells_, *(0 for _ in names)])
+        encoder.nested_ = np.array([*self.nested_, *(False for _ in names)])
         return encoder
 
     def __sklearn_tags__(self):
@@ -324,10 +339,6 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         return read_design(
             A, control=self.control, sep=self.sep, perturbation=self.perturbation, known=known
         )
-
-    def _warn_of_reading(self, design):
-        warn_of_names(design, self.sep)
-        warn_of_doubtful(design.doubtful, self.sep)
 
     def _read_known(self, A):
         """Read A with the columns of an array named as in training."""
@@ -389,6 +400,14 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 f"A has one perturbation only, {label!r} in each of its n_samples={n_cells} "
                 "cells, and no control cell to compare it with."
             )
+
+    def _mark_nested(self, A, design):
+        """Find the perturbations that come only with an environment of their own."""
+        self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
+        if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
+            found = nested(design, frame, self._environment_columns(), self.perturbation)
+            self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
+            warn_of_nested(found, design)
 
     def _environment_columns(self):
         columns = self.environment

@@ -13,6 +13,7 @@ from ..exceptions import warn_of_data
 from ._parts import read_parts, warn_of_whole
 from ._values import as_design, check_columns, factors, listed, text, warn_of_missing
 
+LABELS = "Labels in A must be text or numbers (a combination is one text, such as 'A+B')"
 FLOAT32 = np.finfo(np.float32)
 
 
@@ -184,15 +185,21 @@ def warn_of_controls(names, control, n_control_cells):
         )
     if n_control_cells == 0:
         parts.append(
-            f"A has no control cell (label {control!r}): effects are then relative to the mean "
-            "of all training cells."
+            f"A has no control cell (label {control!r}), so nothing measured says how untreated "
+            "cells look. Effects are then relative to the mean of all training cells in SCCVAE "
+            "and the baselines, and in the other models to a zero point of the latent space that "
+            "only their priors fix, about what most perturbations have in common. What is "
+            "predicted for the control is that reference, no estimate of untreated cells."
         )
     if parts:
         warn_of_data(" ".join(parts))
 
 
-def warn_of_inseparable(names, dosage):
-    """One warning when perturbations come in the same cells only, in the same proportion."""
+def warn_of_inseparable(names, dosage, doubt=""):
+    """One warning when perturbations come in the same cells only, in the same proportion.
+
+    ``doubt`` is what is to be said of the labels that these perturbations were read from.
+    """
     columns = dosage.tocsc()
     columns.sort_indices()
     groups = {}
@@ -203,10 +210,12 @@ def warn_of_inseparable(names, dosage):
             groups.setdefault(key, []).append(name)
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
-        warn_of_data(
+        doubt = (
             f"A has perturbations that only come together: {listed(together, 5)}. What each does "
-            "cannot be told; their sum can, and is dealt out evenly."
+            f"cannot be told; their sum can, and is dealt out evenly. {doubt}"
         )
+    if doubt:
+        warn_of_data(doubt.strip())
 
 
 def _dosed(name, dose):
@@ -216,7 +225,7 @@ def _dosed(name, dose):
 
 
 def _read_labels(labels, control, sep, known):
-    codes, texts = factors(labels, "Labels in A must be text or numbers")
+    codes, texts = factors(labels, LABELS)
     missing = np.flatnonzero(codes < 0)
     if len(missing):
         raise ValueError(
@@ -276,7 +285,22 @@ def _read_array(values, control):
     return _dosages(values, names, "array")
 
 
+def _check_structure(A):
+    """Raise ValueError if indices of a sparse matrix lie outside of it."""
+    try:
+        if issparse(A) and A.format in ("csr", "csc", "bsr"):
+            # anew, since scipy keeps what it once found of a structure
+            type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
+        elif issparse(A) and A.format == "coo":
+            type(A)((A.data, (A.row, A.col)), shape=A.shape)
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"A is a sparse matrix with a malformed structure ({error}): build it anew."
+        ) from error
+
+
 def _dosages(values, names, form):
+    _check_structure(values)
     dosage = csr_array(values, dtype=np.float64, copy=True)
     dosage.sum_duplicates()
     dosage.eliminate_zeros()

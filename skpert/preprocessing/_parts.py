@@ -49,6 +49,12 @@ def read_parts(labels, control, sep, known=()):
     return found
 
 
+def parts_of_names(names, sep):
+    """Single perturbations in names that were read before, by name; all that can be is cut."""
+    ends = () if sep is None else [n for n in names if "" in map(str.strip, n.split(sep))]
+    return read_parts(names, None, sep, known=ends).of
+
+
 def warn_of_whole(whole, sep):
     """One warning for all labels that hold the separator and are taken for names."""
     if whole:
@@ -61,15 +67,15 @@ def warn_of_whole(whole, sep):
         )
 
 
-def warn_of_doubtful(doubtful, sep):
-    """One warning for all labels that are cut though none of their parts is seen alone."""
-    if doubtful:
-        warn_of_data(
-            f"Labels in A are taken for combinations because they hold sep={sep!r}, though none "
-            f"of their parts is a label of its own ({len(doubtful)}): "
-            f"{listed(sorted(doubtful), 5)}. If they are names of single perturbations, use "
-            "sep=None."
-        )
+def doubt(doubtful, sep):
+    """What is to be said of labels that are cut though none of their parts is seen alone."""
+    if not doubtful:
+        return ""
+    return (
+        f"Labels in A are taken for combinations because they hold sep={sep!r}, though none of "
+        f"their parts is a label of its own ({len(doubtful)}): {listed(sorted(doubtful), 5)}. If "
+        "they are names of single perturbations, use sep=None."
+    )
 
 
 def _cut(label, sep):

@@ -10,6 +10,7 @@ from numbers import Integral, Number, Real
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
+from sklearn.utils.validation import _check_sample_weight
 
 from ..exceptions import warn_of_data
 
@@ -63,9 +64,8 @@ def factors(values, rule):
     kinds = _kinds(values)
     odd = sorted(kind.__name__ for kind in kinds if not issubclass(kind, (*VALUES, *MISSING)))
     if odd:
-        raise ValueError(
-            f"{rule} (a combination is one text, such as 'A+B'); got {listed(odd, 3)}"
-        )
+        remark = " Complex data not supported." if any("complex" in kind for kind in odd) else ""
+        raise ValueError(f"{rule}; got {listed(odd, 3)}.{remark}")
     if np.ma.core.MaskedConstant in kinds:
         values = pd.Series([None if value is np.ma.masked else value for value in values])
     if not kinds.isdisjoint(BOOLS) and any(map(_is_number, _kinds(values.dropna()))):
@@ -83,6 +83,8 @@ def _series(values):
     """1-D values as a Series, dates as dates."""
     if isinstance(values, np.ndarray) and values.dtype.kind not in "biufMmO":
         values = values.astype(object)  # text, bytes, complex and records
+    if isinstance(values, pd.MultiIndex):
+        values = values.to_flat_index()  # of tuples
     return pd.Series(values)
 
 
@@ -160,7 +162,9 @@ def _filled(A):
     """Masked array with what is masked made missing."""
     if A.ndim == 2 and A.dtype.kind in "biuf":
         return A.astype(np.float64).filled(np.nan)
-    return _objects(A.astype(object).filled(None))
+    values = A.data.astype(object)
+    values[np.ma.getmaskarray(A)] = None
+    return _objects(values)
 
 
 def _of_sequence(A):
@@ -208,3 +212,21 @@ def check_columns(frame, columns):
             raise ValueError(
                 f"A has {n_columns} columns with the name {str(column)!r}: keep one of them."
             )
+        if columns.count(column) > 1:
+            raise ValueError(f"Column {str(column)!r} of A is named more than once: name it once.")
+
+
+def check_weights(sample_weight, X):
+    """Weights of the cells of X, float64, the largest of them 1; ValueError if they are none."""
+    if np.ma.isMaskedArray(sample_weight):
+        sample_weight = sample_weight.astype(np.float64).filled(np.nan)
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    negative = np.flatnonzero(weights < 0)
+    if len(negative):
+        raise ValueError(
+            f"sample_weight must not be negative; {len(negative)} are, the first is "
+            f"{weights[negative[0]]:g} in row {negative[0]}."
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for all cells, so that none of them counts.")
+    return weights / weights.max()
