@@ -11,7 +11,7 @@ from ..preprocessing import perturbation_labels
 from ..preprocessing._labels import text
 
 SINGLE = (
-    "Almost every cell has a label of its own: give one label per treatment, or split by "
+    "Every cell has a label of its own: give one label per treatment, or split by "
     "LeavePerturbationsOut"
 )
 
@@ -63,10 +63,10 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
         tested = [np.flatnonzero(fold == k) for k in range(self.n_splits)]
         if not all(map(len, tested)):
             n_cells = sum(map(len, tested))
+            remedy = f"Lower n_splits to at most {n_cells}" if n_cells > 1 else SINGLE
             raise ValueError(
-                f"cannot make {self.n_splits} folds: of {len(fold)} cells {n_cells} can be tested, "
-                "those that are not the only one with their label. "
-                + (f"Lower n_splits to at most {n_cells}" if n_cells > 1 else SINGLE)
+                f"cannot make {self.n_splits} folds: {n_cells} of {len(fold)} cells can be "
+                f"tested, those that are not the only one with their label. {remedy}"
             )
         yield from tested
 
