@@ -36,7 +36,7 @@ logger = logging.getLogger("skpert")
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
-FLOAT32 = torch.finfo(torch.float32)
+LARGEST = torch.finfo(torch.float32).max / N_BASAL  # library size whose responses can be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
 GENERATOR = threading.RLock()  # held while torch's generator is ours
@@ -555,8 +555,8 @@ class PerturbationVAE(
             )
         if library_size is not None and not _is_library_size(library_size):
             raise ValueError(
-                "library_size must be a positive number, such as 1e4, that float32 can hold, got "
-                f"{library_size!r}"
+                f"library_size must be a positive number, such as 1e4, and at most {LARGEST:.0e}, "
+                f"got {library_size!r}"
             )
         dosage = self.design_.transform(A)
         if dosage.shape[0] == 0:
@@ -699,7 +699,7 @@ class PerturbationVAE(
 def _is_library_size(value):
     if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
         return False
-    return FLOAT32.tiny <= value <= FLOAT32.max
+    return torch.finfo(torch.float32).tiny <= value <= LARGEST
 
 
 def _cells(X, design, A):

@@ -85,7 +85,8 @@ def _series(values):
         values = values.astype(object)  # text, bytes, complex and records
     if isinstance(values, pd.MultiIndex):
         values = values.to_flat_index()  # of tuples
-    return pd.Series(values)
+    values = pd.Series(values)
+    return values.astype(object) if isinstance(values.dtype, pd.ArrowDtype) else values
 
 
 def _is_number(kind):
@@ -98,8 +99,6 @@ def _kinds(values):
         values = pd.Series(values.cat.categories)
     if values.dtype == object:
         return set(map(type, values.array))
-    if isinstance(values.dtype, pd.ArrowDtype):
-        return {values.dtype.type}
     return {np.dtype(values.dtype).type} if isinstance(values.dtype, np.dtype) else set()
 
 
