@@ -144,7 +144,7 @@ PROFILES = np.random.default_rng(0).poisson(3.0, (32, 5)).astype(np.float32)
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
 @pytest.mark.filterwarnings("ignore:A has no control cell")
 def test_folds_that_leave_perturbations_out_say_so_and_name_the_splitters(model):
-    advice = "unknown perturbations|were not seen in training"
+    advice = "unknown perturbations|were not seen in training|no perturbed cell"
     named = r"KFold without shuffling[\s\S]*PerturbationKFold[\s\S]*LeavePerturbationsOut"
     grid = GridSearchCV(model, {"perturbation": ["perturbation"]}, cv=4, refit=False)
     with pytest.warns(UserWarning, match="Scoring failed") as caught:

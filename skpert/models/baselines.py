@@ -288,7 +288,9 @@ class _Baseline(BaseEstimator, ABC):
         bulk = _pseudobulk(values, dosage, sample_weight)
         counted = bulk.treated & (bulk.weight > 0)
         if not counted.any():
-            raise ValueError("A has no perturbed cell, and a score is the error of their means")
+            raise ValueError(
+                f"A has no perturbed cell, and a score is the error of their means. {FOLDS}"
+            )
         try:
             effects = self._combined(names, bulk.dosage[counted])
         except ValueError as error:  # of names that were not trained on

@@ -98,7 +98,7 @@ def _kinds(values):
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = pd.Series(values.cat.categories)
     if values.dtype == object:
-        return set(map(type, values.array))
+        return set(map(type, values.to_numpy().tolist()))
     return {np.dtype(values.dtype).type} if isinstance(values.dtype, np.dtype) else set()
 
 
