@@ -22,7 +22,7 @@ from ._covariate_values import (
 )
 from ._environments import check_frame, environment_matrix, learn_environments
 from ._transaction import all_or_nothing
-from ._values import as_design, listed
+from ._values import as_design, listed, warn_of_missing_categories
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -33,7 +33,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
     * A design frame, such as ``adata.obs``: a DataFrame with the columns named by the parameters.
       Columns of floats are numbers, those of every other dtype categories; whole numbers that
       count or measure must hence be made floats, and coded categories with gaps categories.
-    * 1-D labels of any dtype: one invariant covariate of categories, called "label".
+    * 1-D labels, text or numbers: one invariant covariate of categories, called "label".
     * A 2-D array or sparse matrix of numbers: its columns are invariant covariates of numbers,
       called "0", "1", ...
 
@@ -131,6 +131,11 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             named; if a column is absent or named twice; if a covariate has the same value in all
             cells that have it, no value at all, or an infinite one; if an environment has
             missing values.
+
+        Warns
+        -----
+        DataWarning
+            If categories look like missing values that were made text, such as "nan".
         """
         frame, n_invariant = self._read_training(A)
         if len(frame) < 2:
@@ -140,6 +145,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         self._fit_environments(A)
         self._fit_covariates(frame, n_invariant)
         self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
+        warn_of_missing_categories(self.categories_ | self.environment_categories_)
         return self
 
     def transform(self, A, *, unseen="hide"):

@@ -26,7 +26,7 @@ from ._labels import (
 from ._nesting import nested, warn_of_nested
 from ._parts import doubt
 from ._transaction import all_or_nothing
-from ._values import as_design
+from ._values import as_design, warn_of_missing_categories
 
 FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
     "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
@@ -40,7 +40,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     The design A of a screen is given in one of three forms:
 
-    * 1-D labels of any dtype. ``control`` names the untreated cells and ``"A+B"`` is a
+    * 1-D labels, text or numbers. ``control`` names the untreated cells and ``"A+B"`` is a
       combination, in which order, blanks, repetition and the control do not matter:
       ``"A + control"`` is ``"A"``. Labels are compared as text; 1, 1.0 and "1" are the same.
     * 2-D dosages, at least 0: array, sparse matrix or DataFrame of numbers; a row of zeros is a
@@ -79,7 +79,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Whether the effect cannot be separated from that of an environment, or of another column
         of the design frame that is named like a batch: no control cell shares a level with the
         perturbation, nor does a chain of other perturbations lead from one to the other. False
-        for those that were added later.
+        for those of one or two cells, and for those that were added later.
     n_control_cells_ : int
         Number of untreated cells.
     n_environments_ : int
@@ -94,6 +94,20 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
     See Also
     --------
     perturbation_labels : The canonical label of each cell, without an encoder.
+
+    Notes
+    -----
+    Names may hold ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
+    such a name or a combination is decided in `fit`, by all labels:
+
+    * it is a combination if all of its parts are labels of their own (or the control); a part
+      may be a name that holds ``sep`` itself, as in "(+)-JQ1+Vorinostat";
+    * else it is a name, and a warning lists it, if one of the other parts does not look like one:
+      it has no letter (where not all parts are numbers), begins or ends with a sign such as "_"
+      or "-", or has a bracket without its partner;
+    * else it is a combination, and if no part is a label of its own, a warning says so.
+
+    Later a label that as a whole is a known name is that name. ``sep=None`` turns all this off.
 
     Examples
     --------
@@ -169,6 +183,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self._check_contrast(design)
         self._mark_nested(A, design)
         warn_of_names(singles, self.sep)
+        warn_of_missing_categories(self.environment_categories_)
         warn_of_single_cells(self.perturbations_, self.n_cells_)
         warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
         warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))

@@ -60,6 +60,12 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
     ValueError
         If A is none of the forms, or has missing labels, or negative or missing dosages.
 
+    Warns
+    -----
+    DataWarning
+        If labels that hold ``sep`` are taken for names, as :class:`PerturbationEncoder` tells,
+        or if labels look like missing values.
+
     Examples
     --------
     >>> from skpert.preprocessing import perturbation_labels

@@ -33,6 +33,7 @@ BATCH = {
     "gemgroup",
     "flowcell",
 }
+FEWEST = 3  # cells of a perturbation; fewer may have come to one batch by chance
 UNIT = {
     "sample",
     "well",
@@ -124,5 +125,5 @@ def _nested_in(design, levels):
     control = (np.diff(design.dosage.indptr) == 0) & (n_cells > 0)
     joined = part[control] if control.any() else [np.bincount(part, n_cells).argmax()]
     member = (design.dosage.T > 0).astype(np.int64)
-    seen, apart = member @ (n_cells > 0), member @ ((n_cells > 0) & ~np.isin(part, joined))
-    return (apart > 0) & (apart == seen)
+    seen, apart = member @ n_cells, member @ (n_cells * ~np.isin(part, joined))
+    return (apart >= FEWEST) & (apart == seen)

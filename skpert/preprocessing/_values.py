@@ -19,8 +19,9 @@ VALUES = (str, bytes, *BOOLS, Real, Decimal, np.datetime64, np.timedelta64)
 VALUES += (date, time, timedelta, pd.Period, pd.Interval)
 MISSING = (type(None), type(pd.NA), type(pd.NaT), np.ma.core.MaskedConstant)
 NESTED = (list, tuple, np.ndarray)
-LIKE_MISSING = re.compile(  # as texts that pandas, numpy, R and people write
-    r"nan|NaN|NAN|NaT|N/?A|n/a|<NA>|#N/A|[Nn]one|null|NULL|-|(?i:missing|unassigned|unknown)"
+WORDS = ("missing", "unassigned", "unknown")  # which are names of categories as well
+LIKE_MISSING = re.compile(  # as pandas, numpy, R and people write it
+    rf"nan|NaN|NAN|NaT|N/?A|n/a|<NA>|#N/A|[Nn]one|null|NULL|-|(?i:{'|'.join(WORDS)})"
 )
 
 
@@ -126,7 +127,7 @@ def as_design(A):
 def _of_array(A):
     """Array of the values, whose dtype tells 2-D numbers from other things."""
     if np.ma.isMaskedArray(A):
-        return _filled(A)
+        return filled(A)
     if hasattr(A, "__array__"):
         return _objects(_converted(A, lambda: np.asarray(A)))
     A = [A] if isinstance(A, (str, bytes)) else A
@@ -157,7 +158,7 @@ def _flat(A):
     return A
 
 
-def _filled(A):
+def filled(A):
     """Masked array with what is masked made missing."""
     if A.ndim == 2 and A.dtype.kind in "biuf":
         return A.astype(np.float64).filled(np.nan)
@@ -187,7 +188,7 @@ def _objects(values):
 
 
 def warn_of_missing(names, n_cells):
-    """One warning when names look like missing values that were made text."""
+    """One warning when labels look like missing values that were made text."""
     alike = [i for i, name in enumerate(names) if LIKE_MISSING.fullmatch(name)]
     if alike:
         shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
@@ -195,6 +196,21 @@ def warn_of_missing(names, n_cells):
             f"A has labels that look like missing values, {shown}; they are taken for "
             "perturbations. If they are missing, leave those cells out, or give them the label "
             "of the control if they are untreated."
+        )
+
+
+def warn_of_missing_categories(categories):
+    """One warning when categories of columns look like missing values that were made text."""
+    alike = [
+        f"{column}={name}"
+        for column, names in categories.items()
+        for name in names
+        if LIKE_MISSING.fullmatch(name) and name.lower() not in WORDS
+    ]
+    if alike:
+        warn_of_data(
+            f"A has categories that look like missing values, {listed(alike, 5)}; they are taken "
+            "for categories. What is missing should be None or NaN."
         )
 
 

@@ -141,6 +141,19 @@ def test_environments_that_are_refused(values, message):
         assert not hasattr(encoder, "columns_")
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        PerturbationEncoder(environment=["batch"]),
+        CovariateEncoder(invariant="batch"),
+        CovariateEncoder(invariant="perturbation", environment="batch"),
+    ],
+)
+def test_categories_that_look_like_missing_values_get_one_warning(encoder):
+    with pytest.warns(DataWarning, match="look like missing values, 'batch=nan'; they are taken"):
+        encoder.fit(FRAME.assign(batch=["b1", "b1", "nan", "nan", "Unknown", "Unknown"]))
+
+
 def test_a_column_of_environments_is_there_and_named_once():
     frame = FRAME.assign(batch=list("aabbab"))
     with pytest.raises(ValueError, match="2 columns with the name 'batch'"):
