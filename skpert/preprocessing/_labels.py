@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_array, issparse
 
 from ..exceptions import warn_of_data
+from ._expression import with_valid_structure
 from ._parts import read_parts, warn_of_whole
 from ._values import as_design, check_columns, factors, listed, text, warn_of_missing
 
@@ -291,22 +292,9 @@ def _read_array(values, control):
     return _dosages(values, names, "array")
 
 
-def _check_structure(A):
-    """Raise ValueError if indices of a sparse matrix lie outside of it."""
-    try:
-        if issparse(A) and A.format in ("csr", "csc", "bsr"):
-            # anew, since scipy keeps what it once found of a structure
-            type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
-        elif issparse(A) and A.format == "coo":
-            type(A)((A.data, (A.row, A.col)), shape=A.shape)
-    except (ValueError, IndexError) as error:
-        raise ValueError(
-            f"A is a sparse matrix with a malformed structure ({error}): build it anew."
-        ) from error
-
-
 def _dosages(values, names, form):
-    _check_structure(values)
+    if issparse(values):
+        values = with_valid_structure(values, "A", np.float64)
     dosage = csr_array(values, dtype=np.float64, copy=True)
     dosage.sum_duplicates()
     dosage.eliminate_zeros()

@@ -138,7 +138,7 @@ X = np.random.default_rng(0).poisson(3, (40, 5))
 @pytest.mark.filterwarnings("ignore:Labels in A hold:skpert.exceptions.DataWarning")
 def test_models_add_up_names_that_hold_the_separator():
     designs = ["Vorinostat+(+)-JQ1", "(+)-JQ1 + Vorinostat", "(+)-JQ1", "Vorinostat"]
-    model = AdditiveEffects().fit(X, COMPOUNDS)
+    model = AdditiveEffects().fit(np.log1p(X), COMPOUNDS)
     both, same, first, second = model.predict_intervention(designs) - model.control_mean_
     np.testing.assert_allclose(both, first + second)
     assert np.array_equal(both, same)
