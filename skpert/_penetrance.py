@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from .preprocessing._labels import listed
+from .preprocessing._labels import listed, text
+from .preprocessing._parts import read_parts
 
 N_GRID = 41  # penetrances that are tried, if none are given
 
@@ -18,8 +19,10 @@ def check_names(estimator, perturbations):
     if not names:
         raise ValueError("perturbations is empty: name at least one")
     labels = estimator.design_.labels(np.array(names, dtype=object))
-    others = [n for n in labels if estimator.sep is not None and estimator.sep in n]
-    others += [n for n in labels if n == str(estimator.control)]
+    parts = read_parts(
+        labels, text(estimator.control), estimator.sep, estimator.design_.columns_
+    ).of
+    others = [name for name in labels if len(parts[name]) != 1]
     if others:
         raise ValueError(
             f"penetrance belongs to single perturbations, got {listed(others, 5)}: name the parts "

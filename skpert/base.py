@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Bunch, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
@@ -29,12 +29,14 @@ from .preprocessing import PerturbationEncoder, check_cells
 from .preprocessing._expression import check_same_cells, with_cell_names
 from .preprocessing._labels import listed
 from .preprocessing._transaction import all_or_nothing
+from .preprocessing._values import check_weights
 
 REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
 logger = logging.getLogger("skpert")
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
+LARGEST = torch.finfo(torch.float32).max / N_BASAL  # library size whose responses can be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
 GENERATOR = threading.RLock()  # held while torch's generator is ours
@@ -427,7 +429,7 @@ class PerturbationVAE(
         check_same_cells(X, sample_weight, ("X", "sample_weight"))
         scores = self.score_cells(X, y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, scores)
+            sample_weight = check_weights(sample_weight, scores)
         return float(np.average(scores, weights=sample_weight))
 
     def predict_intervention(self, A, X=None, *, library_size=None):
@@ -551,8 +553,11 @@ class PerturbationVAE(
             raise ValueError(
                 f"library_size has no meaning with likelihood={self.likelihood!r}: leave it out"
             )
-        if library_size is not None and not 0 < library_size < math.inf:
-            raise ValueError(f"library_size must be a positive number, got {library_size!r}")
+        if library_size is not None and not _is_library_size(library_size):
+            raise ValueError(
+                f"library_size must be a positive number, such as 1e4, and at most {LARGEST:.0e}, "
+                f"got {library_size!r}"
+            )
         dosage = self.design_.transform(A)
         if dosage.shape[0] == 0:
             raise ValueError("A holds no design: give at least one, such as a perturbation's name")
@@ -689,6 +694,12 @@ class PerturbationVAE(
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _is_library_size(value):
+    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
+        return False
+    return torch.finfo(torch.float32).tiny <= value <= LARGEST
 
 
 def _cells(X, design, A):

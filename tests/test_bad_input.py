@@ -10,7 +10,18 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skpert import CPAVAE, IVAE, SAMSVAE, SCCVAE, SVAE, VAE, BetaVAE, ConditionalVAE, SVAEPlus
+from skpert import (
+    CPAVAE,
+    IVAE,
+    SAMSVAE,
+    SCCVAE,
+    SVAE,
+    VAE,
+    BetaVAE,
+    ConditionalVAE,
+    ControlMean,
+    SVAEPlus,
+)
 from skpert.exceptions import DataWarning
 from skpert.nn import LIKELIHOODS
 
@@ -299,13 +310,51 @@ def test_number_of_particles_is_checked(n_particles):
         fitted().score_cells(X, A, n_particles=n_particles)
 
 
-@pytest.mark.parametrize("size", [0, -5.0, np.nan, np.inf])
+SIZES = [0, -5.0, np.nan, np.inf, 1e300, 3e38, 1e-300, True, "1e4", [1e4], np.array([1e4, 1e4])]
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_library_size_is_checked(size):
     model = fitted()
     for call in (model.predict_intervention, model.sample_intervention):
         arguments = ("P0",) if call == model.predict_intervention else ("P0", 3)
         with pytest.raises(ValueError, match="library_size must be a positive number"):
             call(*arguments, library_size=size)
+
+
+def test_the_largest_library_size_gives_finite_counts():
+    model = fitted()
+    assert np.isfinite(model.predict_intervention(["P0"], library_size=3e35)).all()
+    assert np.isfinite(model.sample_intervention(["P0"], 3, library_size=3e35)).all()
+
+
+WEIGHTS = {
+    "negative": (
+        np.r_[-1.0, np.ones(99)],
+        "must not be negative; 1 are, the first is -1 in row 0",
+    ),
+    "missing": (np.r_[np.nan, np.ones(99)], "contains NaN"),
+    "masked": (np.ma.masked_less(np.arange(100.0), 1), "contains NaN"),
+    "infinite": (np.r_[np.inf, np.ones(99)], "contains infinity"),
+    "nothing": (np.zeros(100), "zero"),
+    "too few": (np.ones(3), "sample_weight.shape"),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+@pytest.mark.parametrize("model", [fitted(), ControlMean().fit(np.log1p(X), A)], ids=type)
+def test_weights_that_are_none_are_refused(model, case):
+    weights, message = WEIGHTS[case]
+    with pytest.raises(ValueError, match=message):
+        model.score(X, A, sample_weight=weights)
+
+
+@pytest.mark.parametrize("model", [fitted(), ControlMean().fit(np.log1p(X), A)], ids=type)
+def test_only_the_ratio_of_weights_counts(model):
+    weights = np.random.default_rng(0).random(100)
+    score = model.score(X, A, sample_weight=weights)
+    for factor in (1e-300, 1e308):
+        assert model.score(X, A, sample_weight=factor * weights) == pytest.approx(score)
 
 
 def test_library_size_of_real_values_is_refused():

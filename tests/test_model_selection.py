@@ -1,5 +1,7 @@
 """Splits by hand counts, interventional NLL by hand, UDR on known latents, fits in processes."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +9,12 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import ParameterGrid, cross_validate
+from sklearn.model_selection import GridSearchCV, ParameterGrid, cross_validate
 from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.distributions import Normal
 
-from skpert import IVAE, VAE, SVAEPlus
+from skpert import IVAE, VAE, AdditiveEffects, BilinearRidge, SVAEPlus
 from skpert.exceptions import DataWarning
 from skpert.model_selection import (
     LeavePerturbationsOut,
@@ -120,6 +122,39 @@ def test_impossible_splits_are_refused(splitter):
         folds_of(splitter(2), LABELS[:-1])
     with pytest.raises(ValueError, match="labels in A are missing"):
         folds_of(splitter(2), [None, *LABELS[1:]])
+
+
+def test_folds_without_a_cell_to_test_are_refused():
+    alone = [f"P{i}" for i in range(30)]
+    for n_splits, labels, remedy in [
+        (3, alone, "0 of 30 cells can be tested, .* give one label per treatment"),
+        (3, [*alone, "A", "A"], "2 of 32 cells can be tested, .* Lower n_splits to at most 2"),
+    ]:
+        with pytest.raises(ValueError, match=f"cannot make {n_splits} folds: {remedy}"):
+            list(PerturbationKFold(n_splits, random_state=0).split(np.zeros(len(labels)), labels))
+    folds = list(PerturbationKFold(2).split(np.zeros(32), [*alone, "A", "A"]))
+    assert [len(test) for _, test in folds] == [1, 1]
+
+
+SORTED = np.repeat(["P0", "P1", "P2", "control"], 8)
+PROFILES = np.random.default_rng(0).poisson(3.0, (32, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("model", [SVAEPlus(**FAST), AdditiveEffects(), BilinearRidge("one_hot")])
+@pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
+@pytest.mark.filterwarnings("ignore:A has no control cell")
+def test_folds_that_leave_perturbations_out_say_so_and_name_the_splitters(model):
+    advice = "unknown perturbations|were not seen in training|no perturbed cell"
+    named = r"KFold without shuffling[\s\S]*PerturbationKFold[\s\S]*LeavePerturbationsOut"
+    grid = GridSearchCV(model, {"perturbation": ["perturbation"]}, cv=4, refit=False)
+    with pytest.warns(UserWarning, match="Scoring failed") as caught:
+        grid.fit(PROFILES, SORTED)
+    texts = [str(w.message) for w in caught if "Scoring failed" in str(w.message)]
+    assert all(re.search(advice, text) and re.search(named, text) for text in texts)
+    with pytest.raises(ValueError, match=named):
+        grid.set_params(error_score="raise").fit(PROFILES, SORTED)
+    grid.set_params(cv=PerturbationKFold(4, random_state=0)).fit(PROFILES, SORTED)
+    assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
 
 
 # Interventional likelihood

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from ..preprocessing._expression import read_matrix
+from ..preprocessing._labels import text
+from ..preprocessing._parts import read_parts
 from ._mixing import population_mean
 from ._noise import CountDecoder, NormalDecoder
 
@@ -50,14 +52,15 @@ class Population:
 
     def _labelled(self, labels):
         column = {name: j for j, name in enumerate(self.perturbations)}
-        parts = [{part.strip() for part in str(label).split("+")} for label in labels]
-        unknown = sorted(set().union(*parts) - set(column) - {"control"})
+        labels = [text(label) for label in labels]
+        parts = read_parts(set(labels), "control", "+", known=column).of
+        unknown = sorted(set().union(*parts.values()) - set(column))
         if unknown:
             raise ValueError(
                 f"A has unknown perturbations {unknown[:10]}; known are 'control' and "
                 f"{self.perturbations[0]!r} to {self.perturbations[-1]!r} (dosages must be 2-D)"
             )
-        treated = [sorted(column[part] for part in row - {"control"}) for row in parts]
+        treated = [sorted(column[part] for part in parts[label]) for label in labels]
         return dosage_matrix(treated, len(column))
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
+from ..preprocessing._parts import read_parts
 from ._download import RemoteFile, get_data_home
 from ._fetch import column, fetch_part, read_part
 
@@ -115,8 +116,8 @@ def check_task(task, fraction, seed):
 def _is_combination(A, control, sep):
     """Whether each label joins two names or more, the control aside."""
     names, codes = np.unique(A, return_inverse=True)
-    parts = [{part.strip() for part in name.split(sep)} - {control} for name in names]
-    return np.array([len(names) > 1 for names in parts], dtype=bool)[codes]
+    parts = read_parts(names.tolist(), control, sep).of
+    return np.array([len(parts[name]) > 1 for name in names.tolist()], dtype=bool)[codes]
 
 
 def _halves(cells, seed):

@@ -3,13 +3,13 @@
 from numbers import Integral
 
 import numpy as np
-import pandas as pd
 from sklearn import config_context
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_scalar
 
 from ..preprocessing._expression import check_same_cells, read_matrix
+from ..preprocessing._values import factors, filled
 
 MEMORY = 64  # MiB of distances held at once; more is slower
 
@@ -30,13 +30,13 @@ def read_embedding(Z, *, labels=None, batch=None, input_name="Z"):
 
 def read_groups(names, n_cells, input_name, *, least=1):
     """Number of the group of each cell, (n_cells,), in order of first appearance."""
-    names = np.asarray(names, dtype=object)
+    names = filled(names) if np.ma.isMaskedArray(names) else np.asarray(names, dtype=object)
     if names.shape != (n_cells,):
         raise ValueError(
             f"{input_name} must hold one name for each of the {n_cells} cells, and has shape "
             f"{names.shape}"
         )
-    codes, groups = pd.factorize(names)
+    codes, groups = factors(names, f"{input_name} must hold text or numbers")
     if (codes < 0).any():
         cell = np.flatnonzero(codes < 0)[0]
         raise ValueError(f"{input_name} is missing for {(codes < 0).sum()} cells, first {cell}")

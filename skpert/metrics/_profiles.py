@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..preprocessing._parts import parts_of_names
 from ._effects import _aligned, _check_names
 
 NAMES = ("true", "predicted")
@@ -111,5 +112,5 @@ def _targets(exclude, profiles):
     if exclude != "targets":
         raise ValueError(f"exclude must be None, 'targets' or a mapping, got {exclude!r}")
     names = {str(name) for name in profiles.names}
-    parts = {part.strip() for name in names for part in name.split("+")}
+    parts = set().union(*parts_of_names(names, "+").values())
     return profiles.genes.astype(str).isin(names | parts)

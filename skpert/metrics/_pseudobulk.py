@@ -5,8 +5,7 @@ import pandas as pd
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
-from ..preprocessing import perturbation_labels
-from ..preprocessing._labels import text
+from ..preprocessing._labels import read_design, text, treatment_labels, warn_of_names
 from ._cells import dense, read_cells
 from ._expression import MAX_ELEMENTS
 from ._profiles import kept_genes, read_profiles
@@ -98,8 +97,14 @@ def expression_error(
     """
     if aggregate not in (None, "pooled"):
         raise ValueError(f"aggregate must be None or 'pooled', got {aggregate!r}")
-    true, noise = _pseudobulks(true_cells, true_labels, space, control, sep)
-    predicted, claimed = _pseudobulks(predicted_cells, predicted_labels, space, control, sep)
+    names = {"control": control, "sep": sep}
+    design = read_design(true_labels, perturbation="perturbation", **names)
+    warn_of_names(design, sep)
+    true, noise = _pseudobulks(true_cells, true_labels, design, space, names)
+    design = read_design(
+        predicted_labels, perturbation="perturbation", known=design.names, **names
+    )
+    predicted, claimed = _pseudobulks(predicted_cells, predicted_labels, design, space, names)
     if isinstance(predicted.columns, pd.RangeIndex) and predicted.shape[1] == true.shape[1]:
         predicted.columns = claimed.columns = true.columns
     profiles = read_profiles(true, predicted)
@@ -123,10 +128,10 @@ def _ratio(numerator, denominator):
     return float(numerator / denominator) if denominator > 0 else np.nan
 
 
-def _pseudobulks(X, labels, space, control, sep):
+def _pseudobulks(X, labels, design, space, names):
     """Profile and sampling variance of each perturbation, DataFrames with names."""
     X, genes = _read_counts(X, space, labels)
-    labels = perturbation_labels(labels, control=control, sep=sep)
+    labels, control = treatment_labels(design, **names), names["control"]
     check_consistent_length(X, labels)
     groups = pd.Series(np.arange(len(labels))).groupby(labels)
     names = [name for name in groups.groups if name != text(control)]

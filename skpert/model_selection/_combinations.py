@@ -11,7 +11,7 @@ from sklearn.model_selection import BaseShuffleSplit
 from sklearn.utils import check_random_state
 
 from ..exceptions import DataWarning
-from ..preprocessing._labels import distinct, listed, read_design, treatment_names
+from ..preprocessing._labels import distinct, listed, read_design, treatment_names, warn_of_names
 
 MODES = ("out_of_distribution", "data_efficiency")
 
@@ -138,7 +138,9 @@ class _Treatments:
     """The treatments of a design, their parts and their cells."""
 
     def __init__(self, A, control, sep, perturbation):
-        design = distinct(read_design(A, control=control, sep=sep, perturbation=perturbation))
+        design = read_design(A, control=control, sep=sep, perturbation=perturbation)
+        warn_of_names(design, sep)
+        design = distinct(design)
         self.codes, self.part_names = design.codes, design.names
         self.names = np.array(treatment_names(design, control=control, sep=sep), dtype=object)
         ends = design.dosage.indptr

@@ -3,6 +3,7 @@
 import pandas as pd
 from scipy.stats import t as student
 
+from ..metrics._directions import GREATER_IS_BETTER
 from ._truth import METRICS
 
 
@@ -70,7 +71,7 @@ def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
     scored = per_perturbation.pivot(index=keys, columns="estimator", values=metric)[names]
     difference = scored.sub(scored[reference], axis=0).drop(columns=reference)
     difference = difference.groupby(level="perturbation").mean()
-    gain = difference if METRICS[metric].greater_is_better else -difference
+    gain = difference if GREATER_IS_BETTER[metric] else -difference
     n, mean, error = difference.count(), difference.mean(), difference.sem()
     width = error * student.ppf((1 + confidence) / 2, (n - 1).where(n > 1))
     return pd.DataFrame(

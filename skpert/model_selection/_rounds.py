@@ -74,10 +74,8 @@ class Split:
         weights, bandwidths = None, None
         if "weighted_mse" in self.plan.metrics:
             rows = np.concatenate([self.train, tested])
-            labels, names = self.screen.labels[rows], self.screen.names
-            weights = screen_weights(
-                self.values[rows], labels, control=names["control"], sep=names["sep"]
-            )
+            labels = self.screen.labels[rows]
+            weights = screen_weights(self.values[rows], labels, control=self.screen.control)
         if "maximum_mean_discrepancy" in self.plan.metrics:
             controls = self.some(self.controls, self.random(CONTROLS))
             bandwidths = kernel_bandwidths([*cells.values(), controls])

@@ -5,7 +5,6 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
-from ..preprocessing import perturbation_labels
 from ..preprocessing._labels import text
 
 
@@ -56,9 +55,7 @@ def interventional_nll(
     if refined:
         estimator = estimator.refine(X_train, A_train)
     estimator = estimator.adapt(X, A)
-    labels = perturbation_labels(
-        A, control=estimator.control, sep=estimator.sep, perturbation=estimator.perturbation
-    )
+    labels = estimator.design_.labels(A)
     scores = pd.Series(estimator.score_cells(X, A, n_particles=n_particles))
     treated = labels != text(estimator.control)
     grouped = scores[treated].groupby(labels[treated])

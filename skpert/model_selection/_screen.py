@@ -10,7 +10,7 @@ from sklearn.utils import check_consistent_length
 
 from ..metrics._cells import read_cells
 from ..preprocessing import LogNormalize
-from ..preprocessing._labels import read_design, text, treatment_labels
+from ..preprocessing._labels import read_design, text, treatment_labels, warn_of_names
 from ._splits import LeavePerturbationsOut
 
 METHODS = ("fit", "predict_intervention", "sample_intervention")
@@ -26,6 +26,7 @@ class Screen:
         self.space = space
         self.names = {"control": control, "sep": sep, "perturbation": perturbation}
         self._design = read_design(A, **self.names)
+        warn_of_names(self._design, sep)
         self.labels = treatment_labels(self._design, control=control, sep=sep)
         check_consistent_length(self.values, self.labels)
         self.control = text(control)
@@ -96,7 +97,8 @@ def split_cells(cv, screen, random_state):
     """Train and test cells of each split, checked."""
     if cv is None or isinstance(cv, Integral):
         n_splits = 5 if cv is None else cv
-        cv = LeavePerturbationsOut(n_splits, **screen.names, random_state=random_state)
+        names = screen.names | {"sep": None}  # labels were read before
+        cv = LeavePerturbationsOut(n_splits, **names, random_state=random_state)
     if isinstance(cv, str):
         raise ValueError(f"cv must be a number, a splitter or pairs of train and test, got {cv!r}")
     pairs = cv.split(screen.values, screen.labels) if hasattr(cv, "split") else cv

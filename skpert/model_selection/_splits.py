@@ -10,6 +10,11 @@ from sklearn.utils import check_random_state
 from ..preprocessing import perturbation_labels
 from ..preprocessing._labels import text
 
+SINGLE = (
+    "Every cell has a label of its own: give one label per treatment, or split by "
+    "LeavePerturbationsOut"
+)
+
 
 class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
     """K folds of cells, which a subclass assigns from their labels."""
@@ -55,8 +60,15 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
 
     def _iter_test_indices(self, X=None, y=None, groups=None):
         fold = self._folds(self._labels(y), check_random_state(self.random_state))
-        for k in range(self.n_splits):
-            yield np.flatnonzero(fold == k)
+        tested = [np.flatnonzero(fold == k) for k in range(self.n_splits)]
+        if not all(map(len, tested)):
+            n_cells = sum(map(len, tested))
+            remedy = f"Lower n_splits to at most {n_cells}" if n_cells > 1 else SINGLE
+            raise ValueError(
+                f"cannot make {self.n_splits} folds: {n_cells} of {len(fold)} cells can be "
+                f"tested, those that are not the only one with their label. {remedy}"
+            )
+        yield from tested
 
 
 class PerturbationKFold(_PerturbationSplit):

@@ -47,7 +47,6 @@ class Metric(NamedTuple):
     """How a prediction is scored."""
 
     score: Callable  # of Truth and Prediction; Series by perturbation
-    greater_is_better: bool
     of_cells: bool = False  # whether it compares populations, not means
 
 
@@ -58,11 +57,12 @@ def label_means(values, labels):
     return pd.DataFrame(group_means(values, codes, len(names), logarithms), index=names)
 
 
-def screen_weights(values, labels, *, control, sep):
+def screen_weights(values, labels, *, control):
     """Weights of genes, from the cells of perturbations that have a variance."""
     counts = pd.Series(labels).groupby(labels).transform("size").to_numpy()
     kept = np.flatnonzero((counts > 1) | (labels == control))
-    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=sep)
+    # labels were read before
+    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=None)
 
 
 def kernel_bandwidths(populations):
@@ -151,15 +151,15 @@ def _without_rounding(means, reference):
 
 
 METRICS = {
-    "response_mse": Metric(_mse, False),
-    "weighted_mse": Metric(_weighted_mse, False),
-    "delta_pearson": Metric(partial(_pearson, reference="control"), True),
-    "delta_pearson_perturbed": Metric(partial(_pearson, reference="perturbed"), True),
-    "direction_same": Metric(partial(_direction, column="same"), True),
-    "direction_opposite": Metric(partial(_direction, column="opposite"), False),
-    "perturbation_discrimination": Metric(_discrimination, True),
-    "energy_distance": Metric(_energy, False, of_cells=True),
-    "maximum_mean_discrepancy": Metric(_mmd, False, of_cells=True),
+    "response_mse": Metric(_mse),
+    "weighted_mse": Metric(_weighted_mse),
+    "delta_pearson": Metric(partial(_pearson, reference="control")),
+    "delta_pearson_perturbed": Metric(partial(_pearson, reference="perturbed")),
+    "direction_same": Metric(partial(_direction, column="same")),
+    "direction_opposite": Metric(partial(_direction, column="opposite")),
+    "perturbation_discrimination": Metric(_discrimination),
+    "energy_distance": Metric(_energy, of_cells=True),
+    "maximum_mean_discrepancy": Metric(_mmd, of_cells=True),
 }
 
 

@@ -26,12 +26,14 @@ from scipy.sparse import csr_array, eye_array, issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state, gen_batches
 from sklearn.utils.extmath import svd_flip
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
+from ..preprocessing._design import FOLDS
 from ..preprocessing._expression import check_same_cells
 from ..preprocessing._labels import Design, distinct, listed, read_design
 from ..preprocessing._transaction import all_or_nothing
+from ..preprocessing._values import check_weights
 
 N_CELLS = 4096  # that are summed at once
 SHARED = {
@@ -282,12 +284,18 @@ class _Baseline(BaseEstimator, ABC):
         values = self._expression(X, y)
         names, dosage = self._read(y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, values, dtype=np.float64)
+            sample_weight = check_weights(sample_weight, values)
         bulk = _pseudobulk(values, dosage, sample_weight)
         counted = bulk.treated & (bulk.weight > 0)
         if not counted.any():
-            raise ValueError("A has no perturbed cell, and a score is the error of their means")
-        expected = self.control_mean_ + self._combined(names, bulk.dosage[counted])
+            raise ValueError(
+                f"A has no perturbed cell, and a score is the error of their means. {FOLDS}"
+            )
+        try:
+            effects = self._combined(names, bulk.dosage[counted])
+        except ValueError as error:  # of names that were not trained on
+            raise ValueError(f"{str(error).rstrip('.')}. {FOLDS}") from error
+        expected = self.control_mean_ + effects
         return -float(np.mean((expected - bulk.mean[counted]) ** 2))
 
     @property
@@ -303,7 +311,7 @@ class _Baseline(BaseEstimator, ABC):
     def _read(self, A):
         """Names and dosages, (n_designs, n_names), of any form of A; names may be unknown."""
         parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
-        design = read_design(A, **parameters)
+        design = read_design(A, **parameters, known=self.design_.columns_)
         if design.form == "array":  # columns by position
             return self.perturbations_, self.design_.transform(A)
         return design.names, design.dosage[design.codes]

@@ -5,6 +5,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from ..preprocessing._labels import listed
+from ..preprocessing._parts import parts_of_names
 from ._shared import (
     COLUMN,
     ROW,
@@ -154,15 +155,17 @@ class CombinationTargetsDisplay:
 
 def _shown(targets, combinations, sep):
     """Effects of what is shown, single perturbations first, and the sorted parts of each."""
-    rows = {_parts(name, sep): name for name in targets.index}
+    named = [*targets.index, *(() if combinations is None else combinations)]
+    of = parts_of_names(list(map(str, named)), sep or None)
+    rows = {of[str(name)]: name for name in targets.index}
     if len(rows) < len(targets):
-        twice = [name for name in targets.index if rows[_parts(name, sep)] != name]
+        twice = [name for name in targets.index if rows[of[str(name)]] != name]
         raise ValueError(f"targets has other rows with the same parts as {listed(twice, 5)}")
     single = {name: parts for parts, name in rows.items() if len(parts) == 1}
     if combinations is None:
         combined = {name: parts for parts, name in rows.items() if len(parts) > 1}
     else:
-        combined = {name: _parts(name, sep) for name in combinations}
+        combined = {name: of[str(name)] for name in combinations}
     if not combined or min(map(len, combined.values())) < 2:
         raise ValueError(
             f"there is no combination to show: names with sep={sep!r} between their parts are "
@@ -175,12 +178,6 @@ def _shown(targets, combinations, sep):
         same = parts in rows
         effect[name] = targets.loc[rows[parts]] if same else _sum(targets, name, parts, by_part)
     return pd.DataFrame(effect).T, single | combined
-
-
-def _parts(name, sep):
-    """Sorted distinct parts of a name."""
-    parts = str(name).split(sep) if sep else [str(name)]
-    return tuple(sorted({part.strip() for part in parts} - {""}))
 
 
 def _sum(targets, name, parts, by_part):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from ..metrics._directions import GREATER_IS_BETTER
 from ..preprocessing._labels import listed
 from ._shared import check_matplotlib, clipped
 
@@ -21,9 +22,9 @@ class EvaluationDisplay:
     """Scores of estimators by metric, with those of a floor and a ceiling as vertical lines.
 
     A panel is a metric and a row an estimator. Faint points are perturbations, each averaged over
-    splits; the diamond is their mean, and the bar its 95 % t interval. The arrow says where
-    better is, which is from the floor towards the ceiling. A few extreme points may lie outside
-    of a panel; means and intervals never do.
+    splits; the diamond is their mean, and the bar its 95 % t interval. Between a
+    floor and a ceiling, an arrow says where the metric is better. A few extreme points may lie
+    outside of a panel; means and intervals never do.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ class EvaluationDisplay:
         margin = 0.06 * (high - low) or 0.5
         ax.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.45, -0.55))
         ax.set_title(scores.name, fontsize=9)
-        ax.set_xlabel(_direction(mean, lines), fontsize=8, color="0.35")
+        ax.set_xlabel(_direction(scores.name, lines), fontsize=8, color="0.35")
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right", "left"]].set_visible(False)
 
@@ -220,11 +221,11 @@ def _draw_row(ax, row, scores, mean, half_width):
     )
 
 
-def _direction(mean, lines):
-    """Where better is, if floor and ceiling tell."""
-    if len(lines) < 2 or not abs(mean[lines["ceiling"]] - mean[lines["floor"]]) > 0:
+def _direction(metric, lines):
+    """Where better is, between floor and ceiling; empty for a metric that is not known."""
+    if len(lines) < 2 or metric not in GREATER_IS_BETTER:
         return ""
-    return "better →" if mean[lines["ceiling"]] > mean[lines["floor"]] else "← better"
+    return "better →" if GREATER_IS_BETTER[metric] else "← better"
 
 
 def _label_rows(axes, rows):

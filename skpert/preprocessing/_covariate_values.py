@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from ._labels import _array, listed, text
+from ._values import factors, listed, text
 
 
 def as_list(names):
@@ -35,12 +35,7 @@ def check_distinct(columns):
 
 
 def check_unnamed(A, names):
-    """Raise ValueError if A has no names of columns but needs them, or is nothing."""
-    if A is None:
-        raise ValueError(
-            "This estimator requires y to be passed, but the target y is None: it is the design "
-            "A, for example adata.obs."
-        )
+    """Raise ValueError if A has no names of columns but needs them."""
     if names:
         raise ValueError(
             f"Covariates {listed(names, 20)} are columns of a design frame, a DataFrame such as "
@@ -49,10 +44,10 @@ def check_unnamed(A, names):
 
 
 def unnamed_frame(A):
-    """Frame of 1-D labels, as objects, or of the columns of a 2-D array, as floats."""
-    values = A.toarray() if issparse(A) else _array([A] if isinstance(A, str) else A)
+    """Frame of 1-D labels, or of the columns of a 2-D array, as floats."""
+    values = A.toarray() if issparse(A) else A
     if values.ndim == 1:
-        return pd.DataFrame({"label": pd.Series(values, dtype=object)})
+        return pd.DataFrame({"label": pd.Series(values).astype(object).to_numpy()})
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "biuf":
         raise ValueError(
             "A must be a DataFrame such as adata.obs, 1-D labels or a 2-D array of numbers, one "
@@ -73,19 +68,10 @@ def select(A, names):
     return A.iloc[:, [present.index(name) for name in names]].set_axis(names, axis=1)
 
 
-def _factors(values):
-    """Code of each value, -1 for a missing one, and the text of each code."""
-    try:
-        codes, uniques = pd.factorize(values)
-    except TypeError as error:  # not hashable
-        raise ValueError(f"Covariate {values.name!r} must hold text or numbers.") from error
-    return codes, [text(value) for value in np.asarray(uniques, dtype=object)]
-
-
 def category_codes(values, categories, unseen):
     """Index of each value's category, -1 where it is missing or not seen in training."""
-    codes, texts = _factors(values)
-    unknown = sorted({label for label in texts if label} - set(categories))
+    codes, texts = factors(values, f"Covariate {values.name!r} must hold text or numbers")
+    unknown = sorted(set(texts) - set(categories))
     if unknown and unseen == "error":
         raise ValueError(
             f"Covariate {values.name!r} has categories that training did not have: "
@@ -95,8 +81,8 @@ def category_codes(values, categories, unseen):
     return np.array([*(known.get(label, -1) for label in texts), -1])[codes]
 
 
-def as_numbers(values):
-    """Values as float64, NaN where they are missing."""
+def as_numbers(values, *, finite=True):
+    """Values as float64, NaN where they are missing; infinite ones are an error if ``finite``."""
     if not pd.api.types.is_numeric_dtype(values.dtype):
         values = values.astype(object)  # dates would become numbers
     try:
@@ -106,7 +92,7 @@ def as_numbers(values):
             f"Covariate {values.name!r} had numbers in training, and now has the dtype "
             f"{values.dtype}: {error}"
         ) from error
-    infinite = np.flatnonzero(np.isinf(numbers))
+    infinite = np.flatnonzero(np.isinf(numbers) & finite)
     if len(infinite):
         raise ValueError(
             f"Covariate {values.name!r} has {len(infinite)} infinite values, the first in row "
@@ -115,9 +101,23 @@ def as_numbers(values):
     return numbers
 
 
+def standardised(values, numbers, mean, scale):
+    """Numbers less their mean, in units of the scale; ValueError if float32 cannot hold them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = (numbers - mean) / scale
+    large = np.flatnonzero(np.abs(numbers) > np.finfo(np.float32).max)
+    if len(large) or not np.isfinite([mean, scale]).all():
+        raise ValueError(
+            f"Covariate {values.name!r} has numbers that are too large, or too far from those of "
+            f"training (mean {mean:g}, standard deviation {scale:g}), to compute with."
+        )
+    return numbers
+
+
 def learn_categories(values):
     """Sorted categories, of which there must be two."""
-    categories = sorted({label for label in _factors(values)[1] if label})
+    _, categories = factors(values, f"Covariate {values.name!r} must hold text or numbers")
+    categories.sort()
     _check_variety(values.name, categories, len(categories) == 1)
     return categories
 
@@ -126,9 +126,12 @@ def learn_scale(values):
     """Mean and standard deviation, which must not be 0, of those that are not missing."""
     numbers = as_numbers(values)
     numbers = numbers[~np.isnan(numbers)]
-    constant = len(numbers) > 0 and (numbers.min() == numbers.max() or numbers.std() == 0)
-    _check_variety(values.name, numbers, constant)
-    return float(numbers.mean()), float(numbers.std())
+    with np.errstate(over="ignore", invalid="ignore"):
+        constant = len(numbers) > 0 and (numbers.min() == numbers.max() or numbers.std() == 0)
+        _check_variety(values.name, numbers, constant)
+        scale = float(numbers.mean()), float(numbers.std())
+    standardised(values, numbers, *scale)
+    return scale
 
 
 def _check_variety(name, values, constant):

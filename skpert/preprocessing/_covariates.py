@@ -17,11 +17,12 @@ from ._covariate_values import (
     learn_categories,
     learn_scale,
     select,
+    standardised,
     unnamed_frame,
 )
 from ._environments import check_frame, environment_matrix, learn_environments
-from ._labels import listed
 from ._transaction import all_or_nothing
+from ._values import as_design, listed, warn_of_missing_categories
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -32,7 +33,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
     * A design frame, such as ``adata.obs``: a DataFrame with the columns named by the parameters.
       Columns of floats are numbers, those of every other dtype categories; whole numbers that
       count or measure must hence be made floats, and coded categories with gaps categories.
-    * 1-D labels of any dtype: one invariant covariate of categories, called "label".
+    * 1-D labels, text or numbers: one invariant covariate of categories, called "label".
     * A 2-D array or sparse matrix of numbers: its columns are invariant covariates of numbers,
       called "0", "1", ...
 
@@ -130,6 +131,11 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             named; if a column is absent or named twice; if a covariate has the same value in all
             cells that have it, no value at all, or an infinite one; if an environment has
             missing values.
+
+        Warns
+        -----
+        DataWarning
+            If categories look like missing values that were made text, such as "nan".
         """
         frame, n_invariant = self._read_training(A)
         if len(frame) < 2:
@@ -139,6 +145,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         self._fit_environments(A)
         self._fit_covariates(frame, n_invariant)
         self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
+        warn_of_missing_categories(self.categories_ | self.environment_categories_)
         return self
 
     def transform(self, A, *, unseen="hide"):
@@ -193,9 +200,9 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         columns = as_list(self.environment)
         if not columns:
             return np.zeros((len(self._read(A)), 0), dtype=np.float32)
-        check_frame(A, columns)
+        frame = check_frame(A, columns)
         return environment_matrix(
-            A, columns, self.environment_categories_, self.environment_scales_
+            frame, columns, self.environment_categories_, self.environment_scales_
         )
 
     def labels(self, A):
@@ -241,30 +248,30 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             for group in ("invariant", "spurious", "environment")
         }
         check_groups(groups)
-        names = [*groups["invariant"], *groups["spurious"]]
-        if not isinstance(A, pd.DataFrame):
+        names, given = [*groups["invariant"], *groups["spurious"]], as_design(A)
+        if not isinstance(given, pd.DataFrame):
             check_unnamed(A, [*names, *groups["environment"]])
-            frame = unnamed_frame(A)
+            frame = unnamed_frame(given)
             return frame, frame.shape[1]
+        columns = listed(given.columns, 20)
         if not names:
             raise ValueError(
-                f"A is a DataFrame with the columns {listed(A.columns, 20)}: name those that are "
-                "covariates by the parameters `invariant` and `spurious`."
+                f"A is a DataFrame with the columns {columns}: name those that are covariates by "
+                "the parameters `invariant` and `spurious`."
             )
-        frame = select(A, names)
+        frame = select(given, names)
         absent = [name for name in names if name not in frame]
         if absent:
-            raise ValueError(
-                f"A has no column {listed(absent, 20)}; its columns are {listed(A.columns, 20)}."
-            )
+            raise ValueError(f"A has no column {listed(absent, 20)}; its columns are {columns}.")
         return frame, len(groups["invariant"])
 
     def _read(self, A):
         """Frame of those covariates that A has, in the order of ``names_``."""
-        if isinstance(A, pd.DataFrame):
-            return select(A, self.names_)
+        given = as_design(A)
+        if isinstance(given, pd.DataFrame):
+            return select(given, self.names_)
         check_unnamed(A, [*as_list(self.invariant), *as_list(self.spurious)])
-        frame = unnamed_frame(A)
+        frame = unnamed_frame(given)
         if frame.columns.tolist() != self.names_.tolist():
             raise ValueError(
                 f"A gives the covariates {listed(frame.columns, 20)}, and training had "
@@ -275,9 +282,8 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)
-        if columns:
-            check_frame(A, columns)
-        categories, scales, names = learn_environments(A, columns)
+        frame = check_frame(A, columns) if columns else None
+        categories, scales, names = learn_environments(frame, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
 
@@ -310,7 +316,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
                 entry = np.ones_like(code)
             else:
                 mean, scale = self.scales_[name]
-                number = (as_numbers(frame[name]) - mean) / scale
+                number = standardised(frame[name], as_numbers(frame[name]), mean, scale)
                 entry = np.column_stack([number, np.ones_like(number)])
                 code = np.where(np.isnan(number)[:, None], -1, [0, 1])
             column.append(np.where(code < 0, -1, first[name] + code).astype(np.int32))

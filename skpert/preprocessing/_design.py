@@ -3,11 +3,13 @@
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from ..exceptions import warn_of_data
 from ._environments import check_frame, environment_matrix, learn_environments
 from ._labels import (
     as_interventions,
@@ -18,9 +20,19 @@ from ._labels import (
     treatment_labels,
     warn_of_controls,
     warn_of_inseparable,
+    warn_of_names,
     warn_of_single_cells,
 )
+from ._nesting import nested, warn_of_nested
+from ._parts import doubt
 from ._transaction import all_or_nothing
+from ._values import as_design, warn_of_missing_categories
+
+FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
+    "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
+    "whole perturbations where cells are sorted: PerturbationKFold trains on every perturbation "
+    "in every fold; LeavePerturbationsOut is for models and scorers that can do with unseen ones."
+)
 
 
 class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -28,7 +40,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     The design A of a screen is given in one of three forms:
 
-    * 1-D labels of any dtype. ``control`` names the untreated cells and ``"A+B"`` is a
+    * 1-D labels, text or numbers. ``control`` names the untreated cells and ``"A+B"`` is a
       combination, in which order, blanks, repetition and the control do not matter:
       ``"A + control"`` is ``"A"``. Labels are compared as text; 1, 1.0 and "1" are the same.
     * 2-D dosages, at least 0: array, sparse matrix or DataFrame of numbers; a row of zeros is a
@@ -63,6 +75,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         The same as ``perturbations_`` if ``additive``.
     n_cells_ : ndarray of shape (n_perturbations,)
         Number of cells with a dosage above 0.
+    nested_ : ndarray of bool of shape (n_perturbations,)
+        Whether the effect cannot be separated from that of an environment, or of another column
+        of the design frame that is named like a batch: no control cell shares a level with the
+        perturbation, nor does a chain of other perturbations lead from one to the other. False
+        for those of one or two cells, and for those that were added later.
     n_control_cells_ : int
         Number of untreated cells.
     n_environments_ : int
@@ -77,6 +94,20 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
     See Also
     --------
     perturbation_labels : The canonical label of each cell, without an encoder.
+
+    Notes
+    -----
+    Names may hold ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
+    such a name or a combination is decided in `fit`, by all labels:
+
+    * it is a combination if all of its parts are labels of their own (or the control); a part
+      may be a name that holds ``sep`` itself, as in "(+)-JQ1+Vorinostat";
+    * else it is a name, and a warning lists it, if one of the other parts does not look like one:
+      it has no letter (where not all parts are numbers), begins or ends with a sign such as "_"
+      or "-", or has a bracket without its partner;
+    * else it is a combination, and if no part is a label of its own, a warning says so.
+
+    Later a label that as a whole is a known name is that name. ``sep=None`` turns all this off.
 
     Examples
     --------
@@ -135,8 +166,10 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Warns
         -----
         DataWarning
-            If perturbations have a single cell, if some only come together, if there are no
-            control cells, or if the name of a perturbation looks like that of a control.
+            If perturbations have a single cell, if some only come together or only with an
+            environment of their own, if there are no control cells, if the name of a
+            perturbation looks like that of a control or like a missing value, or if it is in
+            doubt whether a label that holds ``sep`` is a combination.
         """
         singles = self._read(A)
         if len(singles.codes) == 0:
@@ -144,13 +177,16 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         design = self._interventions(singles)
         self._fit_environments(A)
         self.columns_, self.perturbations_ = singles.names, design.names
-        dosage = self._encode(design)
+        dosage = self._encode(design, singles.names)
         self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
         self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
         self._check_contrast(design)
+        self._mark_nested(A, design)
+        warn_of_names(singles, self.sep)
+        warn_of_missing_categories(self.environment_categories_)
         warn_of_single_cells(self.perturbations_, self.n_cells_)
         warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
-        warn_of_inseparable(self.perturbations_, dosage)
+        warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
         return self
 
     def transform(self, A):
@@ -175,7 +211,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             columns. If not ``additive``, an unseen combination is unknown.
         """
         check_is_fitted(self)
-        return self._encode(self._interventions(self._read_known(A)))
+        singles = self._read_known(A)
+        return self._encode(self._interventions(singles), singles.names)
 
     def environments(self, A):
         """Nuisance covariates of every cell.
@@ -199,11 +236,11 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         check_is_fitted(self)
         columns = self._environment_columns()
         if not columns:
-            n_cells = len(self._read(A).codes)
+            n_cells = len(self._read_known(A).codes)
             return np.zeros((n_cells, 0), dtype=np.float32)
-        check_frame(A, columns)
+        frame = check_frame(A, columns)
         return environment_matrix(
-            A, columns, self.environment_categories_, self.environment_scales_
+            frame, columns, self.environment_categories_, self.environment_scales_
         )
 
     def labels(self, A):
@@ -243,7 +280,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             If a perturbation is known already, or A has none.
         """
         check_is_fitted(self)
-        singles = self._read(A)
+        singles = self._read(A, self.columns_)
         design = self._interventions(singles)
         count = np.bincount(design.dosage[design.codes].indices, minlength=len(design.names))
         n_cells = dict(zip(design.names[count > 0], count[count > 0], strict=True))
@@ -256,6 +293,9 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 f"A holds {listed(known, 10)}, known already; leave them out. Dosages of new "
                 "perturbations need a DataFrame with their names."
             )
+        warn_of_names(singles, self.sep)
+        if singles.doubtful:
+            warn_of_data(doubt(singles.doubtful, self.sep))
         warn_of_single_cells(new, np.array([n_cells[name] for name in new]))
         encoder = self.with_names(new)
         encoder.n_cells_[len(self.n_cells_) :] = [n_cells[name] for name in new]
@@ -299,6 +339,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder.perturbations_ = np.array([*self.perturbations_, *names], dtype=object)
         encoder.columns_ = np.array([*self.columns_, *names], dtype=object)
         encoder.n_cells_ = np.array([*self.n_cells_, *(0 for _ in names)])
+        encoder.nested_ = np.array([*self.nested_, *(False for _ in names)])
         return encoder
 
     def __sklearn_tags__(self):
@@ -309,12 +350,14 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         tags.target_tags.one_d_labels = True
         return tags
 
-    def _read(self, A):
-        return read_design(A, control=self.control, sep=self.sep, perturbation=self.perturbation)
+    def _read(self, A, known=()):
+        return read_design(
+            A, control=self.control, sep=self.sep, perturbation=self.perturbation, known=known
+        )
 
     def _read_known(self, A):
         """Read A with the columns of an array named as in training."""
-        design = self._read(A)
+        design = self._read(A, self.columns_)
         if design.form != "array":
             return design
         if len(design.names) != len(self.columns_):
@@ -330,15 +373,15 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             return design
         return as_interventions(design, control=self.control, sep=self.sep)
 
-    def _encode(self, design):
-        """Dosage of each cell in the order of ``perturbations_``."""
+    def _encode(self, design, singles):
+        """Dosage of each cell in the order of ``perturbations_``; single names are ``singles``."""
         known = {name: j for j, name in enumerate(self.perturbations_)}
         column = np.array([known.get(name, -1) for name in design.names], dtype=np.int32)
         dosage = design.dosage
         used = np.unique(dosage.indices)  # a column of zeros may have any name
         unknown = design.names[used[column[used] < 0]]
         if len(unknown):
-            raise ValueError(self._unknown_message(unknown))
+            raise ValueError(self._unknown_message(design, unknown, singles))
         encoded = csr_array(
             (dosage.data, column[dosage.indices], dosage.indptr),
             shape=(dosage.shape[0], len(known)),
@@ -347,17 +390,17 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoded.sort_indices()
         return encoded
 
-    def _unknown_message(self, unknown):
+    def _unknown_message(self, design, unknown, singles):
         message = (
             f"A has unknown perturbations: {listed(unknown, 10)}. Known are "
             f"{listed(self.perturbations_, 20)}, and the control {text(self.control)!r}."
         )
-        if not self.additive and any((self.sep or "+") in name for name in unknown):
+        if not self.additive and not set(unknown) <= set(singles):
             message += (
                 " This model treats a combination as an intervention of its own and cannot "
                 "predict one that it has not seen."
             )
-        return message
+        return f"{message} {FOLDS}" if len(design.codes) > design.dosage.shape[0] else message
 
     def _check_contrast(self, design):
         n_cells = len(design.codes)
@@ -373,14 +416,21 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 "cells, and no control cell to compare it with."
             )
 
+    def _mark_nested(self, A, design):
+        """Find the perturbations that come only with an environment of their own."""
+        self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
+        if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
+            found = nested(design, frame, self._environment_columns(), self.perturbation)
+            self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
+            warn_of_nested(found, design)
+
     def _environment_columns(self):
         columns = self.environment
         return [columns] if isinstance(columns, str) else list([] if columns is None else columns)
 
     def _fit_environments(self, A):
         columns = self._environment_columns()
-        if columns:
-            check_frame(A, [self.perturbation, *columns])
-        categories, scales, names = learn_environments(A, columns)
+        frame = check_frame(A, [self.perturbation, *columns]) if columns else None
+        categories, scales, names = learn_environments(frame, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)

@@ -3,28 +3,20 @@
 import numpy as np
 import pandas as pd
 
-from ._labels import listed, text
+from ._covariate_values import as_numbers, standardised
+from ._values import as_design, check_columns, factors, listed
 
 
 def check_frame(A, columns):
-    """Raise ValueError unless A is a frame with these columns and no missing value in them."""
-    if not isinstance(A, pd.DataFrame):
+    """Design as a frame with these columns; ValueError if it is none, or lacks one."""
+    frame = as_design(A)
+    if not isinstance(frame, pd.DataFrame):
         raise ValueError(
             "Environments need the design frame, a DataFrame with the columns "
             f"{listed(columns, 20)}; A is of type {type(A).__name__}."
         )
-    absent = [column for column in columns if column not in A.columns]
-    if absent:
-        raise ValueError(
-            f"A has no column {listed(absent, 20)}; its columns are {listed(A.columns, 20)}."
-        )
-    for column in columns:
-        bad = np.flatnonzero(A[column].isna() | A[column].isin([np.inf, -np.inf]))
-        if len(bad):
-            raise ValueError(
-                f"Column {column!r} of A has {len(bad)} missing or infinite values, the first in "
-                f"row {bad[0]}; leave those cells out or fill them in."
-            )
+    check_columns(frame, columns)
+    return frame
 
 
 def learn_environments(frame, columns):
@@ -37,12 +29,13 @@ def learn_environments(frame, columns):
     for column in columns:
         values = frame[column]
         if pd.api.types.is_float_dtype(values.dtype):
-            numbers = values.to_numpy(dtype=np.float64)
-            scales[column] = float(numbers.mean()), float(numbers.std()) or 1.0
+            numbers = _numbers(values)
+            with np.errstate(over="ignore"):
+                scales[column] = float(numbers.mean()), float(numbers.std()) or 1.0
+            standardised(values, numbers, *scales[column])
             names.append(str(column))
         else:
-            uniques = np.asarray(values.unique(), dtype=object)
-            categories[column] = sorted({text(value) for value in uniques})
+            categories[column] = sorted(_categories(values)[1])
             names += [f"{column}={category}" for category in categories[column]]
     return categories, scales, np.array(names, dtype=object)
 
@@ -51,19 +44,18 @@ def environment_matrix(frame, columns, categories, scales):
     """Make the matrix of environments, (n_cells, n_environments) float32."""
     blocks = [np.zeros((len(frame), 0), dtype=np.float32)]
     for column in columns:
+        values = frame[column]
         if column in categories:
-            blocks.append(_one_hot(frame[column], categories[column]))
+            blocks.append(_one_hot(values, categories[column]))
         else:
-            mean, scale = scales[column]
-            numbers = frame[column].to_numpy(dtype=np.float64)
-            blocks.append(((numbers - mean) / scale).astype(np.float32)[:, None])
+            numbers = standardised(values, _numbers(values), *scales[column])
+            blocks.append(numbers.astype(np.float32)[:, None])
     return np.hstack(blocks)
 
 
 def _one_hot(values, categories):
     """Membership of each category, (n_cells, n_categories) float32."""
-    codes, uniques = pd.factorize(values)
-    texts = [text(value) for value in np.asarray(uniques, dtype=object)]
+    codes, texts = _categories(values)
     unknown = sorted(set(texts) - set(categories))
     if unknown:
         raise ValueError(
@@ -72,3 +64,26 @@ def _one_hot(values, categories):
         )
     column = np.array([categories.index(label) for label in texts], dtype=np.intp)
     return np.eye(len(categories), dtype=np.float32)[column[codes]]
+
+
+def _categories(values):
+    """Code of each value and the texts of the codes; none may be missing."""
+    codes, texts = factors(values, f"Column {values.name!r} of A must hold text or numbers")
+    _check_complete(values, codes < 0)
+    return codes, texts
+
+
+def _numbers(values):
+    """Values as float64; none may be missing."""
+    numbers = as_numbers(values, finite=False)
+    _check_complete(values, ~np.isfinite(numbers))
+    return numbers
+
+
+def _check_complete(values, missing):
+    bad = np.flatnonzero(missing)
+    if len(bad):
+        raise ValueError(
+            f"Column {values.name!r} of A has {len(bad)} missing or infinite values, the first in "
+            f"row {bad[0]}; leave those cells out or fill them in."
+        )

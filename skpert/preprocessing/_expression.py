@@ -9,7 +9,7 @@ from sklearn.utils import check_array
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _get_feature_names
 
-from ._labels import listed
+from ._values import listed
 
 FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes float64
 
@@ -86,7 +86,7 @@ def read_matrix(
     try:
         with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
             if sparse.issparse(values):
-                values = _with_valid_structure(values, name, dtype)
+                values = with_valid_structure(values, name, dtype)
             checked = check_array(
                 values,
                 accept_sparse="csr" if accept_sparse else False,
@@ -265,7 +265,7 @@ def _becomes_an_array(X):
     return not isinstance(X, dict) and any(hasattr(X, way) for way in ways)
 
 
-def _with_valid_structure(X, name, dtype):
+def with_valid_structure(X, name, dtype):
     """Sparse matrix whose indices are within bounds, in a dtype in which entries can be summed.
 
     It is a new object around the caller's arrays, since scipy keeps what it once found of a

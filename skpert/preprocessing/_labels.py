@@ -1,6 +1,7 @@
 """Reading a design A, what was done to each cell, in any of the accepted forms."""
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,6 +10,12 @@ import pandas as pd
 from scipy.sparse import csr_array, issparse
 
 from ..exceptions import warn_of_data
+from ._expression import with_valid_structure
+from ._parts import read_parts, warn_of_whole
+from ._values import as_design, check_columns, factors, listed, text, warn_of_missing
+
+LABELS = "Labels in A must be text or numbers (a combination is one text, such as 'A+B')"
+FLOAT32 = np.finfo(np.float32)
 
 
 class Design(NamedTuple):
@@ -21,6 +28,8 @@ class Design(NamedTuple):
     dosage: csr_array  # (n_treatments, n_names) float32, sorted, without stored zeros
     codes: np.ndarray  # (n_cells,) row of `dosage`
     form: str  # "labels", "frame" (dosages with names) or "array" (dosages by position)
+    whole: Sequence = ()  # labels that hold the separator and were not cut at it
+    doubtful: Sequence = ()  # labels that were, though none of their parts is a label of its own
 
 
 def perturbation_labels(A, *, control="control", sep="+", perturbation="perturbation"):
@@ -52,6 +61,12 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
     ValueError
         If A is none of the forms, or has missing labels, or negative or missing dosages.
 
+    Warns
+    -----
+    DataWarning
+        If labels that hold ``sep`` are taken for names, as :class:`PerturbationEncoder` tells,
+        or if labels look like missing values.
+
     Examples
     --------
     >>> from skpert.preprocessing import perturbation_labels
@@ -61,44 +76,33 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
     ['0*0.5+1', 'control']
     """
     design = read_design(A, control=control, sep=sep, perturbation=perturbation)
+    warn_of_names(design, sep)
     return treatment_labels(design, control=control, sep=sep)
 
 
-def read_design(A, *, control, sep, perturbation):
-    """Read any form of A; ValueError says what is wrong with it."""
-    if A is None:
-        raise ValueError(
-            "This estimator requires y to be passed, but the target y is None: it is the design "
-            "A, for example one label per cell."
-        )
+def read_design(A, *, control, sep, perturbation, known=()):
+    """Read any form of A; ValueError says what is wrong with it.
+
+    Labels that are among the ``known`` names are these names, and so are such parts of labels.
+    """
     if sep == "":
         raise ValueError("sep='' cannot separate perturbations; use sep=None for no combinations.")
-    control = text(control)
+    control, A = text(control), as_design(A)
     if isinstance(A, pd.DataFrame) and perturbation in A.columns:
-        return _read_labels(A[perturbation], control, sep)
+        check_columns(A, [perturbation])
+        return _read_labels(A[perturbation], control, sep, known)
     if isinstance(A, pd.DataFrame):
         return _read_frame(A, control, perturbation)
-    if isinstance(A, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
-        return _read_labels(A, control, sep)
-    values = A if issparse(A) else _array([A] if isinstance(A, str) else A)
-    if values.ndim == 1 and not issparse(A):
-        return _read_labels(values, control, sep)
-    return _read_array(values, control)
+    if A.ndim == 1 and not issparse(A):
+        return _read_labels(A, control, sep, known)
+    return _read_array(A, control)
 
 
-def text(label):
-    """Label as canonical text: without outer blanks; 1, 1.0 and "1" are all "1"."""
-    if isinstance(label, bytes):
-        label = label.decode()
-    elif isinstance(label, (float, np.floating)) and float(label).is_integer():
-        label = int(label)
-    return str(label).strip()
-
-
-def listed(names, limit):
-    """Names in quotes, at most ``limit`` of them."""
-    shown = ", ".join(repr(str(name)) for name in names[:limit])
-    return f"{shown} ... and {len(names) - limit} more" if len(names) > limit else shown
+def warn_of_names(design, sep):
+    """Warn of names in a design that was read, but that may mean something else."""
+    warn_of_whole(design.whole, sep)
+    n_cells = np.bincount(design.dosage[design.codes].indices, minlength=len(design.names))
+    warn_of_missing(design.names, n_cells)
 
 
 def distinct(design):
@@ -188,15 +192,21 @@ def warn_of_controls(names, control, n_control_cells):
         )
     if n_control_cells == 0:
         parts.append(
-            f"A has no control cell (label {control!r}): effects are then relative to the mean "
-            "of all training cells."
+            f"A has no control cell (label {control!r}), so nothing measured says how untreated "
+            "cells look. Effects are then relative to the mean of all training cells in SCCVAE "
+            "and the baselines, and in the other models to a zero point of the latent space that "
+            "only their priors fix, about what most perturbations have in common. What is "
+            "predicted for the control is that reference, no estimate of untreated cells."
         )
     if parts:
         warn_of_data(" ".join(parts))
 
 
-def warn_of_inseparable(names, dosage):
-    """One warning when perturbations come in the same cells only, in the same proportion."""
+def warn_of_inseparable(names, dosage, doubt=""):
+    """One warning when perturbations come in the same cells only, in the same proportion.
+
+    ``doubt`` is what is to be said of the labels that these perturbations were read from.
+    """
     columns = dosage.tocsc()
     columns.sort_indices()
     groups = {}
@@ -207,10 +217,12 @@ def warn_of_inseparable(names, dosage):
             groups.setdefault(key, []).append(name)
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
-        warn_of_data(
+        doubt = (
             f"A has perturbations that only come together: {listed(together, 5)}. What each does "
-            "cannot be told; their sum can, and is dealt out evenly."
+            f"cannot be told; their sum can, and is dealt out evenly. {doubt}"
         )
+    if doubt:
+        warn_of_data(doubt.strip())
 
 
 def _dosed(name, dose):
@@ -219,59 +231,29 @@ def _dosed(name, dose):
     return f"{name}*{np.format_float_positional(dose, trim='-')}"
 
 
-def _array(A):
-    """Make A an array whose dtype tells numbers from other things."""
-    if hasattr(A, "__array__"):
-        values = np.asarray(A)
-    else:
-        # numpy would turn [1.0, "A", None] into text
-        values = np.asarray(A, dtype=object)
-    if values.ndim == 2 and values.dtype.kind == "O":
-        values = np.array(values.tolist()).reshape(values.shape)
-    return values
-
-
-def _read_labels(labels, control, sep):
-    try:
-        codes, uniques = pd.factorize(labels)
-    except TypeError as error:  # not hashable
-        raise ValueError(
-            "Labels in A must be text or numbers; write a combination as one text, such as 'A+B'."
-        ) from error
-    texts = [text(label) for label in np.asarray(uniques, dtype=object)]
-    empty = [code for code, label in enumerate(texts) if not label]
-    missing = np.flatnonzero(np.isin(codes, [-1, *empty]))
+def _read_labels(labels, control, sep, known):
+    codes, texts = factors(labels, LABELS)
+    missing = np.flatnonzero(codes < 0)
     if len(missing):
         raise ValueError(
             f"{len(missing)} of {len(codes)} labels in A are missing, the first in row "
             f"{missing[0]}; leave those cells out, or give them the control label {control!r}."
         )
-    parts = [_parts(label, control, sep) for label in texts]
+    read = read_parts(texts, control, sep, known)
+    parts = [read.of[label] for label in texts]
     names = sorted(set().union(*parts))
     column = {name: j for j, name in enumerate(names)}
     indices = np.array([column[name] for row in parts for name in row], dtype=np.int32)
     indptr = np.cumsum([0, *map(len, parts)], dtype=np.int32)
     data = np.ones(len(indices), dtype=np.float32)
     dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
-    return Design(np.array(names, dtype=object), dosage, codes, "labels")
-
-
-def _parts(label, control, sep):
-    """Sorted names of the single perturbations in a label; none for the control."""
-    if label == control:
-        return ()
-    parts = {label} if sep is None else {part.strip() for part in label.split(sep)}
-    if "" in parts:
-        raise ValueError(
-            f"Label {label!r} in A has an empty part before or after {sep!r}, which separates "
-            "the parts of a combination. If the sign belongs to the name, use sep=None."
-        )
-    return sorted(parts - {control})
+    names = np.array(names, dtype=object)
+    return Design(names, dosage, codes, "labels", read.whole, read.doubtful)
 
 
 def _read_frame(A, control, perturbation):
     columns = listed(list(A.columns), 20)
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in A.dtypes):
+    if not all(map(_is_real, A.dtypes)):
         raise ValueError(
             f"The DataFrame A has no column {perturbation!r} to read labels from and is not a "
             f"matrix of dosages, because not all of its columns are numeric. Its columns are "
@@ -281,8 +263,12 @@ def _read_frame(A, control, perturbation):
     if len(set(names)) < len(names):
         raise ValueError(f"Columns of the dosages A have the same name twice: {columns}.")
     keep = names != control  # as pandas.get_dummies makes it: no perturbation, no dosage
-    values = A.loc[:, keep].to_numpy(dtype=np.float32, na_value=np.nan)
+    values = A.loc[:, keep].to_numpy(dtype=np.float64, na_value=np.nan)
     return _dosages(values, names[keep], "frame")
+
+
+def _is_real(dtype):
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
 
 
 def _read_array(values, control):
@@ -294,7 +280,8 @@ def _read_array(values, control):
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"A is 2-D and its dtype {values.dtype} is not that of dosages. Give labels as a 1-D "
-            "array, or a DataFrame with a column of labels."
+            "array, or a DataFrame with a column of labels; a combination is one text, such as "
+            "'A+B'."
         )
     names = np.array([str(j) for j in range(values.shape[1])], dtype=object)
     if control in names:
@@ -306,9 +293,13 @@ def _read_array(values, control):
 
 
 def _dosages(values, names, form):
-    dosage = csr_array(values, dtype=np.float32, copy=True)
+    if issparse(values):
+        values = with_valid_structure(values, "A", np.float64)
+    dosage = csr_array(values, dtype=np.float64, copy=True)
     dosage.sum_duplicates()
-    bad = np.flatnonzero(~(np.isfinite(dosage.data) & (dosage.data >= 0)))
+    dosage.eliminate_zeros()
+    size = np.abs(dosage.data)
+    bad = np.flatnonzero(~((dosage.data > 0) & (size >= FLOAT32.tiny) & (size <= FLOAT32.max)))
     if len(bad):
         row = np.searchsorted(dosage.indptr, bad[0], side="right") - 1
         raise ValueError(
@@ -316,5 +307,4 @@ def _dosages(values, names, form):
             f"{dosage.data[bad[0]]} in row {row}, column {names[dosage.indices[bad[0]]]!r} "
             f"({len(bad)} such values)."
         )
-    dosage.eliminate_zeros()
-    return Design(names, dosage, np.arange(dosage.shape[0]), form)
+    return Design(names, dosage.astype(np.float32), np.arange(dosage.shape[0]), form)

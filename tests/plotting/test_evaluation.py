@@ -64,7 +64,18 @@ def test_means_intervals_and_lines_are_those_of_the_table(table):
     assert labels(display.axes_[1]) == ["", ""]
 
 
-def test_the_arrow_points_from_the_floor_to_the_ceiling(table):
+def test_the_metric_says_where_better_is_even_if_the_ceiling_is_below_the_floor(table):
+    swapped = {"floor": "ceiling", "ceiling": "floor"}
+    other = table.rename(columns={"delta_pearson": "my_own"})
+    for lines, frame, arrows in [
+        (swapped, table, ["← better", "better →"]),
+        (swapped, other, ["← better", ""]),
+    ]:
+        display = EvaluationDisplay(frame, **lines).plot()
+        assert [ax.get_xlabel() for ax in display.axes_] == arrows
+
+
+def test_the_arrow_is_between_the_floor_and_the_ceiling(table):
     display = EvaluationDisplay(table, floor="floor", ceiling="ceiling").plot()
     assert [ax.get_xlabel() for ax in display.axes_] == ["← better", "better →"]
     display = EvaluationDisplay(table, floor="floor").plot()

@@ -1,0 +1,247 @@
+"""Values of labels and of columns: their canonical text, and what is refused as such."""
+
+import re
+from collections.abc import Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Integral, Number, Real
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+from sklearn.utils.validation import _check_sample_weight
+
+from ..exceptions import warn_of_data
+
+BOOLS = (bool, np.bool_)
+VALUES = (str, bytes, *BOOLS, Real, Decimal, np.datetime64, np.timedelta64)
+VALUES += (date, time, timedelta, pd.Period, pd.Interval)
+MISSING = (type(None), type(pd.NA), type(pd.NaT), np.ma.core.MaskedConstant)
+NESTED = (list, tuple, np.ndarray)
+WORDS = ("missing", "unassigned", "unknown")  # which are names of categories as well
+LIKE_MISSING = re.compile(  # as pandas, numpy, R and people write it
+    rf"nan|NaN|NAN|NaT|N/?A|n/a|<NA>|#N/A|[Nn]one|null|NULL|-|(?i:{'|'.join(WORDS)})"
+)
+
+
+def text(label):
+    """Label as canonical text: without outer blanks; 1, 1.0 and "1" are all "1"."""
+    if isinstance(label, bytes):
+        label = _decoded(label)
+    if isinstance(label, str):
+        return str.__str__(label).strip()  # the value of an Enum, and not its name
+    if isinstance(label, (Decimal, Fraction)):
+        label = float(label)
+    if isinstance(label, (float, np.floating)) and float(label).is_integer():
+        label = int(label)
+    if isinstance(label, Integral) and not isinstance(label, BOOLS):
+        label = int(label)
+    return str(label).strip()
+
+
+def _decoded(label):
+    try:
+        return label.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{label[:20]!r} is not text in UTF-8: decode it first, as by .decode('latin-1')."
+        ) from error
+
+
+def listed(names, limit):
+    """Names in quotes, at most ``limit`` of them."""
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return f"{shown} ... and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def factors(values, rule):
+    """Code of each value, -1 for a missing or blank one, and the distinct texts of the codes.
+
+    Values that are neither text nor numbers, or equal as one but not as the other, are a
+    ValueError that begins with the ``rule``.
+    """
+    values = _series(values)
+    kinds = _kinds(values)
+    odd = sorted(kind.__name__ for kind in kinds if not issubclass(kind, (*VALUES, *MISSING)))
+    if odd:
+        remark = " Complex data not supported." if any("complex" in kind for kind in odd) else ""
+        raise ValueError(f"{rule}; got {listed(odd, 3)}.{remark}")
+    if np.ma.core.MaskedConstant in kinds:
+        values = pd.Series([None if value is np.ma.masked else value for value in values])
+    if not kinds.isdisjoint(BOOLS) and any(map(_is_number, _kinds(values.dropna()))):
+        raise ValueError(
+            f"{rule}, not booleans beside numbers, where True equals 1 and False 0: make them all "
+            "text, or all numbers."
+        )
+    codes, uniques = pd.factorize(values)
+    texts = [text(value) or None for value in pd.Series(uniques).astype(object)]
+    merged, texts = pd.factorize(np.array(texts, dtype=object))
+    return np.append(merged, -1)[codes], texts.tolist()
+
+
+def _series(values):
+    """1-D values as a Series, dates as dates."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "biufMmO":
+        values = values.astype(object)  # text, bytes, complex and records
+    if isinstance(values, pd.MultiIndex):
+        values = values.to_flat_index()  # of tuples
+    values = pd.Series(values)
+    return values.astype(object) if isinstance(values.dtype, pd.ArrowDtype) else values
+
+
+def _is_number(kind):
+    return issubclass(kind, Number) and kind not in BOOLS
+
+
+def _kinds(values):
+    """Types of the distinct values, or of all where they are objects."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = pd.Series(values.cat.categories)
+    if values.dtype == object:
+        return set(map(type, values.to_numpy().tolist()))
+    return {np.dtype(values.dtype).type} if isinstance(values.dtype, np.dtype) else set()
+
+
+def as_design(A):
+    """Design as a DataFrame, a sparse matrix or an array of 1 or 2 dimensions, or a Series."""
+    if A is None:
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None: it is the design "
+            "A, for example one label per cell or adata.obs."
+        )
+    if hasattr(A, "to_pandas") and hasattr(A, "columns"):  # tables of polars and pyarrow
+        A = _converted(A, A.to_pandas)
+    if isinstance(A, pd.DataFrame):
+        return _flat(A)
+    if isinstance(A, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)) or issparse(A):
+        return A
+    if hasattr(A, "obs") and hasattr(A, "obs_names"):
+        raise ValueError(
+            f"A is of type {type(A).__name__}, which holds the design in a column of its obs: "
+            "give the frame, as in fit(adata, adata.obs)."
+        )
+    return _of_array(A)
+
+
+def _of_array(A):
+    """Array of the values, whose dtype tells 2-D numbers from other things."""
+    if np.ma.isMaskedArray(A):
+        return filled(A)
+    if hasattr(A, "__array__"):
+        return _objects(_converted(A, lambda: np.asarray(A)))
+    A = [A] if isinstance(A, (str, bytes)) else A
+    if not isinstance(A, Sequence):
+        raise ValueError(
+            "A must be 1-D labels, 2-D dosages or a DataFrame such as adata.obs, with a row per "
+            f"cell; it is of type {type(A).__name__}. A single label needs brackets: [label]."
+        )
+    return _of_sequence(A)
+
+
+def _converted(A, convert):
+    try:
+        return convert()
+    except Exception as error:  # whatever another library raises
+        raise ValueError(
+            f"A is of type {type(A).__name__}, which could not be read ({error}): give an array "
+            "or a pandas DataFrame."
+        ) from error
+
+
+def _flat(A):
+    if A.columns.nlevels > 1:
+        raise ValueError(
+            f"The columns of A have {A.columns.nlevels} levels; give them names of one level, "
+            f"such as {'_'.join(map(str, A.columns[0]))!r}."
+        )
+    return A
+
+
+def filled(A):
+    """Masked array with what is masked made missing."""
+    if A.ndim == 2 and A.dtype.kind in "biuf":
+        return A.astype(np.float64).filled(np.nan)
+    values = A.data.astype(object)
+    values[np.ma.getmaskarray(A)] = None
+    return _objects(values)
+
+
+def _of_sequence(A):
+    kinds = set(map(type, A))
+    if kinds and all(issubclass(kind, NESTED) for kind in kinds):
+        return _objects(_converted(A, lambda: np.asarray(A, dtype=object)))
+    # as objects, one each: numpy would turn [1.0, "A", None] into text, and walk into objects
+    return np.fromiter(A, dtype=object, count=len(A))
+
+
+def _objects(values):
+    """Array whose dtype tells 2-D numbers from other things."""
+    values = np.asarray(values)
+    if values.ndim == 0:
+        raise ValueError(
+            f"A is a single value, {values!r}: give one row per cell, a single label as [label]."
+        )
+    if values.ndim == 2 and values.dtype.kind == "O" and values.size:
+        return _converted(values, lambda: np.array(values.tolist()).reshape(values.shape))
+    return values
+
+
+def warn_of_missing(names, n_cells):
+    """One warning when labels look like missing values that were made text."""
+    alike = [i for i, name in enumerate(names) if LIKE_MISSING.fullmatch(name)]
+    if alike:
+        shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
+        warn_of_data(
+            f"A has labels that look like missing values, {shown}; they are taken for "
+            "perturbations. If they are missing, leave those cells out, or give them the label "
+            "of the control if they are untreated."
+        )
+
+
+def warn_of_missing_categories(categories):
+    """One warning when categories of columns look like missing values that were made text."""
+    alike = [
+        f"{column}={name}"
+        for column, names in categories.items()
+        for name in names
+        if LIKE_MISSING.fullmatch(name) and name.lower() not in WORDS
+    ]
+    if alike:
+        warn_of_data(
+            f"A has categories that look like missing values, {listed(alike, 5)}; they are taken "
+            "for categories. What is missing should be None or NaN."
+        )
+
+
+def check_columns(frame, columns):
+    """Raise ValueError unless the frame has each of the columns, and has it once."""
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise ValueError(
+            f"A has no column {listed(absent, 20)}; its columns are {listed(frame.columns, 20)}."
+        )
+    for column in columns:
+        n_columns = (frame.columns == column).sum()
+        if n_columns > 1:
+            raise ValueError(
+                f"A has {n_columns} columns with the name {str(column)!r}: keep one of them."
+            )
+        if columns.count(column) > 1:
+            raise ValueError(f"Column {str(column)!r} of A is named more than once: name it once.")
+
+
+def check_weights(sample_weight, X):
+    """Weights of the cells of X, float64, the largest of them 1; ValueError if they are none."""
+    if np.ma.isMaskedArray(sample_weight):
+        sample_weight = sample_weight.astype(np.float64).filled(np.nan)
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    negative = np.flatnonzero(weights < 0)
+    if len(negative):
+        raise ValueError(
+            f"sample_weight must not be negative; {len(negative)} are, the first is "
+            f"{weights[negative[0]]:g} in row {negative[0]}."
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for all cells, so that none of them counts.")
+    return weights / weights.max()
