@@ -671,7 +671,7 @@ def _pseudobulk(X, dosage, weight=None):
 def _least_squares(bulk, centre):
     """Responses of least squared error over cells, the smallest of them, (n_names, n_genes)."""
     root = np.sqrt(bulk.weight)[:, None]
-    return np.linalg.lstsq(root * bulk.dosage.toarray(), root * (bulk.mean - centre))[0]
+    return np.linalg.lstsq(root * bulk.dosage.toarray(), root * (bulk.mean - centre), rcond=None)[0]
 
 
 def _ridge(M, alpha):
