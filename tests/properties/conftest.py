@@ -9,8 +9,8 @@ ALWAYS = {
     "database": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
-FIRST_FAILURE = (Phase.explicit, Phase.generate)  # without a search for a smaller one
-settings.register_profile("suite", max_examples=4, derandomize=True, phases=FIRST_FAILURE, **ALWAYS)
+SAME = {"derandomize": True, "phases": [Phase.explicit, Phase.generate]}  # first failure ends it
+settings.register_profile("suite", max_examples=4, **SAME, **ALWAYS)
 if "FUZZ_EXAMPLES" in os.environ:
     settings.register_profile("fuzz", max_examples=int(os.environ["FUZZ_EXAMPLES"]), **ALWAYS)
 settings.load_profile("fuzz" if "FUZZ_EXAMPLES" in os.environ else "suite")

@@ -68,7 +68,8 @@ INVARIANT_OWN = {
 OWN = {
     "BetaVAE": {"beta": [0, 1e3]},
     "SVAE": INIT | {"sparsity": [0, 1e3]},
-    "SVAEPlus": INIT | {"sparsity": [1, 1e6], "bound": ["exact"], "pseudo_sample_size": [1e-3, 1e6]},
+    "SVAEPlus": INIT
+    | {"sparsity": [1, 1e6], "bound": ["exact"], "pseudo_sample_size": [1e-3, 1e6]},
     "ConditionalVAE": ADDITIVE,
     "CPAVAE": CPA,
     "SAMSVAE": CPA
@@ -278,28 +279,29 @@ def outcome(use):
     return named(given)
 
 
+def _faulty(use, X, A):
+    """Expression and design with the fault of the use, if it is one of theirs."""
+    kind, which = use.fault
+    A = renamed(A) if use.method == "adapt" else A
+    if kind == "pair":
+        return faults.PAIRS[which](X, A)
+    if kind == "X":
+        return (faults.EXPRESSION | faults.NAMED | faults.NEGATIVE)[which](X), A
+    return X, (faults.DESIGNS | faults.ONE_CONDITION)[which](A) if kind == "A" else A
+
+
 def _outcome_of_fault(use, X, A):
     kind, which = use.fault
-    bad_x, bad_a = X, renamed(A) if use.method == "adapt" else A
-    model = estimator_of(use)
+    model, bad = estimator_of(use), _faulty(use, X, A)
     if kind == "parameter":
         model.set_params(**dict([which]))
-    elif kind == "pair":
-        bad_x, bad_a = faults.PAIRS[which](X, bad_a)
-    elif kind == "X":
-        bad_x = (faults.EXPRESSION | faults.NAMED | faults.NEGATIVE)[which](X)
-    else:
-        bad_a = (faults.DESIGNS | faults.ONE_CONDITION)[which](bad_a)
     if use.method != "fit":
         with well_behaved(X, A):
             model.fit(X, A)
     state = joblib.hash(model)
-    with well_behaved(bad_x, bad_a):
+    with well_behaved(*bad):
         try:
-            if use.method == "fit":
-                model.fit(bad_x, bad_a)
-            else:
-                answers(model, use.method, bad_x, bad_a)
+            model.fit(*bad) if use.method == "fit" else answers(model, use.method, *bad)
         except Exception as error:
             check_clear(error)
             result = error

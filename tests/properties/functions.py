@@ -80,7 +80,8 @@ class Arguments:
 
     def probabilities(self, *shape):
         """Numbers in [0, 1]."""
-        return self.rng.choice([0.0, 1e-9, 0.01, 0.05, 0.5, 1.0], shape or (self.rows, self.columns))
+        shape = shape or (self.rows, self.columns)
+        return self.rng.choice([0.0, 1e-9, 0.01, 0.05, 0.5, 1.0], shape)
 
     def labels(self, names=None):
         """Design of the cells in the form of the call."""
@@ -108,7 +109,8 @@ class Arguments:
 def _profiles(d):
     """Measured and predicted profiles, and a reference."""
     reference = d.one_of(0.0, np.zeros(d.columns), np.ones((d.rows, d.columns)))
-    return d.matrix(), d.matrix(), {"reference": reference, "aggregate": d.one_of(None, "mean", "median")}
+    options = {"reference": reference, "aggregate": d.one_of(None, "mean", "median")}
+    return d.matrix(), d.matrix(), options
 
 
 def _with_reference(function):
@@ -236,8 +238,8 @@ def _titrate(d):
 
 
 def _penetrance(d):
-    means = np.zeros((1, d.columns))
-    return model_selection.select_penetrance(_fitted(d, SCCVAE), NAMES[d.call.names][0], means).errors
+    name, means = NAMES[d.call.names][0], np.zeros((1, d.columns))
+    return model_selection.select_penetrance(_fitted(d, SCCVAE), name, means).errors
 
 
 def _udr(d):
@@ -279,9 +281,13 @@ FUNCTIONS = {
     "ate_pearson": lambda d: metrics.ate_pearson(
         d.matrix(), d.matrix(), average=d.one_of("pooled", "perturbation"), top=d.one_of(None, 1)
     ),
-    "ate_r2": lambda d: metrics.ate_r2(d.matrix(), d.matrix(), average=d.one_of("pooled", "perturbation")),
+    "ate_r2": lambda d: metrics.ate_r2(
+        d.matrix(), d.matrix(), average=d.one_of("pooled", "perturbation")
+    ),
     "calibrate": lambda d: metrics.calibrate(d.matrix(), d.matrix(), d.matrix()),
-    "de_recovery": lambda d: metrics.de_recovery(_table(d), _table(d), aggregate=d.one_of(None, "mean")),
+    "de_recovery": lambda d: metrics.de_recovery(
+        _table(d), _table(d), aggregate=d.one_of(None, "mean")
+    ),
     "de_table": _of_screen(metrics.de_table, space="lognorm"),
     "delta_pearson": _with_reference(metrics.delta_pearson),
     "differential_expression": _of_screen(metrics.differential_expression, method="mean"),
@@ -290,7 +296,9 @@ FUNCTIONS = {
         d.matrix(), d.matrix(d.one_of(2, 5)), unbiased=d.one_of(True, False)
     ),
     "expression_error": _expression_error,
-    "graph_connectivity": lambda d: metrics.graph_connectivity(d.matrix(), d.groups(), n_neighbors=3),
+    "graph_connectivity": lambda d: metrics.graph_connectivity(
+        d.matrix(), d.groups(), n_neighbors=3
+    ),
     "graph_scores": lambda d: metrics.graph_scores(
         d.probabilities() > 0.1, d.probabilities(d.rows, d.one_of(1, 2, 5)) > 0.1
     ),
@@ -313,12 +321,16 @@ FUNCTIONS = {
     "released_energy_distance": lambda d: metrics.released_energy_distance(
         d.matrix(), d.matrix(), block_size=d.one_of(None, 2), random_state=0
     ),
-    "response_mse": lambda d: metrics.response_mse(d.matrix(), d.matrix(), aggregate=d.one_of(None, "mean")),
+    "response_mse": lambda d: metrics.response_mse(
+        d.matrix(), d.matrix(), aggregate=d.one_of(None, "mean")
+    ),
     "response_weights": _of_screen(metrics.response_weights, space="lognorm"),
     "silhouette_batch": _embedding(metrics.silhouette_batch),
     "silhouette_label": lambda d: metrics.silhouette_label(d.matrix(), d.groups()),
     "top_k_mask": lambda d: metrics.top_k_mask(d.matrix(), d.one_of(1, 2, 9)),
-    "weighted_mse": lambda d: metrics.weighted_mse(d.matrix(), d.matrix(), d.probabilities(d.columns)),
+    "weighted_mse": lambda d: metrics.weighted_mse(
+        d.matrix(), d.matrix(), d.probabilities(d.columns)
+    ),
     "weighted_r2": lambda d: metrics.weighted_r2(
         d.matrix(), d.matrix(), d.probabilities(), reference=d.one_of(0.0, np.ones(d.columns))
     ),
@@ -492,5 +504,6 @@ def _outcome(call):
     takes |= call.function in OF_SPARSE and call.x_form not in forms.ADATA
     takes |= call.x_form in forms.ADATA and call.function in OF_ONE_SCREEN
     if takes or not isinstance(given, Exception):
-        agree(given, plain, f"{call.x_form!r} and {call.a_form!r}", texts=call.a_form in KEEPS_NAMES)
+        what = f"{call.x_form!r} and {call.a_form!r}"
+        agree(given, plain, what, texts=call.a_form in KEEPS_NAMES)
     return named(given)

@@ -23,7 +23,8 @@ OWN = [str(Path(skpert.__file__).parent), "sklearn/utils/", "sklearn/base.py"]
 FAMILIAR = "could not convert string to float"  # numpy's, for text in the place of numbers
 INTERNAL = re.compile(
     r"out of bounds|out of range for|broadcast|dimension specified|mat1|must match the size"
-    r"|has no attribute|object is not|not subscriptable|unhashable|'NoneType' object|not supported between"
+    r"|has no attribute|object is not|not subscriptable|unhashable|'NoneType' object"
+    r"|not supported between"
     r"|ufunc|to unpack|[Ss]ingular|did not converge|zero-size array|reduction operation"
     r"|concatenation axis|inconsistent shapes|dimension mismatch|[Tt]ensor|index \d+ is|axis \d"
     r"|Length mismatch|cannot reindex|duplicate labels|positional argument|truth value"
@@ -73,14 +74,15 @@ def well_behaved(*inputs):
 
 
 def _generators():
-    return joblib.hash([np.random.get_state(), random.getstate(), torch.get_rng_state().numpy()])
+    legacy = np.random.get_state()  # noqa: NPY002, the one that nobody may move
+    return joblib.hash([legacy, random.getstate(), torch.get_rng_state().numpy()])
 
 
 def fingerprint(value):
     """Hash of all that a user sees of an input."""
     if isinstance(value, AnnData):
-        layers = [fingerprint(value.layers[name]) for name in sorted(value.layers)]
-        return joblib.hash([fingerprint(part) for part in (value.X, value.obs, value.var)] + layers)
+        parts = value.X, value.obs, value.var, *(value.layers[name] for name in value.layers)
+        return joblib.hash([fingerprint(part) for part in parts])
     if isinstance(value, pd.DataFrame):
         columns = [value.iloc[:, j] for j in range(value.shape[1])]
         return joblib.hash([list(value), *map(fingerprint, columns)])
@@ -102,7 +104,7 @@ def flat(result):
     if isinstance(result, dict):
         items = {name: value for name, value in result.items() if not callable(value)}
         return [part for name in sorted(items) for part in flat(items[name])]
-    if isinstance(result, pd.DataFrame) and not all(result.dtypes == float):
+    if isinstance(result, pd.DataFrame) and not all(dtype.kind == "f" for dtype in result.dtypes):
         return [part for name in result for part in flat(result[name])]
     if issparse(result):
         return [result.toarray()]

@@ -10,13 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+
+def _but_the_first(X):
+    """Without what is in the first row."""
+    return X * (np.arange(len(X)) > 0)[:, None]
+
+
 COUNTS = {
     "counts": lambda shape, rng: rng.poisson(3.0, shape),
     "few counts": lambda shape, rng: rng.poisson(0.2, shape),
     "deep counts": lambda shape, rng: rng.poisson(rng.gamma(0.5, 2e5, shape)),
     "zeros and ones": lambda shape, rng: rng.integers(2, size=shape),
-    "an empty cell": lambda shape, rng: rng.poisson(3.0, shape) * (np.arange(shape[0]) > 0)[:, None],
-    "a gene without counts": lambda shape, rng: rng.poisson(3.0, shape) * (np.arange(shape[1]) > 0),
+    "an empty cell": lambda shape, rng: _but_the_first(rng.poisson(3.0, shape)),
+    "a gene without counts": lambda shape, rng: _but_the_first(rng.poisson(3.0, shape).T).T,
     "the same in all cells": lambda shape, rng: np.full(shape, 7),
     "nothing at all": lambda shape, rng: np.zeros(shape),
     "fractions": lambda shape, rng: rng.gamma(1.0, 3.0, shape),
