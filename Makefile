@@ -1,6 +1,9 @@
 # Each target works as the only command on a fresh machine that has Python 3.11 or newer.
 #   make demo [SCREEN=path.h5ad]   from a screen to targets, on simulated cells or on your screen
 #   make test                      all tests
+#   make test-kernel               tests of numbers again, by plain kernels in place of vector ones
+#   make test-oldest               all tests, with the oldest versions that pyproject.toml allows
+#   make fuzz [MINUTES=10]         generated inputs, until one is answered wrongly
 #   make lint                      ruff, import-linter, mypy
 #   make doc                       the pages, in doc/_build/html
 #   make clean                     removes what was built, the environment included
@@ -12,14 +15,33 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?=
 SPHINXOPTS ?=
+MINUTES ?= 10
+# torch, MKL and oneDNN; what a processor does not have is not read
+KERNEL ?= ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distributions.py \
+    tests/test_nn.py tests/test_objectives.py tests/test_prediction.py tests/test_rotation.py \
+    tests/test_shared_variables.py tests/test_training.py
+OLDEST := .venv-oldest
 
-.PHONY: demo test lint doc clean
+.PHONY: demo test test-kernel test-oldest fuzz lint doc clean
 
 demo: $(VENV)/.demo
 	$(if $(SCREEN),SKPERT_SCREEN="$(SCREEN)") MPLBACKEND=Agg $(BIN)/python examples/plot_screen_to_targets.py
 
 test: $(VENV)/.test
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-kernel: $(VENV)/.test
+	$(ONE_THREAD) $(KERNEL) $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMBERS) $(PYTEST_ARGS)
+
+# versions of one day warn of each other's later ones
+test-oldest: $(OLDEST)/.test
+	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test
+	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
+	    $(ONE_THREAD) FUZZ_EXAMPLES=50 $(BIN)/python -m pytest -n 2 -q tests/properties || exit 1; \
+	done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -31,8 +53,8 @@ doc: $(VENV)/.doc
 	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html $(SPHINXOPTS) doc doc/_build/html
 
 clean:
-	rm -rf $(VENV) build skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
-	rm -rf .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
+	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find skpert tests examples benchmarks doc -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch comes first and pinned: every later install has to keep it.
@@ -40,6 +62,12 @@ $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skpert needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r constraints.txt
+	touch $@
+
+$(OLDEST)/.test: constraints-oldest.txt pyproject.toml
+	python3.11 -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c constraints-oldest.txt -e ".[test]"
 	touch $@
 
 $(VENV)/.demo: EXTRAS = plot,data

@@ -679,7 +679,8 @@ def _pseudobulk(X, dosage, weight=None):
 def _least_squares(bulk, centre):
     """Responses of least squared error over cells, the smallest of them, (n_names, n_genes)."""
     root = np.sqrt(bulk.weight)[:, None]
-    return np.linalg.lstsq(root * bulk.dosage.toarray(), root * (bulk.mean - centre))[0]
+    dosage, effect = root * bulk.dosage.toarray(), root * (bulk.mean - centre)
+    return np.linalg.lstsq(dosage, effect, rcond=None)[0]
 
 
 def _ridge(M, alpha):

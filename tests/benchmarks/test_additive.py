@@ -163,6 +163,7 @@ def test_plain_score_is_ours_with_the_same_weights(cells, twins):
 
 @pytest.mark.parametrize("model", ["SAMSVAE", "ConditionalVAE"])
 def test_both_programs_are_timed_at_the_same_size(model):
+    pytest.importorskip("sklearn.callback")
     size = replace(SIZE, n_cells=64, batch_size=32, n_genes=20, n_latent=2)
     data = screen(size)
     for timed in (time_ours, time_plain):

@@ -265,6 +265,7 @@ def test_an_environment_that_the_truth_tells_is_told():
 
 
 def test_both_programs_are_timed_in_turns():
+    pytest.importorskip("sklearn.callback")
     table = speed.measured(2, n_genes=200, batch_size=32, n_steps=2)
     assert table["program"].tolist() == ["plain", "skpert", "skpert", "plain"]
     assert (table[["ms", "cpu_ms"]] > 0).all(axis=None)

@@ -274,6 +274,7 @@ def test_tables_leave_each_target_out_once_and_test_a_fifth_of_the_cells(screen)
 
 
 def test_both_programs_are_timed_on_cells_a_second():
+    pytest.importorskip("sklearn.callback")
     widths = {"n_latent": 4, "n_hidden": 8}
     rows = pd.DataFrame(speed.measured({12: (64, 1024, 2)}, 2, widths))
     assert rows["program"].tolist() == ["plain", "skpert", "skpert", "plain"]

@@ -277,11 +277,11 @@ def test_output_of_the_normal_network_is_linear_and_hidden_layers_leak():
 def test_log_likelihood_is_that_of_scipy():
     data = small()
     rate, theta = data.rate(data.Z, data.library_size), data.dispersion
-    expected = stats.nbinom.logpmf(data.X, theta, theta / (theta + rate)).sum(axis=1)
+    expected = stats.nbinom.logpmf(data.X.astype(float), theta, theta / (theta + rate)).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.Z), expected, rtol=1e-9)
     data = small(likelihood="poisson")
     rate = data.rate(data.Z, data.library_size)
-    expected = stats.poisson.logpmf(data.X, rate).sum(axis=1)
+    expected = stats.poisson.logpmf(data.X.astype(float), rate).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.Z), expected, rtol=1e-9)
     data = small(likelihood="normal")
     expected = stats.norm(data.rate(data.Z), data.noise_scale).logpdf(data.X).sum(axis=1)

@@ -274,11 +274,11 @@ def test_log_likelihood_is_that_of_scipy():
         np.testing.assert_allclose(data.log_likelihood(data.X, data.U), expected, rtol=1e-9)
     data = small(likelihood="poisson")
     rate = data.rate(data.U, data.library_size)
-    expected = stats.poisson.logpmf(data.X, rate).sum(axis=1)
+    expected = stats.poisson.logpmf(data.X.astype(float), rate).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.U), expected, rtol=1e-9)
     data = small(likelihood="negative_binomial")
     rate, theta = data.rate(data.U, data.library_size), data.dispersion
-    expected = stats.nbinom.logpmf(data.X, theta, theta / (theta + rate)).sum(axis=1)
+    expected = stats.nbinom.logpmf(data.X.astype(float), theta, theta / (theta + rate)).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.U), expected, rtol=1e-9)
 
 

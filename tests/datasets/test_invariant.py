@@ -257,7 +257,7 @@ def test_counts_are_poisson_and_their_likelihood_says_so(normalize):
     residual = (data.X - rate) / np.sqrt(rate)
     assert abs(residual.mean()) < 4 / np.sqrt(rate.size)
     assert (residual**2).mean() == pytest.approx(1, abs=0.05)
-    expected = stats.poisson.logpmf(data.X, rate).sum(axis=1)
+    expected = stats.poisson.logpmf(data.X.astype(float), rate).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.Z), expected, rtol=1e-9)
 
 

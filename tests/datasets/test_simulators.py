@@ -215,7 +215,7 @@ def test_expected_expression_is_the_mean_rate_over_basal_states(normalize):
 
 def test_log_likelihood_is_the_poisson_probability_of_a_cell():
     data = small()
-    expected = stats.poisson.logpmf(data.X, data.rate(data.Z)).sum(axis=1)
+    expected = stats.poisson.logpmf(data.X.astype(float), data.rate(data.Z)).sum(axis=1)
     np.testing.assert_allclose(data.log_likelihood(data.X, data.Z), expected, rtol=1e-9)
     assert (data.log_likelihood(data.X, data.Z) > data.log_likelihood(data.X, data.Z[::-1])).all()
 

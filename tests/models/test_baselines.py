@@ -100,7 +100,7 @@ def test_additive_effects_are_mean_differences_and_add_up():
 def test_additive_effects_with_combinations_are_least_squares_over_cells():
     dosage = np.column_stack([A == name for name in NAMES]).astype(float)
     dosage[A == "P3", :2] = [1, 0.5]  # P3 comes with P0 and half of P1
-    expected = np.linalg.lstsq(dosage, X.astype(float) - CONTROL)[0]
+    expected = np.linalg.lstsq(dosage, X.astype(float) - CONTROL, rcond=None)[0]
     model = AdditiveEffects().fit(X, dosage)
     assert_close(model.effect_, expected)
 

@@ -240,7 +240,7 @@ def test_latents_are_whitened_if_asked_for():
     shown = fitted(latent="all")
     a, b = raw.transform(X), shown.transform(X)
     for block in (slice(0, 3), slice(3, 4)):
-        map_ = np.linalg.lstsq(a[:, block], b[:, block])[0]
+        map_ = np.linalg.lstsq(a[:, block], b[:, block], rcond=None)[0]
         np.testing.assert_allclose(a[:, block] @ map_, b[:, block], atol=1e-3)
         np.testing.assert_allclose(map_, map_.T, atol=1e-3)
     np.testing.assert_array_equal(raw.module_.whitening, np.eye(4))
