@@ -180,23 +180,21 @@ def _check_population(population, n_environments):
 
 
 def _rehearse(model):
-    """Have the module do once, for two cells, all that estimators ask of it."""
-    n_genes, n_perturbations = model.n_features_in_, len(model.perturbations_)
-    x, one = torch.ones(2, n_genes), torch.ones(2, 1)
-    part = torch.tensor([[0], [n_perturbations - 1]])
-    environment = torch.zeros(2, model.design_.n_environments_)
-    cells = Cells(x, one * n_genes, part, one, environment)
-    module = model.module_
+    """Have the module do once, for a cell of two perturbations, all that estimators ask of it."""
+    module, n_genes, last = model.module_, model.n_features_in_, len(model.perturbations_) - 1
+    x, part = torch.ones(1, n_genes), torch.tensor([[0, last]])
+    environment = torch.zeros(1, model.design_.n_environments_)
+    cell = Cells(x, x.sum(1, keepdim=True), part, torch.ones(1, 2), environment)
     with model._inference():
         shared = module.draw(1)
-        p_x = module.intervene(module.basal_states(2), cells._replace(x=x[:, :0]), sampled=True)
-        moved = module.intervene(module.encode(x), cells)
-        found = [module.log_weights(cells, 1, shared), p_x.mean, p_x.sample(), moved.mean]
-        found += module.posterior(cells).values()
+        p_x = module.intervene(module.basal_states(1), cell._replace(x=x[:, :0]), sampled=True)
+        moved = module.intervene(module.encode(x), cell)
+        found = [module.log_weights(cell, 1, shared), p_x.mean, p_x.sample(), moved.mean]
+        found += module.posterior(cell).values()
         for name, rows in module.learned().items():
-            n_rows = model.n_latent if name == "graph" else n_perturbations
+            n_rows = model.n_latent if name == "graph" else last + 1
             _demand(len(rows) == n_rows, f"{name} has {len(rows)} rows, not {n_rows}")
-    module.eval()  # forgets what it may have kept of these cells
+    module.eval()  # forgets what it may have kept of this cell
     finite = all(bool(values.isfinite().all()) for values in found)
     _demand(finite, "its network gives values that are not finite")
 

@@ -92,7 +92,7 @@ def load(path):
 
     Nothing in the file is trusted. It takes no more memory than its own size warrants, and what
     was learned has to fit together and to work: the network is built without memory, compared
-    with the arrays that are there, filled with them and tried on two cells.
+    with the arrays that are there, filled with them and tried on one cell.
 
     Parameters
     ----------
@@ -126,9 +126,11 @@ def load(path):
     document, arrays = _archive.read(path)
     writer, version = document.get("skpert_version"), document.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        newer = type(version) is int and version > FORMAT_VERSION
         raise ValueError(
-            f"{path} has format {version!r:.20} of skpert {writer!s:.20}; skpert "
-            f"{_skpert().__version__} reads formats 1 to {FORMAT_VERSION}: install a newer one"
+            f"{path} has format {version!r:.20} of skpert {writer!s:.20}, and skpert "
+            f"{_skpert().__version__} reads formats 1 to {FORMAT_VERSION}: "
+            + ("install a newer one" if newer else "it is corrupt")
         )
     if version > 1 and document.pop("sha256", None) != _archive.digest(document, arrays):
         raise ValueError(f"{path} is corrupt: its content has another digest than it says")
