@@ -154,6 +154,8 @@ def _check_design_of(estimator, kind):
 def _check_model(model):
     _check_genes(model)
     _check_design_of(model, type(model._make_design()))
+    same = as_list(model.environment) == as_list(model.design_.environment)
+    _demand(same, "environment is not that of design_")
     _demand(isinstance(model.module_, torch.nn.Module), "module_ is not what it should be")
     _check_whole(model._n_training_cells, 1, what="_n_training_cells")
     _check_whole(model._seed, 0, what="_seed")

@@ -156,7 +156,7 @@ def design(encoder):
     columns |= {name: mean for name, (mean, _) in scales.items()}
     if isinstance(encoder, PerturbationEncoder):
         if not columns:
-            return np.eye(1, len(encoder.columns_)).repeat(2, 0)
+            return pd.DataFrame({encoder.perturbations_[0]: [1.0, 1.0]})
         columns[encoder.perturbation] = encoder.perturbations_[0]
     return pd.DataFrame(columns, index=[0, 1])
 

@@ -115,15 +115,16 @@ class Independence(nn.Module):
 
 def causal_order(graph: Tensor) -> Tensor | None:
     """Modules such that every edge points forward; None if the graph has a cycle."""
-    left, order = graph.bool().clone(), []
+    edges, order = graph.bool(), []
+    n_causes = edges.sum(0)  # that are not in the order yet
     remaining = torch.ones(len(graph), dtype=torch.bool, device=graph.device)
     while remaining.any():
-        sources = remaining & ~left.any(0)
+        sources = remaining & (n_causes == 0)
         if not sources.any():
             return None
         order.append(sources.nonzero()[:, 0])
         remaining &= ~sources
-        left[sources] = False
+        n_causes = n_causes - edges[sources].sum(0)
     return torch.cat(order) if order else torch.zeros(0, dtype=torch.long)
 
 
