@@ -101,7 +101,7 @@ class BernoulliMasks(FixedMasks):
 
     def __init__(self, logit: Tensor, prior: float):
         super().__init__(logit)
-        self.logit.requires_grad_(bool(logit.isfinite().all()))
+        self.logit.requires_grad_(logit.is_meta or bool(logit.isfinite().all()))
         self.register_buffer("prior_logit", torch.logit(torch.tensor(float(prior))))
 
     def draw(

@@ -21,6 +21,7 @@ from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._training import N_STEPS, budget, suitable_threads, train
+from ._weights import fill
 from .edges import edges_at_fdr
 from .exceptions import TrainingWarning
 from .nn import LIKELIHOODS
@@ -669,14 +670,12 @@ class PerturbationVAE(
         super().__setstate__(state)
         weights = state.get("module_")
         if isinstance(weights, dict):
-            with _seeded(0, torch.device("cpu")):
+            with torch.device("meta"):
                 module = self._make_module(self._training_shape())
-            tensors = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
-            module.load_state_dict(tensors)
-            self.module_ = module.eval()
+            self.module_ = fill(module, weights).eval()
 
     def _training_shape(self):
-        """Cells of the training data's shape that hold nothing."""
+        """Cells of the training data's shape, to be made where tensors hold nothing."""
         n_cells = self._n_training_cells
         nothing = torch.zeros(0)
         start = torch.zeros(n_cells + 1, dtype=torch.long)

@@ -2,17 +2,14 @@
 
 A file is a zip archive of a JSON document, ``estimator.json``, and arrays in numpy's format. The
 document is the tree of the estimator's state. What JSON has no word for is an object of one key,
-``{kind: content}``, where ``kind`` is one of those in ``_DECODERS``.
+``{kind: content}``, where ``kind`` is one of those at the end of this module.
 """
 
+import inspect
 import json
 import math
-import os
-import zipfile
-import zlib
 from importlib import import_module
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -20,33 +17,40 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
+from . import _archive
+from ._learned import check_learned, check_parameters
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 
 __all__ = ["load", "save"]
 
-FORMAT_VERSION = 1
-_DOCUMENT = "estimator.json"
+FORMAT_VERSION = 2  # 1 had no digest
+DEEPEST = 60  # values within values that are read
+N_WORDS = 624  # of the state of a Mersenne twister
 
 
 def save(estimator, path):
     """Write an estimator, fitted or not, to a file that ``load`` reads.
 
     Unlike a pickle the file holds no code, so that it can be taken from others, and does not
-    depend on the device on which the estimator was trained. It is written beside its destination
-    and then moved there: an existing file is replaced as a whole or left as it is.
+    depend on the device on which the estimator was trained. It is written beside its destination,
+    flushed to the disk and moved there: an existing file is replaced as a whole, with its
+    permissions, or left as it is. Of a link, the file that it leads to is replaced.
 
     Parameters
     ----------
     estimator : estimator
-        Any estimator of ``skpert``, or a ``PerturbationEncoder``. Callbacks are not saved.
+        Any estimator of ``skpert``, or one of its encoders. Callbacks are not saved.
     path : str or path-like
         The file, such as ``"model.skpert"``; the name is used as it stands.
 
     Raises
     ------
     ValueError
-        If the estimator is none of ours, or holds what is not data, such as a ``RandomState``
-        instance as ``random_state``.
+        If the estimator is none of ours, holds what is not data, or could not be loaded again,
+        for example as its parameters were changed after the fit; or if the file cannot be
+        written, or is a folder, a device or a pipe.
+    TypeError
+        If ``path`` is not the name of a file.
 
     See Also
     --------
@@ -62,28 +66,33 @@ def save(estimator, path):
     ...     load(f"{folder}/model.skpert")
     SVAEPlus(n_latent=3)
     """
-    path, arrays = Path(path), {}
-    document = {
-        "format": "skpert",
-        "format_version": FORMAT_VERSION,
-        "skpert_version": _skpert().__version__,
-        "estimator": _encode_estimator(estimator, arrays, type(estimator).__name__),
-    }
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    path, name, arrays = _archive.file_name(path), type(estimator).__name__, {}
     try:
-        with zipfile.ZipFile(partial, "x") as archive:
-            # no time of writing: the same estimator gives the same file
-            archive.writestr(zipfile.ZipInfo(_DOCUMENT), json.dumps(document, allow_nan=False))
-            for entry, array in arrays.items():
-                with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
-                    np.lib.format.write_array(stream, array, allow_pickle=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        document = {
+            "format": "skpert",
+            "format_version": FORMAT_VERSION,
+            "skpert_version": _skpert().__version__,
+            "estimator": _encode_estimator(estimator, arrays, name),
+        }
+        document["sha256"] = _archive.digest(document, arrays)
+    except RecursionError as error:
+        raise ValueError(f"{name} holds values that are nested too deeply to be saved") from error
+    try:
+        _interpreted(json.loads(_archive.encoded(document)), dict(arrays))
+    except Exception as error:  # the same that load turns into a ValueError
+        raise ValueError(
+            f"{name} is not saved, as load would refuse it: {error!s:.500}. If its parameters "
+            "were changed since fit, change them back, or fit it again"
+        ) from error
+    _archive.write(path, document, arrays)
 
 
 def load(path):
     """Estimator that ``save`` wrote, on the CPU; no code is taken from the file.
+
+    Nothing in the file is trusted. It takes no more memory than its own size warrants, and what
+    was learned has to fit together and to work: the network is built without memory, compared
+    with the arrays that are there, filled with them and tried on one cell.
 
     Parameters
     ----------
@@ -98,60 +107,50 @@ def load(path):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If the file is damaged or of another kind, is of a newer format, or names a class that is
-        no estimator of ``skpert``.
+        If the file cannot be read, is damaged or of another kind, is of a newer format, or holds
+        anything that is not an estimator of ``skpert`` whose methods work.
+    TypeError
+        If ``path`` is not the name of a file.
 
     See Also
     --------
     save : Write the file, with an example.
+
+    Notes
+    -----
+    The file holds a SHA-256 digest of its content, by which damage is found. It says nothing of
+    who wrote the file: whoever can change the file can change the digest.
     """
-    document, arrays = _read(path)
+    path = _archive.file_name(path)
+    document, arrays = _archive.read(path)
     writer, version = document.get("skpert_version"), document.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        newer = type(version) is int and version > FORMAT_VERSION
         raise ValueError(
-            f"{path} has format {version!r} of skpert {writer}; skpert {_skpert().__version__} "
-            f"reads formats up to {FORMAT_VERSION}: install a newer one"
+            f"{path} has format {version!r:.20} of skpert {writer!s:.20}, and skpert "
+            f"{_skpert().__version__} reads formats 1 to {FORMAT_VERSION}: "
+            + ("install a newer one" if newer else "it is corrupt")
         )
+    if version > 1 and document.pop("sha256", None) != _archive.digest(document, arrays):
+        raise ValueError(f"{path} is corrupt: its content has another digest than it says")
     try:
-        estimator = _decode(document["estimator"], arrays)
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        return _interpreted(document, arrays)
+    except Exception as error:  # whatever it is, it was in the file
         raise ValueError(
-            f"{path}, written by skpert {writer}, does not fit skpert {_skpert().__version__}: "
-            f"{error}"
+            f"{path}, written by skpert {writer!s:.20}, does not fit skpert "
+            f"{_skpert().__version__}: {error!s:.500}"
         ) from error
+
+
+def _interpreted(document, arrays):
+    """Estimator of a document, which takes all arrays, each once."""
+    estimator = _decode(document["estimator"], arrays)
     if not isinstance(estimator, BaseEstimator):
-        raise ValueError(f"{path} holds no estimator")
+        raise ValueError("it holds no estimator")
+    if arrays:
+        raise ValueError(f"it holds {len(arrays)} arrays that belong nowhere")
     return estimator
-
-
-def _read(path):
-    """Document and arrays of a file, nothing of which has been interpreted yet."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            document = json.loads(archive.read(_DOCUMENT))
-            if document["format"] != "skpert":
-                raise ValueError("its document is not ours")
-            arrays = {}
-            for entry in archive.namelist():
-                if entry.endswith(".npy"):
-                    with archive.open(entry) as stream:
-                        arrays[entry] = np.lib.format.read_array(stream, allow_pickle=False)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ValueError(
-            f"{path} is no file written by skpert.save, or is damaged: {error}"
-        ) from error
-    return document, arrays
 
 
 def _skpert():
@@ -172,23 +171,16 @@ def _encode(value, arrays, name):
     if isinstance(value, BaseEstimator):
         return _encode_estimator(value, arrays, name)
     if isinstance(value, np.generic):  # before str and float, of which some are subclasses
-        return {"scalar": _add(np.asarray(value), arrays)}
+        return {"scalar": _add(np.asarray(value), arrays, name)}
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, Path):
+        return {"path": str(value)}
     if type(value) not in _ENCODERS:
-        raise ValueError(_cannot_save(value, name))
+        raise ValueError(f"{name} is {type(value).__name__}, which save cannot write as data")
     return _ENCODERS[type(value)](value, arrays, name)
-
-
-def _cannot_save(value, name):
-    if isinstance(value, np.random.RandomState):
-        return (
-            f"{name} is a RandomState instance, whose state is not saved: give an int, "
-            "set_params(random_state=0); a fitted estimator stays as it is"
-        )
-    return f"{name} is {type(value).__name__}, which save cannot write as data"
 
 
 def _encode_estimator(estimator, arrays, name):
@@ -198,8 +190,8 @@ def _encode_estimator(estimator, arrays, name):
             f"save writes estimators of skpert only ({', '.join(sorted(_classes()))}), and "
             f"{name} is a {cls.__module__}.{cls.__qualname__}: pickle it"
         )
-    state = estimator.__getstate__()
-    state = {key: value for key, value in state.items() if key != "_skl_callbacks"}
+    left_out = ("_skl_callbacks", "_sklearn_version")  # what listens to fit; of a FrozenEstimator
+    state = {k: v for k, v in estimator.__getstate__().items() if k not in left_out}
     return {"estimator": [cls.__name__, _encode_dict(state, arrays, name)]}
 
 
@@ -222,11 +214,13 @@ def _encode_array(array, arrays, name):
     if array.dtype == object:
         items = _encode_list(array.ravel().tolist(), arrays, name)
         return {"objects": [list(array.shape), items]}
-    return {"array": _add(array, arrays)}
+    return {"array": _add(array, arrays, name)}
 
 
-def _add(array, arrays):
+def _add(array, arrays, name):
     """Name of the archive's entry that holds the array."""
+    if array.dtype.kind not in _archive.STORABLE or array.dtype.itemsize == 0:
+        raise ValueError(f"{name} is of dtype {array.dtype}, which save cannot write as data")
     entry = f"arrays/{len(arrays)}.npy"
     arrays[entry] = array
     return entry
@@ -234,8 +228,23 @@ def _add(array, arrays):
 
 def _encode_frame(frame, arrays, name):
     columns = [frame.iloc[:, i].to_numpy() for i in range(frame.shape[1])]
-    parts = [frame.columns.tolist(), frame.index.to_numpy(), frame.index.name, columns]
+    index, labels = frame.index, frame.columns
+    parts = [labels.tolist(), index.to_numpy(), index.name, columns, labels.name]
+    try:
+        pd.testing.assert_frame_equal(_frame(*parts), frame, check_exact=True, check_freq=False)
+    except AssertionError as error:
+        raise ValueError(
+            f"{name} is a DataFrame that save cannot write as data: give its columns and its "
+            f"index dtypes of numpy. {error}"
+        ) from error
     return {"frame": _encode_list(parts, arrays, name)}
+
+
+def _encode_random_state(random_state, arrays, name):
+    kind, *state = random_state.get_state()
+    if kind != "MT19937":
+        raise ValueError(f"{name} is a RandomState of {kind}, which save cannot write as data")
+    return {"random_state": _encode_list(state, arrays, name)}
 
 
 def _encode_csr(matrix, arrays, name):
@@ -251,60 +260,109 @@ _ENCODERS = {
     np.memmap: _encode_array,
     pd.DataFrame: _encode_frame,
     csr_array: _encode_csr,
+    bytes: lambda value, arrays, name: {"bytes": value.decode("latin-1")},
+    np.random.RandomState: _encode_random_state,
 }
 
 
-def _decode(value, arrays):
-    """Value of its JSON form."""
+def _decode(value, arrays, depth=0):
+    """Value of its JSON form; arrays that it takes are removed from ``arrays``."""
+    if depth > DEEPEST:
+        raise ValueError("its values are nested too deeply")
     if isinstance(value, list):
-        return [_decode(item, arrays) for item in value]
+        return [_decode(item, arrays, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     [(kind, content)] = value.items()
-    return _DECODERS[kind](content, arrays)
+    if kind in _OF_TEXT:
+        return _OF_TEXT[kind](content)
+    if kind in _OF_ARRAYS:
+        return _OF_ARRAYS[kind](content, arrays)
+    return _OF_VALUES[kind](*_decode(content, arrays, depth + 1))
 
 
-def _decode_estimator(content, arrays):
-    name, state = content
+def _taken(entry, arrays):
+    """Array that nothing else has: a small file must not make a large estimator of one array."""
+    if entry not in arrays:
+        raise ValueError(f"array {entry!r:.40} is absent, or is taken already")
+    return arrays.pop(entry)
+
+
+def _float(text):
+    if text not in ("nan", "inf", "-inf"):
+        raise ValueError(f"{text!r:.20} is no number")
+    return float(text)
+
+
+def _estimator(name, state):
     classes = _classes()
     if name not in classes:
         raise ValueError(
-            f"it names the class {name!r}, and the only ones allowed are "
+            f"it names the class {name!r:.80}, and the only ones allowed are "
             f"{', '.join(sorted(classes))}"
         )
-    estimator = classes[name].__new__(classes[name])
-    estimator.__setstate__(_decode(state, arrays))
+    cls = classes[name]
+    state = _defaults(cls) | {k: v for k, v in state.items() if k != "_sklearn_version"}
+    check_parameters(cls, state)
+    if cls is FrozenEstimator:  # as the only class of scikit-learn it would look for a version
+        [estimator] = state.values()
+        if not isinstance(estimator, BaseEstimator):
+            raise ValueError(f"it freezes a {type(estimator).__name__}")
+        return cls(estimator)
+    estimator = cls.__new__(cls)
+    estimator.__setstate__(state)
+    check_learned(estimator)
     return estimator
 
 
-def _decode_objects(content, arrays):
-    shape, items = content
+def _defaults(cls):
+    """Parameters that a file from before they were there does not have."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _objects(shape, items):
     array = np.empty(len(items), dtype=object)
     for i, item in enumerate(items):  # one by one: an item may be a sequence
-        array[i] = _decode(item, arrays)
+        array[i] = item
     return array.reshape(shape)
 
 
-def _decode_frame(content, arrays):
-    columns, index, name, values = _decode(content, arrays)
+def _frame(columns, index, name, values, columns_name=None):
     frame = pd.DataFrame(dict(enumerate(values)), index=pd.Index(index, name=name))
-    frame.columns = columns
+    frame.columns = pd.Index(columns, name=columns_name)
     return frame
 
 
-def _decode_csr(content, arrays):
-    data, indices, indptr, shape = _decode(content, arrays)
-    return csr_array((data, indices, indptr), shape=tuple(shape))
+def _csr(data, indices, indptr, shape):
+    matrix = csr_array((data, indices, indptr), shape=tuple(shape))
+    matrix.check_format(full_check=True)
+    return matrix
 
 
-_DECODERS = {
-    "array": lambda entry, arrays: arrays[entry],
-    "scalar": lambda entry, arrays: arrays[entry][()],
-    "float": lambda text, arrays: float(text),
-    "tuple": lambda items, arrays: tuple(_decode(items, arrays)),
-    "dict": lambda items, arrays: {_decode(k, arrays): _decode(v, arrays) for k, v in items},
-    "objects": _decode_objects,
-    "frame": _decode_frame,
-    "csr": _decode_csr,
-    "estimator": _decode_estimator,
+def _random_state(words, position, has_gauss, gauss):
+    if words.dtype != np.uint32 or words.shape != (N_WORDS,) or not 0 <= position <= N_WORDS:
+        raise ValueError("the state of a RandomState is none")
+    random_state = np.random.RandomState()
+    random_state.set_state(("MT19937", words, position, has_gauss, gauss))
+    return random_state
+
+
+_OF_TEXT = {
+    "float": _float,
+    "path": Path,
+    "bytes": lambda text: text.encode("latin-1"),
+}
+_OF_ARRAYS = {
+    "array": _taken,
+    "scalar": lambda entry, arrays: _taken(entry, arrays)[()],
+}
+_OF_VALUES = {
+    "tuple": lambda *items: items,
+    "dict": lambda *items: dict(items),
+    "objects": _objects,
+    "frame": _frame,
+    "csr": _csr,
+    "random_state": _random_state,
+    "estimator": _estimator,
 }

@@ -711,7 +711,7 @@ class InVAE(PerturbationVAE):
             decoder,
             kind(n_first, n_invariant),
             GaussianPrior(n_columns - n_first, n_spurious, APART),
-            torch.tensor(design.covariate_),
+            torch.from_numpy(design.covariate_.copy()),
             n_first,
             cells.library,
             tc_weight=self.total_correlation,

@@ -856,7 +856,7 @@ def _networks(estimator, cells):
             "give 'standardize' or None"
         )
     transform = InputTransform(cells.n_genes, log=kind in ("log", "log_standardize"))
-    if kind in ("standardize", "log_standardize"):
+    if kind in ("standardize", "log_standardize") and not cells.dosage.is_meta:
         transform.standardise(b.x for b in cells.minibatches(ENCODE_SIZE, shuffle=False))
     return encoder, decoder, transform
 
@@ -874,7 +874,8 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
             if part is not None:
                 part.requires_grad_(False)
     received = (cells.dosage > 0).float().flatten()
-    n_treated = torch.zeros(shape[0]).index_add_(0, cells.part.flatten().cpu(), received.cpu())
+    n_treated = torch.zeros(shape[0], device=received.device)
+    n_treated.index_add_(0, cells.part.flatten(), received)
     return AdditiveModule(
         encoder,
         decoder,

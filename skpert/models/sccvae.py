@@ -74,7 +74,8 @@ class StructuralModel(nn.Module):
         self.acyclic = order is not None
         n = len(graph)
         self.register_buffer("graph", graph.float())
-        self.register_buffer("order", torch.arange(n) if order is None else order)
+        order = torch.arange(n, device=graph.device) if order is None else order
+        self.register_buffer("order", order)
         scale = min(0.1, 1 / math.sqrt(n))  # the published 0.1 makes last modules of 512 explode
         self.weight = nn.Parameter(torch.randn(n, n) * scale)
 
@@ -114,15 +115,16 @@ class Independence(nn.Module):
 
 def causal_order(graph: Tensor) -> Tensor | None:
     """Modules such that every edge points forward; None if the graph has a cycle."""
-    left, order = graph.bool().clone(), []
-    remaining = torch.ones(len(graph), dtype=torch.bool)
+    edges, order = graph.bool(), []
+    n_causes = edges.sum(0)  # that are not in the order yet
+    remaining = torch.ones(len(graph), dtype=torch.bool, device=graph.device)
     while remaining.any():
-        sources = remaining & ~left.any(0)
+        sources = remaining & (n_causes == 0)
         if not sources.any():
             return None
         order.append(sources.nonzero()[:, 0])
         remaining &= ~sources
-        left[sources] = False
+        n_causes = n_causes - edges[sources].sum(0)
     return torch.cat(order) if order else torch.zeros(0, dtype=torch.long)
 
 
@@ -721,9 +723,9 @@ class SCCVAE(PerturbationVAE):
             shifts = FreeShifts(features, self.n_latent)
         else:
             shifts = ShiftNetwork(features, self.n_latent, **sizes)
-        structure = (
-            Independence() if self.graph is None else StructuralModel(torch.tensor(self._graph))
-        )
+        structure = Independence()
+        if self.graph is not None:
+            structure = StructuralModel(torch.from_numpy(self._graph.copy()))
         return CausalModule(
             encoder,
             decoder,
