@@ -9,7 +9,7 @@ from ._values import as_design, check_columns, factors, listed
 
 def check_frame(A, columns):
     """Design as a frame with these columns; ValueError if it is none, or lacks one."""
-    frame = as_design(A)
+    frame = None if A is None else as_design(A)
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(
             "Environments need the design frame, a DataFrame with the columns "
