@@ -180,6 +180,7 @@ def use(estimator):
 
 
 def use_model(model):
+    model.set_params(layer=None)  # these cells are no AnnData
     A = design(model.design_)
     X = np.ones((2, model.n_features_in_), dtype=np.float32)
     if hasattr(model, "feature_names_in_"):
@@ -267,5 +268,7 @@ if __name__ == "__main__":
             counts[found[:150]] += 1
             if found not in FINE:
                 print(number, stem, found[:300], flush=True)
+            if number % 1000 == 999:
+                print(number + 1, dict(counts), flush=True)
     for found, count in counts.most_common():
         print(f"{count:6} {found}")
