@@ -70,7 +70,7 @@ SHARED = {
     n_particles : int, default=100
         Samples of the latent state per cell in ``score``.
     device : str, default="auto"
-        Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if there is one.
+        Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if one works.
     random_state : int, RandomState instance or None, default=None
         Seeds initial weights, minibatches and samples. An int makes results repeatable.
     verbose : int, default=0

@@ -2,10 +2,12 @@
 
 import copy
 import math
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,6 +19,11 @@ from ._data import Cells
 from .exceptions import TrainingWarning
 
 N_STEPS = 5000  # gradient steps of a training of automatic length
+N_JUDGED = 256  # training cells, at most, by which a training is judged
+TOLERANCE, RELATIVE_TOLERANCE = 10.0, 0.1  # nats by which a cell may lose in a short training
+N_RENEWING = 100  # minibatches at most that the statistics of batch norm are taken from anew
+ADVICE = "lower learning_rate, raise n_epochs_kl_warmup, or look for extreme values in X"
+GENERATOR = threading.RLock()  # held while torch's generators are ours
 
 
 class PerturbationModule(Protocol):
@@ -66,6 +73,9 @@ class PerturbationModule(Protocol):
     def refined(self) -> "PerturbationModule":
         """A copy whose discrete structure is fixed at its most probable value, priors off."""
 
+    def modules(self) -> Iterator[nn.Module]:
+        """As ``nn.Module``."""
+
     def train(self, mode: bool = True) -> Any:
         """As ``nn.Module``."""
 
@@ -100,9 +110,11 @@ def train(
     training stops after ``patience`` epochs without a better one. ``on_epoch`` sees each row of
     the history and stops training by returning True. If a term is not finite, training stops
     with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
-    Both warn.
+    Both warn. ``FloatingPointError`` if no weights were finite, or the ELBO under them is not.
     """
     rate = one_cycle if schedule == "one_cycle" else _constant
+    some = judged(cells)
+    before = mean_elbo(module, some)
     optimizer = _Adam(module, learning_rate, weight_decay, rate)
     history: list[dict[str, float]] = []
     best_elbo, best_epoch, best = -math.inf, 0, copy.deepcopy(module.state_dict())
@@ -130,8 +142,83 @@ def train(
         warnings.warn(message, TrainingWarning, stacklevel=2)
         _tell_if_interrupted(on_epoch, reason)
     module.load_state_dict(best)
-    module.eval()
+    if is_worse(before, mean_elbo(module, some)):
+        _renew_statistics(module, (minibatches or cells.minibatches)(batch_size), some)
     return history
+
+
+def judged(cells: Cells) -> Cells:
+    """Some of the cells, evenly spaced."""
+    step = -(-cells.n_cells // N_JUDGED)
+    return cells.take(torch.arange(0, cells.n_cells, step, device=cells.dosage.device))
+
+
+@torch.no_grad()
+def mean_elbo(module: PerturbationModule, cells: Cells) -> float:
+    """Mean ELBO of these cells, nats, with the same noise for every module."""
+    module.eval()
+    with seeded(0, cells.dosage.device):
+        return float(module.log_weights(cells, 1).mean())
+
+
+def is_worse(before: float, after: float) -> bool:
+    """Whether an ELBO is not finite, or clearly below what it was."""
+    if not math.isfinite(before):
+        return not math.isfinite(after)
+    return not after >= before - TOLERANCE - RELATIVE_TOLERANCE * abs(before)
+
+
+@torch.no_grad()
+def _renew_statistics(module: PerturbationModule, batches: Iterator[Cells], some: Cells) -> None:
+    """Take what batch norm keeps from minibatches anew, unless that is worse still.
+
+    After few steps its moving averages are those of other weights.
+    """
+    kept, elbo = copy.deepcopy(module.state_dict()), mean_elbo(module, some)
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
+    momentum = [norm.momentum for norm in norms]
+    module.train()
+    for number, batch in enumerate(islice(batches, N_RENEWING), 1):
+        for norm in norms:
+            norm.momentum = 1 / number
+        module.loss_terms(batch)
+    for norm, usual in zip(norms, momentum, strict=True):
+        norm.momentum = usual
+    renewed = mean_elbo(module, some)
+    if math.isfinite(elbo) and not renewed > elbo:
+        module.load_state_dict(kept)
+    elif not math.isfinite(renewed):
+        raise FloatingPointError(f"the ELBO of training cells became {renewed}: {ADVICE}")
+
+
+@torch.no_grad()
+def check_predictions(module: PerturbationModule, cells: Cells) -> None:
+    """FloatingPointError if latent states of these cells, or predictions, are not finite."""
+    with seeded(0, cells.dosage.device):
+        treated = cells._replace(x=cells.x[:, :0])
+        p_x = module.intervene(module.basal_states(cells.n_cells), treated, sampled=True)
+        made = {"latent states": module.encode(cells.x), "expected expression": p_x.mean}
+        for name, values in made.items():
+            if not values.isfinite().all():
+                raise FloatingPointError(f"{name} are not finite after training: {ADVICE}")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a generator of our own and leave the caller's as it was.
+
+    Torch has one generator for all threads, so that one seeded piece of work waits for another.
+    """
+    with GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        set_seed(seed, device)
+        yield
+
+
+def set_seed(seed: int, device: torch.device) -> None:
+    """Seed what work on this device draws from; ``torch.manual_seed`` seeds other GPUs, too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _epoch(
@@ -301,7 +388,4 @@ def _check_finite(row: dict[str, float], optimizer: _Adam, epoch: int) -> None:
     row = row | {"a weight": float(sum(values.sum() for values, *_ in optimizer.groups))}
     for name, value in row.items():
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} became {value} in epoch {epoch}: lower learning_rate, raise "
-                "n_epochs_kl_warmup, or look for extreme values in X"
-            )
+            raise FloatingPointError(f"{name} became {value} in epoch {epoch}: {ADVICE}")

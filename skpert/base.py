@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -20,7 +19,18 @@ from sklearn.utils.validation import check_is_fitted
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._training import N_STEPS, budget, suitable_threads, train
+from ._training import (
+    N_STEPS,
+    budget,
+    check_predictions,
+    is_worse,
+    judged,
+    mean_elbo,
+    seeded,
+    set_seed,
+    suitable_threads,
+    train,
+)
 from ._weights import fill
 from .edges import edges_at_fdr
 from .exceptions import TrainingWarning
@@ -40,7 +50,6 @@ N_BASAL = 1000  # basal states over which a predicted response is averaged
 LARGEST = torch.finfo(torch.float32).max / N_BASAL  # library size whose responses can be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
-GENERATOR = threading.RLock()  # held while torch's generator is ours
 
 
 class PerturbationVAE(
@@ -134,7 +143,14 @@ class PerturbationVAE(
         ValueError
             If X holds negative counts, NaN or infinity, if A is missing, of another length,
             with missing labels or negative dosages, names a single condition, or has a column
-            of a perturbation that no cell received.
+            of a perturbation that no cell received; or if training gives nothing but numbers
+            that are not finite.
+
+        Warns
+        -----
+        TrainingWarning
+            If training was cut short by such numbers or by Ctrl-C, or if it made the model
+            worse than it was before, by the ELBO of training cells.
         """
         self._validate_params()
         if y is None:
@@ -157,7 +173,7 @@ class PerturbationVAE(
         vars(self).pop("module_", None)  # it does not fit the new design
         self.design_, self.perturbations_ = design, design.perturbations_
         self._population = _population(cells, np.random.default_rng(self._seed))
-        with _seeded(self._seed, device):
+        with seeded(self._seed, device), _without_overflow():
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
             self._prepare(training)
@@ -173,20 +189,20 @@ class PerturbationVAE(
 
         A training that breaks down, or is interrupted, does not take the others with it.
         """
-        kept, best = None, -math.inf
+        kept, best = None, -math.inf  # module, history, and ELBO before and after
         for number, seed in enumerate(seeds, 1):
             if seed is not None:
-                torch.manual_seed(seed)
+                set_seed(seed, cells.dosage.device)
             try:
                 module = self._make_module(cells).to(cells.dosage.device)
                 monitor.begin({"module_": module, "n_iter_": 1})
-                history = self._optimise(module, cells, validation, monitor)
-                kept = kept or (module, history)
+                result = self._trained(module, cells, validation, monitor)
+                kept = kept or (module, *result)
                 if len(seeds) > 1:
                     elbo = self._elbo(module, cells if validation is None else validation)
                     if elbo > best:
-                        kept, best = (module, history), elbo
-            except (KeyboardInterrupt, FloatingPointError) as reason:
+                        kept, best = (module, *result), elbo
+            except (KeyboardInterrupt, FloatingPointError, torch.linalg.LinAlgError) as reason:
                 interrupted = isinstance(reason, KeyboardInterrupt)
                 if kept is None and (interrupted or number == len(seeds)):
                     raise
@@ -196,12 +212,24 @@ class PerturbationVAE(
                 monitor.stopped |= interrupted
             if monitor.stopped:
                 break
-        return kept
+        module, history, *elbo = kept
+        _warn_if_worse(*elbo)
+        return module, history
+
+    def _trained(self, module, cells, validation=None, monitor=None, *, warm=False):
+        """Optimise; return the history and the ELBO of some training cells before and after."""
+        some, history = judged(cells), []
+        before = mean_elbo(module, some)
+        if module.parameter_groups():
+            history = self._optimise(module, cells, validation, monitor, warm=warm)
+        after = mean_elbo(module, some)
+        check_predictions(module, some)
+        return history, before, after
 
     def _elbo(self, module, cells):
         """Mean IWELBO with a few particles, the same noise for every module."""
         n_particles = min(self.n_particles, N_CHOOSING)
-        with _seeded(self._seed, cells.dosage.device), torch.no_grad():
+        with seeded(self._seed, cells.dosage.device), torch.no_grad():
             return float(np.mean(_iwelbos(module, cells, n_particles, cells.dosage.device)))
 
     def _budget(self, n_cells):
@@ -276,13 +304,12 @@ class PerturbationVAE(
         design = self.design_.extended(A)
         cells = _cells(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
-        with _seeded(self._seed, self._device):
+        with seeded(self._seed, self._device), _without_overflow():
             treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
             cells = cells.subset(treated).to(self._device)
             module = extend(cells, n_new)
-            history = []
-            if module.parameter_groups():
-                history = self._optimise(module, cells, warm=True)
+            history, *elbo = self._trained(module, cells, warm=True)
+        _warn_if_worse(*elbo)
         adapted = self._copy()
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
         return adapted._keep(module, history, "adapt")
@@ -308,10 +335,11 @@ class PerturbationVAE(
         cells = self._check(X, A)
         if cells.n_cells < 2:
             raise ValueError(f"refine needs at least 2 cells to train on, got {cells.n_cells}")
-        with _seeded(self._seed, self._device):
+        with seeded(self._seed, self._device), _without_overflow():
             training, validation = split(cells, self.validation_fraction, self._device)
             module = self.module_.refined()
-            history = self._optimise(module, training, validation, warm=True)
+            history, *elbo = self._trained(module, training, validation, warm=True)
+        _warn_if_worse(*elbo)
         return self._copy()._keep(module, history, "refine")
 
     def _copy(self):
@@ -642,7 +670,7 @@ class PerturbationVAE(
     @contextmanager
     def _inference(self, seed=None):
         """Without gradients, and with the same samples at every call."""
-        with _seeded(self._seed if seed is None else seed, self._device), torch.no_grad():
+        with seeded(self._seed if seed is None else seed, self._device), torch.no_grad():
             yield
 
     @property
@@ -730,28 +758,46 @@ def chunk_sizes(total, size):
 
 
 def _device(name):
-    if name != "auto":
-        try:
-            return torch.zeros(0, device=name).device
-        except (RuntimeError, AssertionError) as reason:
+    """The device of this name; "auto" is a GPU, or the CPU where there is none that works."""
+    auto = name == "auto"
+    if auto:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:  # there and back, in the precision of effects
+        number = torch.zeros((), dtype=torch.float64, device=name)
+        number.cpu()
+    except (RuntimeError, AssertionError, TypeError) as reason:
+        said = str(reason).splitlines()[0]
+        if not auto:
             raise ValueError(
-                f"device={name!r} cannot be used here ({str(reason).splitlines()[0]}): choose "
-                "another, or 'auto' for a GPU where there is one"
+                f"device={name!r} cannot be used here ({said}): choose another, or 'auto' for a "
+                "GPU where there is one"
             ) from reason
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    logger.info("device='auto' is %s", device)
-    return device
+        message = f"there is a GPU that cannot be used ({said}): training is on the CPU"
+        warnings.warn(message, TrainingWarning, stacklevel=3)
+        return torch.device("cpu")
+    if auto:
+        logger.info("device='auto' is %s", number.device)
+    return number.device
 
 
 @contextmanager
-def _seeded(seed, device):
-    """Draw from a generator of our own and leave the caller's as it was.
-
-    Torch has one generator for all threads, so that one seeded piece of work waits for another.
-    """
-    with GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+def _without_overflow():
+    """Have it leave as a ValueError that numbers of a training are not finite."""
+    try:
         yield
+    except (FloatingPointError, torch.linalg.LinAlgError) as reason:
+        raise ValueError(str(reason)) from reason
+
+
+def _warn_if_worse(before, after):
+    if is_worse(before, after):
+        warnings.warn(
+            f"training made the model worse: the ELBO of training cells is {after:.5g} nats per "
+            f"cell, {before - after:.3g} below what it was before. Do not use it: lower "
+            "learning_rate, train for longer, or look for extreme values in X",
+            TrainingWarning,
+            stacklevel=4,
+        )
 
 
 def _population(cells, random):

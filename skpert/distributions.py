@@ -22,6 +22,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid, softplus
 
 LOG_THETA = (-40.0, 20.0)  # bounds of log dispersions; above, it is Poisson long before
+LARGEST_RATE = 1e18  # that is drawn from: torch holds Poisson draws in 64 bits
 FEW = 0.1  # share of counts above 1 up to which these alone are cheaper than all
 
 
@@ -228,7 +229,8 @@ class Poisson(Counts):
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts, (*sample_shape, ..., n_genes)."""
-        return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
+        mean = self.mean.clamp(max=LARGEST_RATE)
+        return torch.poisson(mean.expand(self._extended_shape(sample_shape)))
 
 
 class NegativeBinomial(Counts):
@@ -257,9 +259,11 @@ class NegativeBinomial(Counts):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts, (*sample_shape, ..., n_genes)."""
         shape = self._extended_shape(sample_shape)
-        theta = self.log_dispersion.exp().expand(shape)
+        log_theta = self.log_dispersion.clamp(*LOG_THETA)
+        theta = log_theta.exp().expand(shape)
         rate = torch.distributions.Gamma(theta, 1.0, validate_args=False).sample()
-        return torch.poisson(rate * (self.log_mean - self.log_dispersion).exp())
+        rate = rate * (self.log_mean - log_theta).exp()
+        return torch.poisson(rate.clamp(max=LARGEST_RATE))
 
 
 class NegativeBinomialShares(NegativeBinomial):

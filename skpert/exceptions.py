@@ -17,7 +17,7 @@ class DataWarning(UserWarning):
 
 
 class TrainingWarning(UserWarning):
-    """Training ended otherwise than planned, for example by NaN or by Ctrl-C."""
+    """Training ended otherwise than planned: by NaN, by Ctrl-C, or with a model made worse."""
 
 
 class FileUnavailableError(FileNotFoundError, ValueError):

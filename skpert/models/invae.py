@@ -458,7 +458,8 @@ class InvariantModule(nn.Module):
         """
         self.eval()
         n_cells = cells.n_cells
-        cells = cells.take(torch.arange(0, n_cells, max(n_cells // N_MEASURED, 1)))
+        step = max(n_cells // N_MEASURED, 1)
+        cells = cells.take(torch.arange(0, n_cells, step, device=cells.dosage.device))
         parts = []
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
             batch = batch.to(self.depth.device)
