@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .distributions import Counts, log_factorial
+from .distributions import Counts, log_saturated
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class Cells(NamedTuple):
     part: Tensor  # (n_cells, n_parts) which perturbation, an index
     dosage: Tensor  # (n_cells, n_parts) how much of it
     environment: Tensor  # (n_cells, n_environments), of width zero when there is none
-    log_factorial: Tensor | None = None  # (n_cells,) sum over genes of log(x!), if it is known
+    log_saturated: Tensor | None = None  # (n_cells,) of the counts, if it is known
 
     @classmethod
     def from_arrays(cls, X: Any, dosage: Any, environment: Any) -> "Cells":
         """Cells from an array or CSR ``X``, CSR dosages and an array of environments."""
         part, amount = _parts(dosage)
-        library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+        library = np.asarray(X.sum(1, dtype=np.float64), dtype=np.float32).reshape(-1, 1)
         arrays = (library, part, amount, np.asarray(environment, dtype=np.float32))
         return cls(cls.rows(X), *(torch.from_numpy(array) for array in arrays))
 
@@ -140,13 +140,12 @@ class Cells(NamedTuple):
         others = self._replace(x=self.library).take(index)
         return others._replace(x=x)
 
-    def with_factorials(self) -> "Cells":
+    def with_saturated(self) -> "Cells":
         """Cells that know the term of a likelihood of counts that no parameter changes."""
-        terms = torch.empty(self.n_cells, device=self.dosage.device)
         n_rows = max(2**18 // max(self.n_genes, 1), 1)
-        for index in torch.arange(self.n_cells, device=terms.device).split(n_rows):
-            terms[index] = log_factorial(self.x.index_select(0, index))
-        return self._replace(log_factorial=terms)
+        blocks = torch.arange(self.n_cells, device=self.dosage.device).split(n_rows)
+        terms = [log_saturated(self.x.index_select(0, index)) for index in blocks]
+        return self._replace(log_saturated=torch.cat(terms))
 
     def _each(self, function: Callable[[Any], Any]) -> "Cells":
         fields: list[Any] = [None if field is None else function(field) for field in self]
@@ -169,10 +168,10 @@ class Cells(NamedTuple):
 
     def log_prob(self, p_x: Distribution) -> Tensor:
         """Log-probability of each cell's expression, nats, (..., n_cells)."""
-        if self.log_factorial is None or not isinstance(p_x, Counts):
+        if self.log_saturated is None or not isinstance(p_x, Counts):
             log_prob: Tensor = p_x.log_prob(self.x)
             return log_prob
-        return p_x.log_kernel(self.x) - self.log_factorial
+        return (p_x.log_kernel(self.x) + self.log_saturated).to(self.x.dtype)
 
     def shift(self, effect: Tensor) -> Tensor:
         """Sum over each cell's parts of dosage times effect, (n_cells, n_latent)."""
@@ -188,12 +187,12 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     free[torch.from_numpy(first)] = False
     n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
     if n_validation == 0 or cells.n_cells - n_validation < 2:
-        return cells.to(device).with_factorials(), None
+        return cells.to(device).with_saturated(), None
     held_out = order[free][:n_validation]
     kept = torch.ones(cells.n_cells, dtype=torch.bool)
     kept[held_out] = False
     parts = (kept.nonzero()[:, 0], held_out)
-    training, validation = (cells.subset(i).to(device).with_factorials() for i in parts)
+    training, validation = (cells.subset(i).to(device).with_saturated() for i in parts)
     return training, validation
 
 

@@ -3,145 +3,110 @@ r"""Distributions that torch lacks: expression of one cell, and straight-through
 A distribution of expression has the whole cell as its event: ``log_prob`` sums over genes. With
 mean :math:`m` and inverse dispersion :math:`\theta`,
 
-.. math:: \log NB(x; m, \theta) = x \log m - (x + \theta) \log(1 + m / \theta)
-          + r(x, \theta) - \log x!, \qquad
-          r(x, \theta) = \log\Gamma(x + \theta) - \log\Gamma(\theta) - x \log\theta
+.. math:: \log NB(x; m, \theta) = - \tfrac12 D(x; m, \theta) + c(x, \theta) + \log P(x; x)
 
-The first two terms depend on the latent state, the last two only on the cell, so that particles
-share them; written so, nothing cancels when :math:`\theta` is large (the Poisson limit).
+.. math:: \tfrac12 D = x \log\Bigl(1 + \frac{\theta (x - m)}{m (x + \theta)}\Bigr)
+          + \theta \log\Bigl(1 + \frac{m - x}{x + \theta}\Bigr), \qquad
+          c = h(x + \theta) - h(\theta), \quad h(z) = \log\Gamma(z) - z \log z + z
+
+The deviance :math:`D` measures from the saturated model, whose means are the counts themselves
+[1]_, and alone depends on the latent state. Both of its logarithms are small where :math:`m` is
+near :math:`x`, so that a count of a million costs no more digits than a small one;
+:math:`x \log m` would lose them. Particles share :math:`c`, and all models
+:math:`\log P(x; x) = x \log x - x - \log x!`, the saturated Poisson. A Poisson has
+:math:`\theta = \infty`: :math:`\tfrac12 D = x \log(x / m) - x + m` and :math:`c = 0`.
+
+References
+----------
+.. [1] Loader, Fast and accurate computation of binomial probabilities, 2000.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, constraints
 from torch.distributions.utils import lazy_property
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 LOG_THETA = (-40.0, 20.0)  # bounds of log dispersions; above, it is Poisson long before
 LARGEST_RATE = 1e18  # that is drawn from: torch holds Poisson draws in 64 bits
+LOG_MEAN = (-60.0, 40.0)  # bounds of log means, within which no ratio below overflows
+MEAN = tuple(math.exp(bound) for bound in LOG_MEAN)
 FEW = 0.1  # share of counts above 1 up to which these alone are cheaper than all
+# S(y) = log Gamma(y) - (y - 1/2) log y + y - log(2 pi) / 2 is w P(w^2) with w = 1 / y <= 1, its
+# slope -w^2 Q(w^2). The coefficients of P and Q are those with the least largest error, 4e-8 and
+# 5e-6; the series of Stirling has them for small w.
+REMAINDER = (8.33328229e-2, -2.76538702e-3, 7.03645194e-4, -2.75736083e-4, 6.61641027e-5)
+SLOPE = (8.32050715e-2, -7.35885997e-3, 1.37477597e-3)
 
 
-class _OfLatentState(torch.autograd.Function):
-    r"""Sum over genes of :math:`x \log m - (x + \theta) \log(1 + m / \theta)`.
+def _half_deviance(x: Tensor, mean: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Half the deviance of each gene, :math:`m - x`, and the logarithm beside :math:`\theta`.
+
+    The arguments of both logarithms have :math:`x + \theta` in common, which is made larger by a
+    few ``eps``: the deviance changes by as little, and no argument can round to -1.
+    """
+    larger = 1 + 2 * torch.finfo(mean.dtype).eps
+    inverse = torch.add(theta * larger, x, alpha=larger).reciprocal_()
+    difference = mean - x
+    spread = (difference * inverse).log1p_()
+    half = (difference / mean).mul_(inverse.mul_(-theta)).log1p_()
+    return half.mul_(x).addcmul_(spread, theta), difference, spread
+
+
+def _slopes(
+    mean: Tensor, theta: Tensor, difference: Tensor, spread: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Slopes of minus half the deviance in the log mean and in theta; overwrites the last two."""
+    share = difference.div_(mean + theta)
+    return share * -theta, share.sub_(spread)
+
+
+class _OfMeans(torch.autograd.Function):
+    """Minus half the deviance of each gene, from log means.
 
     The slopes are made with the value, while its pieces are at hand; nothing else is kept.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_mean: Tensor, theta: Tensor) -> Tensor:
-        rate, log_odds = x + theta, log_mean - theta.log()
-        spread = softplus(log_odds)
-        value = (x * log_mean).addcmul_(rate, spread, value=-1).sum(-1)
+        mean = log_mean.clamp(*LOG_MEAN).exp_()
+        half, *pieces = _half_deviance(x, mean, theta)
         if any(ctx.needs_input_grad):
-            expected = log_odds.sigmoid_().mul_(rate)
-            ctx.save_for_backward(x - expected, expected.div_(theta).sub_(spread))
-        return value
+            ctx.save_for_backward(*_slopes(mean, theta, *pieces))
+            ctx.shape = log_mean.shape
+        return half.neg_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         of_log_mean, of_theta = ctx.saved_tensors
-        return None, grad[..., None] * of_log_mean, _weighted_sum(grad, of_theta)
-
-
-def _rising_ratio(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
-    r"""Log rising ratios, each with a constant for its theta, and slopes in theta if asked for.
-
-    Stirling's series after four steps of the recurrence, with an error below 1e-6. With
-    :math:`z = x + \theta`, :math:`y = z + 4` and :math:`w = z (z + 3)` the steps amount to
-    :math:`P = z (z + 1) (z + 2) (z + 3) = w (w + 2)`, whose slope is :math:`4 (w + 1)(z + 3/2)`.
-    The slope of the whole shares most of its work with the value, so both are made in one go.
-    Numbers of Python would each cost a conversion: they are kept out of large operations.
-    """
-    start, twelfth = theta + 4, theta.new_tensor(1 / 12)
-    slope = theta  # a placeholder if none is asked for
-    z, y = x + theta, x + start
-    log_ratio = (x / start).log1p_()
-    inverse = y.reciprocal()
-    square = inverse * inverse
-    w = (z * z).add_(z, alpha=3)
-    product = (w * w).add_(w, alpha=2)
-    if sloped:
-        middle = x + (theta + 1.5)
-        slope = torch.addcdiv(log_ratio, x, theta, value=-1)
-        slope.addcdiv_(middle.addcmul_(w, middle), product, value=-4)
-        tail = torch.add(twelfth, square, alpha=-1 / 120).mul_(square)
-        slope -= tail.add_(inverse, alpha=0.5)
-    value = y.mul_(log_ratio).sub_(log_ratio, alpha=0.5)
-    value.addcmul_(x, torch.log(start / theta) - 1)
-    value += torch.add(twelfth, square, alpha=-1 / 360).mul_(inverse)
-    value -= product.log_()
-    return value, slope
-
-
-class _LogRisingRatio(torch.autograd.Function):
-    """Sums over genes; a row of no counts has the constants of the series, which are taken off."""
-
-    @staticmethod
-    def forward(ctx: Any, counts: Tensor, theta: Tensor) -> Tensor:
-        x = torch.cat([counts.new_zeros(1, counts.shape[-1]), counts])
-        value, slope = _rising_ratio(x, theta, ctx.needs_input_grad[1])
-        if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(slope[1:] - slope[0])
-        return (value[1:] - value[0]).sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        (slope,) = ctx.saved_tensors
-        return None, _weighted_sum(grad, slope)
-
-
-class _LogRisingRatioOfFew(torch.autograd.Function):
-    """The same from the few counts in which it is not zero, (n_few,), and where they are."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, few: Tensor, cell: Tensor, gene: Tensor, n: int, theta: Tensor
-    ) -> Tensor:
-        sloped = ctx.needs_input_grad[-1]
-        value, slope = _rising_ratio(few, theta[gene], sloped)
-        of_none, slope_of_none = _rising_ratio(torch.zeros_like(theta), theta, sloped)
-        if sloped:
-            ctx.save_for_backward(slope.sub_(slope_of_none[gene]), cell, gene, theta)
-        return theta.new_zeros(n).index_add_(0, cell, value.sub_(of_none[gene]))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
-        slope, cell, gene, theta = ctx.saved_tensors
-        of_theta = torch.zeros_like(theta).index_add_(0, gene, grad[cell].mul_(slope))
-        return None, None, None, None, of_theta
+        of_theta = (grad * of_theta).sum_to_size(of_theta.shape[-1])
+        return None, (grad * of_log_mean).sum_to_size(ctx.shape), of_theta
 
 
 class _OfLogits(torch.autograd.Function):
-    r"""As ``_OfLatentState`` with :math:`\log m = \log l + \log\mathrm{softmax}(\mathrm{logits})`.
+    """Minus half the deviance of a cell whose means are shares of a library.
 
-    One node of the graph, whose pieces stay in the cache, in place of two; the exponential of the
-    softmax is the only one.
+    One node of the graph, whose pieces stay in the cache, in place of four.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor) -> Tensor:
-        top = logits.amax(-1, keepdim=True)
-        share = (logits - top).exp_()
-        sum_ = share.sum(-1, keepdim=True)
-        odds = (share * (log_library.exp() / sum_)).div_(theta)
-        rate, spread = x + theta, odds.log1p()
-        log_mean = logits + (log_library - top - sum_.log())
-        value = log_mean.mul_(x).addcmul_(rate, spread, value=-1).sum(-1)
+        share = torch.softmax(logits, -1)
+        mean = (share * log_library.exp()).clamp_(*MEAN)
+        half, *pieces = _half_deviance(x, mean, theta)
         if any(ctx.needs_input_grad):
-            expected = rate.mul_(odds).div_(odds.add_(1))
-            slope = x - expected
+            slope, of_theta = _slopes(mean, theta, *pieces)
             total = slope.sum(-1, keepdim=True)
-            slope.addcmul_(share, total / sum_, value=-1)
-            ctx.save_for_backward(slope, expected.div_(theta).sub_(spread))
-        return value
+            ctx.save_for_backward(slope.addcmul_(share, total, value=-1), of_theta)
+        return half.sum(-1).neg_()
 
     @staticmethod
     @once_differentiable
@@ -150,18 +115,160 @@ class _OfLogits(torch.autograd.Function):
         return None, grad[..., None] * of_logits, None, _weighted_sum(grad, of_theta)
 
 
-def _by_blocks(term: Any, *tensors: Tensor, theta: Tensor) -> Tensor:
-    """Sums over genes by ``term``, for blocks of a megabyte along the first dimension.
+def _poisson(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus half the deviance of each gene from a Poisson, and its slope in the log mean."""
+    difference = x - mean
+    edge = torch.finfo(mean.dtype).eps - 1  # no count is -1 here, and its logarithm is not taken
+    half = (difference / mean).clamp_(min=edge).log1p_().mul_(x)
+    return torch.sub(difference, half, out=half), difference
+
+
+class _PoissonOfMeans(torch.autograd.Function):
+    """Minus half the deviance of each gene, from log means."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_mean: Tensor) -> Tensor:
+        value, slope = _poisson(x, log_mean.clamp(*LOG_MEAN).exp_())
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(slope)
+            ctx.shape = log_mean.shape
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return None, (grad * slope).sum_to_size(ctx.shape)
+
+
+class _PoissonOfLogits(torch.autograd.Function):
+    """Minus half the deviance of a cell whose means are shares of a library."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor) -> Tensor:
+        share = torch.softmax(logits, -1)
+        value, slope = _poisson(x, (share * log_library.exp()).clamp_(*MEAN))
+        if ctx.needs_input_grad[1]:
+            total = slope.sum(-1, keepdim=True)
+            ctx.save_for_backward(slope.addcmul_(share, total, value=-1))
+        return value.sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        (of_logits,) = ctx.saved_tensors
+        return None, grad[..., None] * of_logits, None
+
+
+def _correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
+    r""":math:`c` up to a constant for each theta, and slopes in theta if asked for.
+
+    With :math:`z = x + \theta`, after one step of the recurrence of the gamma function,
+
+    .. math:: h(z) = S(z + 1) + (z + \tfrac12) \log(1 + 1/z) - \tfrac12 \log z + \mathrm{const}
+
+    The slope of the whole shares most of its work with the value, so both are made in one go.
+    Numbers of Python would each cost a conversion: tensors stand for them.
+    """
+    slope = theta  # a placeholder if none is asked for
+    one, half, *coefficients = theta.new_tensor([1.0, 0.5, *REMAINDER, *SLOPE]).unbind()
+    z = x + theta
+    inverse, w = z.reciprocal(), (z + one).reciprocal_()
+    step, square = inverse.log1p(), w * w
+    if sloped:
+        slope = _polynomial(square, coefficients[len(REMAINDER) :]).mul_(square)
+        slope = torch.sub(step, slope.add_(w, alpha=0.5).add_(inverse), out=slope)
+    value = _polynomial(square, coefficients[: len(REMAINDER)]).mul_(w)
+    value.addcmul_(z.add_(half), step)
+    return value.sub_((x / theta).log1p_(), alpha=0.5), slope
+
+
+def _polynomial(u: Tensor, coefficients: list[Tensor]) -> Tensor:
+    """Polynomial in u, the constant coefficient first, by Horner's rule."""
+    *lower, last = coefficients
+    value = u * last
+    for coefficient in lower[:0:-1]:
+        value.add_(coefficient).mul_(u)
+    return value.add_(lower[0])
+
+
+class _Correction(torch.autograd.Function):
+    """Sums over genes; a row of no counts has the constants, which are taken off."""
+
+    @staticmethod
+    def forward(ctx: Any, counts: Tensor, theta: Tensor) -> Tensor:
+        x = torch.cat([counts.new_zeros(1, counts.shape[-1]), counts])
+        value, slope = _correction(x, theta, ctx.needs_input_grad[1])
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(slope[1:].sub_(slope[0]))
+        return value[1:].sub_(value[0]).sum(-1, dtype=summing_dtype(value))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return None, _weighted_sum(grad.to(slope.dtype), slope)
+
+
+class _CorrectionOfFew(torch.autograd.Function):
+    """The same where most counts are 0, which add nothing, or 1, which add the same in all cells.
+
+    ``ones`` are the counts but no more than 1, (n_cells, n_genes); ``few`` those of another value
+    than 0 and 1, (n_few,), and ``cell`` and ``gene`` say where they are.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, ones: Tensor, few: Tensor, cell: Tensor, gene: Tensor, theta: Tensor
+    ) -> Tensor:
+        sloped = ctx.needs_input_grad[-1]
+        value, slope = _correction(few, theta.index_select(0, gene), sloped)
+        of_none, slope_of_none = _correction(torch.zeros_like(theta), theta, sloped)
+        of_one, slope_of_one = _correction(torch.ones_like(theta), theta, sloped)
+        of_one -= of_none
+        counted = few.clamp(max=1)  # among the ones
+        if sloped:
+            slope_of_one -= slope_of_none
+            slope -= slope_of_none.index_select(0, gene)
+            slope.addcmul_(counted, slope_of_one.index_select(0, gene), value=-1)
+            ctx.save_for_backward(ones, slope_of_one, slope, cell, gene)
+        value -= of_none.index_select(0, gene)
+        value.addcmul_(counted, of_one.index_select(0, gene), value=-1)
+        return (ones @ of_one).scatter_add_(0, cell, value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
+        ones, slope_of_one, slope, cell, gene = ctx.saved_tensors
+        of_few = grad.index_select(0, cell).mul_(slope)
+        of_theta = (grad @ ones).mul_(slope_of_one).scatter_add_(0, gene, of_few)
+        return None, None, None, None, of_theta
+
+
+def _by_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Sums over genes by ``function``, for blocks of a megabyte along the first dimension.
 
     What is made of a block on the way finds room in the cache. Whole minibatches of thousands of
     genes would ask the system for fresh memory at every operation.
     """
     n_rows = max(2**18 * len(tensors[0]) // max(tensors[0].numel(), 1), 1)
     if len(tensors[0]) <= n_rows:
-        log_prob: Tensor = term.apply(*tensors, theta)
-        return log_prob
+        return function(*tensors)
     blocks = zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
-    return torch.cat([term.apply(*block, theta) for block in blocks])
+    return torch.cat([function(*block) for block in blocks])
+
+
+def _of_logits(
+    term: Any, x: Tensor, logits: Tensor, log_library: Tensor, *theta: Tensor
+) -> Tensor:
+    """``term`` of all cells; particles of the same cells share what only x and theta make."""
+    counts = x
+    if x.shape != logits.shape:
+        counts, logits = torch.broadcast_tensors(x, logits)
+    log_library = log_library.expand(*logits.shape[:-1], 1)
+    if x.ndim < logits.ndim:
+        return _by_blocks(lambda *block: term.apply(x, *block, *theta), logits, log_library)
+    return _by_blocks(lambda *block: term.apply(*block, *theta), counts, logits, log_library)
 
 
 def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
@@ -169,30 +276,48 @@ def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
     return weight.reshape(-1) @ values.reshape(-1, values.shape[-1])
 
 
-def log_rising_ratio(x: Tensor, theta: Tensor) -> Tensor:
-    r"""Sum over genes of :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - x \log\theta`.
+def summing_dtype(values: Tensor) -> torch.dtype:
+    """Type in which large terms are summed: float64 where the device has it."""
+    return values.dtype if values.device.type == "mps" else torch.float64
 
-    Differentiable in ``theta``, (n_genes,), only. In float32 by a series that is several times
+
+def dispersion_term(x: Tensor, theta: Tensor) -> Tensor:
+    r"""Sum over genes of :math:`c(x, \theta)`, which no latent state changes, nats.
+
+    Differentiable in ``theta``, (n_genes,), only. In float32 by a formula that is several times
     as fast as ``lgamma`` and does not cancel; in float64 exact. Counts of 0 and 1, which are most
-    of those of a cell, add nothing and are passed over, but for other devices than the CPU, which
-    would have to wait until they are counted.
+    of those of a cell, are passed over, but for other devices than the CPU, which would have to
+    wait until they are counted.
     """
     if x.dtype == torch.float64:
-        return (torch.lgamma(x + theta) - torch.lgamma(theta) - x * theta.log()).sum(-1)
-    if x.ndim == 1:
-        return log_rising_ratio(x[None], theta)[0]
-    if x.device.type == "cpu" and x.ndim == 2:
-        more = x * x != x
-        if more.count_nonzero() < FEW * x.numel():
-            cell, gene = more.nonzero(as_tuple=True)
-            few: Tensor = _LogRisingRatioOfFew.apply(x[cell, gene], cell, gene, len(x), theta)
-            return few
-    return _by_blocks(_LogRisingRatio, x, theta=theta)
+        z = x + theta
+        h = torch.lgamma(z) - torch.lgamma(theta) - z * z.log() + theta * theta.log()
+        return (h + x).sum(-1)
+    if x.ndim != 2:
+        return dispersion_term(x.reshape(-1, x.shape[-1]), theta).reshape(x.shape[:-1])
+    if x.device.type == "cpu":
+        counts = x.detach().numpy()  # which compares and counts in a third of the time
+        more = counts * counts != counts
+        if np.count_nonzero(more) < FEW * more.size:
+            cell, gene = torch.from_numpy(more).nonzero(as_tuple=True)
+            few = x.flatten().index_select(0, cell * x.shape[1] + gene)
+            of_few: Tensor = _CorrectionOfFew.apply(x.clamp(max=1), few, cell, gene, theta)
+            return of_few.to(summing_dtype(x))
+    return _by_blocks(lambda block: _Correction.apply(block, theta), x)
 
 
-def log_factorial(x: Tensor) -> Tensor:
-    """Sum over the last dimension of log(x!), for counts x."""
-    return torch.lgamma(x + 1).sum(-1)
+def log_saturated(x: Tensor) -> Tensor:
+    r"""Sum over the last dimension of :math:`\log P(x; x) = x \log x - x - \log x!`, nats.
+
+    No parameter of a likelihood of counts changes it.
+    """
+    if x.dtype == torch.float64:
+        return (torch.xlogy(x, x) - x - torch.lgamma(x + 1)).sum(-1)
+    w = (x + 1).reciprocal_()
+    remainder = _polynomial(w * w, [*w.new_tensor(REMAINDER)]).mul_(w).sub_(sum(REMAINDER))
+    step = x.clamp(min=1e-30).reciprocal_().log1p_()  # beside x, so that it may be finite at 0
+    step.mul_(x).add_(x.log1p(), alpha=0.5).add_(remainder)
+    return step.sum(-1, dtype=summing_dtype(x)).neg_()
 
 
 class Counts(Distribution, ABC):
@@ -212,25 +337,45 @@ class Counts(Distribution, ABC):
 
     @abstractmethod
     def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell but for its factorials, nats, (...)."""
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of a cell, nats, (...)."""
-        return self.log_kernel(value) - log_factorial(value)
+        log_prob = self.log_kernel(value) + log_saturated(value)
+        return log_prob.to(value.dtype)  # rounded once: it may have five digits before the point
 
 
 class Poisson(Counts):
     """Independent Poisson counts of all genes of a cell."""
 
     def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell but for its factorials, nats, (...)."""
-        return (value * self.log_mean - self.mean).sum(-1)
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        of_genes: Tensor = _PoissonOfMeans.apply(value, self.log_mean)
+        return of_genes.sum(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts, (*sample_shape, ..., n_genes)."""
         mean = self.mean.clamp(max=LARGEST_RATE)
         return torch.poisson(mean.expand(self._extended_shape(sample_shape)))
+
+
+class PoissonShares(Poisson):
+    """Poisson counts whose means are shares of a library, the softmax of logits."""
+
+    def __init__(self, logits: Tensor, log_library: Tensor):
+        self.logits = logits
+        self.log_library = log_library
+        Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    @lazy_property
+    def log_mean(self) -> Tensor:
+        """Logarithm of the expected counts, (..., n_genes)."""
+        return torch.log_softmax(self.logits, -1) + self.log_library
+
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        return _of_logits(_PoissonOfLogits, value, self.logits, self.log_library)
 
 
 class NegativeBinomial(Counts):
@@ -249,11 +394,10 @@ class NegativeBinomial(Counts):
         return self.mean + self.mean**2 / self.log_dispersion.exp()
 
     def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell but for its factorials, nats, (...)."""
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
         theta = self.log_dispersion.clamp(*LOG_THETA).exp()
-        counts, log_mean = torch.broadcast_tensors(value, self.log_mean)
-        of_latent = _by_blocks(_OfLatentState, counts, log_mean, theta=theta)
-        return of_latent + log_rising_ratio(value, theta)
+        of_genes: Tensor = _OfMeans.apply(value, self.log_mean, theta)
+        return of_genes.sum(-1) + dispersion_term(value, theta)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -281,12 +425,10 @@ class NegativeBinomialShares(NegativeBinomial):
         return torch.log_softmax(self.logits, -1) + self.log_library
 
     def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell but for its factorials, nats, (...)."""
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
         theta = self.log_dispersion.clamp(*LOG_THETA).exp()
-        counts, logits = torch.broadcast_tensors(value, self.logits)
-        log_library = self.log_library.expand(*logits.shape[:-1], 1)
-        of_latent = _by_blocks(_OfLogits, counts, logits, log_library, theta=theta)
-        return of_latent + log_rising_ratio(value, theta)
+        of_latent = _of_logits(_OfLogits, value, self.logits, self.log_library, theta)
+        return of_latent + dispersion_term(value, theta)
 
 
 class ZeroInflatedNegativeBinomial(Counts):
@@ -303,14 +445,14 @@ class ZeroInflatedNegativeBinomial(Counts):
         return self.log_mean.exp() * torch.sigmoid(-self.dropout_logit)
 
     def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell but for its factorials, nats, (...)."""
-        theta = self.log_dispersion.exp()
-        spread = softplus(self.log_mean - self.log_dispersion)
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
         kept = logsigmoid(-self.dropout_logit)
-        seen = kept + value * self.log_mean - (value + theta) * spread
-        zero = torch.logaddexp(logsigmoid(self.dropout_logit), kept - theta * spread)
-        of_latent = torch.where(value > 0, seen, zero).sum(-1)
-        return of_latent + log_rising_ratio(value, theta)
+        seen = kept + _OfMeans.apply(value, self.log_mean, theta)
+        zero = torch.logaddexp(logsigmoid(self.dropout_logit), seen)
+        of_genes = torch.where(value > 0, seen, zero)
+        of_latent = of_genes.sum(-1, dtype=summing_dtype(value))
+        return of_latent + dispersion_term(value, theta)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:

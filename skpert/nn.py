@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Independent, Normal
 
-from .distributions import NegativeBinomialShares, Poisson, ZeroInflatedNegativeBinomial
+from .distributions import NegativeBinomialShares, PoissonShares, ZeroInflatedNegativeBinomial
 
 aten: Any = torch.ops.aten  # derivatives that torch gives no name of their own
 
@@ -166,7 +166,7 @@ class PoissonHead(nn.Module):
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the counts of each cell."""
-        return Poisson(self.log_mean(h, library))
+        return PoissonShares(self.logits(h), library.clamp(min=1e-8).log())
 
 
 class NegativeBinomialHead(PoissonHead):

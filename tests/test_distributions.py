@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch.autograd import gradcheck
 
 from skpert.distributions import (
     NegativeBinomial,
     NegativeBinomialShares,
     Poisson,
+    PoissonShares,
     StraightThroughBernoulli,
     ZeroInflatedNegativeBinomial,
-    log_rising_ratio,
+    dispersion_term,
+    log_saturated,
 )
 
 
@@ -68,13 +70,91 @@ def test_float32_agrees_with_scipy_for_every_dispersion(theta):
     )
 
 
-def test_fast_log_gamma_ratio_and_its_slope_agree_with_float64():
+def log_gamma_formula(x, log_mean, theta):
+    """Log-probability of each count in float64; Poisson where theta is infinite."""
+    x, mean = np.broadcast_arrays(x.astype(float), np.exp(log_mean.astype(float)))
+    if np.isinf(theta):
+        return special.xlogy(x, mean) - mean - special.gammaln(x + 1)
+    constant = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1)
+    odds = special.xlogy(x, mean / theta) - (x + theta) * np.log1p(mean / theta)
+    return odds + constant
+
+
+@pytest.mark.parametrize("theta", [1e-4, 1e-2, 0.7, 1.0, 30.0, 1e4, 1e6, 1e8, np.inf])
+def test_float32_loses_nothing_whatever_the_count_its_mean_and_the_dispersion(theta):
+    """What is left is the rounding of the mean, exp(log_mean), and of the result."""
+    x = np.float32([0, 1e-3, 0.4, 1, 1.5, 2, 3, 10, 77.7, 1e3, 12_345, 1e5, 1e6])[:, None]
+    ratio = np.r_[10.0 ** np.arange(-6, 7), 0.5, 0.9, 1.1, 2, 1 + np.float_power(10, -np.r_[2:7])]
+    log_mean = np.log(np.where(x > 0, x, 1) * ratio).astype(np.float32)
+    means, counts = torch.tensor(log_mean)[..., None], torch.tensor(x)[..., None]
+    log_theta = torch.tensor([np.log(theta)], dtype=torch.float32)
+    p_x = Poisson(means) if np.isinf(theta) else NegativeBinomial(means, log_theta)
+    exact = log_gamma_formula(x, log_mean, np.exp(log_theta.double().item()))
+    error = np.abs(p_x.log_prob(counts).double().numpy() - exact)
+    mean = np.exp(log_mean.astype(float))
+    slope = np.abs(x - mean) if np.isinf(theta) else np.abs(x - mean) * theta / (mean + theta)
+    assert (error < 2e-6 + 4e-7 * slope + 1e-6 * np.abs(exact)).all()
+    if not np.isinf(theta):
+        kept = ZeroInflatedNegativeBinomial(means, log_theta, torch.tensor([0.3]))
+        zero, kept_share = x[:, 0] == 0, special.log_expit(-0.3)
+        exact = exact + kept_share
+        exact[zero] = np.logaddexp(exact[zero], special.log_expit(0.3))
+        error = np.abs(kept.log_prob(counts).double().numpy() - exact)
+        assert (error < 2e-6 + 4e-7 * slope + 1e-6 * np.abs(exact)).all()
+
+
+@pytest.mark.parametrize("family", ["negative_binomial", "poisson", "zero_inflated", "shares"])
+@pytest.mark.parametrize(("total", "n_genes"), [(1e5, 100), (1e5, 2000), (1e6, 100), (1e6, 1000)])
+def test_deep_cells_are_scored_as_in_float64(family, total, n_genes):
+    """A thousandth of a nat, between particles of a cell less; Poisson genes among the others."""
+    random = np.random.default_rng(0)
+    theta = 10 ** random.uniform(-4, 8, n_genes)
+    state = random.normal(0, 1, (8, n_genes))
+    mean = total * np.exp(state) / np.exp(state).sum(1, keepdims=True)
+    if family != "poisson":
+        shape = np.maximum(theta, 0.3)
+        mean = mean * random.gamma(shape, 1 / shape, mean.shape)
+    x = torch.tensor(random.poisson(mean) + 0.25 * (random.random(mean.shape) < 0.1)).float()
+    moved = torch.tensor(state + 0.01 * random.normal(size=(30, *mean.shape))).float()
+    dispersion, library = torch.tensor(np.log(theta)).float(), torch.full((8, 1), total)
+
+    def log_prob(dtype):
+        logits, log_theta, log_library = (
+            moved.to(dtype),
+            dispersion.to(dtype),
+            library.to(dtype).log(),
+        )
+        log_mean = torch.log_softmax(logits, -1) + log_library
+        p_x = {
+            "shares": NegativeBinomialShares(logits, log_library, log_theta),
+            "poisson": PoissonShares(logits, log_library),
+            "negative_binomial": NegativeBinomial(log_mean, log_theta),
+            "zero_inflated": ZeroInflatedNegativeBinomial(log_mean, log_theta, -logits),
+        }[family]
+        return p_x.log_prob(x.to(dtype)).double()
+
+    error = log_prob(torch.float32) - log_prob(torch.float64)
+    bound = {1e5: 1e-3, 1e6: 1e-2}[total]
+    assert error.abs().max() < bound
+    assert (error - error.mean(0)).std() < bound / 2
+
+
+def test_the_saturated_model_is_the_poisson_of_its_counts():
+    x = np.float32([0, 0.001, 0.5, 1, 2, 2.5, 30, 4000, 1e6])
+    values, x = torch.tensor(x)[:, None], x.astype(float)
+    exact = special.xlogy(x, x) - x - special.gammaln(x + 1)
+    np.testing.assert_allclose(log_saturated(values), exact, rtol=1e-6, atol=2e-7)
+    np.testing.assert_allclose(log_saturated(values.double()), exact, rtol=1e-9, atol=1e-9)
+    assert log_saturated(torch.zeros(5000)).abs() < 1e-4
+
+
+def test_fast_dispersion_term_and_its_slope_agree_with_float64():
     x = torch.tensor([0.0, 1.0, 2.5, 8.0, 60.0, 900.0])[:, None]
     for start in [1e-3, 0.1, 0.9, 3.0, 25.0, 400.0, 1e5]:
         theta = torch.tensor([start], requires_grad=True)
         exact_theta = theta.detach().double().requires_grad_()
-        value = log_rising_ratio(x, theta)
-        exact = log_rising_ratio(x.double(), exact_theta)
+        value = dispersion_term(x, theta)
+        exact = dispersion_term(x.double(), exact_theta)
         np.testing.assert_allclose(value.detach(), exact.detach(), rtol=1e-5, atol=2e-4)
         (slope,) = torch.autograd.grad(value.sum(), theta)
         (exact_slope,) = torch.autograd.grad(exact.sum(), exact_theta)
@@ -90,17 +170,17 @@ def test_counts_that_add_nothing_are_passed_over(share):
     theta = torch.logspace(-2, 3, 400).requires_grad_()
     weight = torch.rand(30)
     exact_theta = theta.detach().double().requires_grad_()
-    value, exact = log_rising_ratio(x, theta), log_rising_ratio(x.double(), exact_theta)
+    value, exact = dispersion_term(x, theta), dispersion_term(x.double(), exact_theta)
     np.testing.assert_allclose(value.detach(), exact.detach(), rtol=1e-5, atol=1e-3)
     (slope,) = torch.autograd.grad((weight * value).sum(), theta)
     (exact_slope,) = torch.autograd.grad((weight * exact).sum(), exact_theta)
     np.testing.assert_allclose(slope, exact_slope, rtol=2e-3, atol=1e-4)
-    assert torch.equal(log_rising_ratio(x, theta.detach()), value.detach())
+    assert torch.equal(dispersion_term(x, theta.detach()), value.detach())
 
 
 def test_no_counts_give_nothing():
     theta = torch.logspace(-4, 6, 2000)
-    assert log_rising_ratio(torch.zeros(3, 2000), theta).abs().max() < 1e-4
+    assert dispersion_term(torch.zeros(3, 2000), theta).abs().max() < 1e-4
 
 
 def test_a_dispersion_without_bound_stays_finite():
@@ -271,6 +351,19 @@ def test_shares_of_a_library_are_the_negative_binomial_of_their_means(shape, dty
     ]
     for first, second in zip(*slopes, strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (3, 6, 9)])
+def test_shares_of_a_library_are_the_poisson_of_their_means(shape):
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(6, 9)).double()
+    logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    log_library = x.sum(1, keepdim=True).log()
+    shares = PoissonShares(logits, log_library)
+    plain = Poisson(torch.log_softmax(logits, -1) + log_library)
+    torch.testing.assert_close(shares.mean, plain.mean)
+    torch.testing.assert_close(shares.log_prob(x), plain.log_prob(x))
+    assert gradcheck(lambda t: PoissonShares(t, log_library).log_prob(x), logits)
 
 
 def test_slopes_of_shares_by_finite_differences():
