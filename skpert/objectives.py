@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
+from .distributions import summing_dtype
+
 
 def iwelbo(log_weights: Tensor) -> Tensor:
     r"""Importance-weighted ELBO of each cell, (n_cells,), in nats.
@@ -51,6 +53,14 @@ def kl_from_unit_normal(q: Normal, mean: Tensor) -> Tensor:
     return kl
 
 
+def unit_log_prob(noise: Tensor) -> Tensor:
+    """Log-density of N(0, 1), elementwise, in nats.
+
+    At the noise that made a sample, as the sample itself is rounded.
+    """
+    return -noise.square() / 2 - math.log(2 * math.pi) / 2
+
+
 def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:
     r"""Log-density of Beta(1, concentration) at sigmoid(logit), elementwise.
 
@@ -81,10 +91,8 @@ def total_correlation(
     .. [1] Chen, Li, Grosse and Duvenaud, Isolating sources of disentanglement in variational
        autoencoders, NeurIPS 2018, equation S8.
     """
-    centre = z.detach().mean(0)
-    mean, variance = q.mean - centre, q.variance
     first, second = (
-        _pairwise_log_prob(z[:, part] - centre[part], mean[:, part], variance[:, part])
+        _PairwiseLogProb.apply(z[:, part], q.mean[:, part], q.stddev[:, part])
         for part in (slice(n_first), slice(n_first, None))
     )
     size = torch.tensor(float(len(z))) if same is None else same.sum(1)
@@ -126,8 +134,33 @@ def _log_sums(values: Tensor) -> tuple[Tensor, Tensor]:
     return (top + total.log())[:, 0], shares.div_(total)
 
 
-def _pairwise_log_prob(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Log-density of each sample, a row, under each posterior, a column, (n_cells, n_cells)."""
-    precision = variance.reciprocal()
-    own = (mean.square() * precision + variance.log() + math.log(2 * math.pi)).sum(1)
-    return (z @ (mean * precision).T) - (z.square() @ precision.T + own) / 2
+class _PairwiseLogProb(torch.autograd.Function):
+    """Log-density of each sample, a row, under each posterior, a column, (n_cells, n_cells).
+
+    Squares are expanded to a matrix product, in float64: the terms of a narrow posterior are
+    larger than their sum by orders of magnitude. Differences would take longer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(z, mean, scale)
+        exact, centre = summing_dtype(z), mean.mean(0)
+        samples, means = (values.to(exact) - centre for values in (z, mean))
+        precision = scale.to(exact).reciprocal().square()
+        linear = means * precision
+        own = means * linear / 2 + scale.log() + math.log(2 * math.pi) / 2
+        rows, columns = [samples, samples.square()], [linear, precision / -2]
+        products = torch.cat(rows, 1) @ torch.cat(columns, 1).t()
+        return products.sub_(own.sum(1)).to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, mean, scale = ctx.saved_tensors
+        centre = mean.mean(0)
+        z, mean, precision = z - centre, mean - centre, scale.reciprocal().square()
+        total, linear = grad.sum(0)[:, None], grad.t() @ z
+        of_z = grad @ (mean * precision) - z * (grad @ precision)
+        first = linear - mean * total  # sums of differences and of their squares
+        second = grad.t() @ z.square() - mean * (first + linear)
+        return of_z, first * precision, (second * precision - total) / scale

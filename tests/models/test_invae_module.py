@@ -103,6 +103,18 @@ def test_the_gradient_of_total_correlation_is_that_of_the_formula(by_domain):
     assert torch.autograd.gradcheck(of, (z, mean, variance))
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.01])
+def test_narrow_posteriors_cost_no_digits_of_total_correlation(scale):
+    torch.manual_seed(0)
+    mean = 3 * torch.randn(200, 8)
+    q = Normal(mean, torch.full_like(mean, scale))
+    z, n_cells = q.rsample(), torch.tensor(200.0)
+    exact = Normal(q.mean.double(), q.stddev.double())
+    expected = total_correlation(z.double(), exact, 7, n_cells.double())
+    tc = total_correlation(z, q, 7, n_cells).double()
+    torch.testing.assert_close(tc, expected, atol=1e-4, rtol=0)
+
+
 def test_total_correlation_does_not_depend_on_the_order_of_cells():
     order = torch.tensor([2, 0, 3, 1])
     n_cells = double([60, 60, 40, 40])
