@@ -747,7 +747,7 @@ def _iwelbos(module, cells, n_particles, device):
         shared = module.draw(size)
         batches = cells.minibatches(max(n_rows // chunk, 2), shuffle=False)
         weights = (module.log_weights(batch.to(device), size, shared) for batch in batches)
-        totals.append(torch.cat([iwelbo(w).cpu().double() + math.log(size) for w in weights]))
+        totals.append(torch.cat([iwelbo(w.cpu().double()) + math.log(size) for w in weights]))
     return (torch.logsumexp(torch.stack(totals), 0) - math.log(n_particles)).numpy()
 
 

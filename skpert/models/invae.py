@@ -41,7 +41,7 @@ from ..base import (
     with_shared_parameters,
 )
 from ..nn import Decoder, GaussianEncoder, thinned
-from ..objectives import total_correlation
+from ..objectives import total_correlation, unit_log_prob
 from ..preprocessing import CovariateEncoder
 from ..preprocessing._expression import check_same_cells, read_matrix
 from ..preprocessing._labels import listed
@@ -426,13 +426,16 @@ class InvariantModule(nn.Module):
         """Log p(x, z | covariates) - log q(z | x, covariates) at samples of q."""
         covariates = self.covariates(cells)
         q = self._guide(cells, covariates)
-        z = q.rsample((n_particles,))
+        mean = q.mean
+        noise = torch.randn((n_particles, *mean.shape), dtype=mean.dtype, device=mean.device)
+        z = mean + q.stddev * noise
         z_invariant, z_spurious = self._halves(z)
         of_invariant, of_spurious = self._groups(covariates)
         log_prior = self.invariant.log_prob(z_invariant, of_invariant)
         log_prior = log_prior + self.spurious.log_prob(z_spurious, of_spurious)
         p_x = self.decoder(z, cells.library, cells.environment)
-        return cells.log_prob(p_x) + log_prior - q.log_prob(z).sum(-1)
+        log_q = unit_log_prob(noise) - q.stddev.log()
+        return cells.log_prob(p_x) + log_prior - log_q.sum(-1)
 
     def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
         """Log p(x | z) of each cell for states as they are shown, (..., n_cells)."""

@@ -37,7 +37,7 @@ from ..base import (
     with_shared_parameters,
 )
 from ..nn import Decoder, GaussianEncoder, NormalHead, Table
-from ..objectives import kl_from_unit_normal
+from ..objectives import kl_from_unit_normal, unit_log_prob
 from ..preprocessing import TargetFeatures
 from ..preprocessing._genes import log_normalised, median_library_size
 from ..preprocessing._labels import listed
@@ -303,10 +303,13 @@ class CausalModule(nn.Module):
     def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
         """Log p(x, z | a) - log q(z | x, a) at samples of q(z | x, a) = q(z + c S | x) - c S."""
         q = self.encoder(self.decoder.features(cells.x))
-        v = q.rsample((n_particles,))
+        mean = q.mean
+        noise = torch.randn((n_particles, *mean.shape), dtype=mean.dtype, device=mean.device)
+        v = mean + q.stddev * noise
         p_x = self.decoder(self.structure(v), cells.library, cells.environment)
-        prior = Normal(self.shift(cells), 1.0, validate_args=False)
-        return cells.log_prob(p_x) + (prior.log_prob(v) - q.log_prob(v)).sum(-1)
+        log_prior = unit_log_prob(v - self.shift(cells))
+        log_q = unit_log_prob(noise) - q.stddev.log()
+        return cells.log_prob(p_x) + (log_prior - log_q).sum(-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of u, (n_cells, n_latent)."""
