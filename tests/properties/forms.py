@@ -170,7 +170,7 @@ ADATA = {
     "adata layer": lambda X: adata(X + 1, layers={"counts": sparse.csr_matrix(X)}),
 }
 EXPRESSION = DENSE | SPARSE | ADATA
-HAS_GENES = {n for n in EXPRESSION if n.startswith(("frame", "adata"))} - {"frame without names"}
+HAS_CELLS = {*ADATA, "frame with cells"}
 
 
 def expression(X, form):

@@ -439,7 +439,15 @@ MAY_BE_ANYTHING = [  # missing values and all shapes are welcome, or nothing is 
 KEEPS_NAMES = [*forms.LABELS, *forms.FRAMES, *(f for f in forms.DOSAGES if "frame" in f)]
 
 
-def _a_forms(name, label_names):
+def _a_forms(call):
+    """Forms of the labels that mean the same to the function."""
+    forms_of_a = _meant_alike(call.function, call.names)
+    if call.x_form in forms.HAS_CELLS:
+        return [form for form in forms_of_a if form != "series backwards index"]
+    return forms_of_a
+
+
+def _meant_alike(name, label_names):
     if name in OF_A_MODEL:
         return [*forms.LABELS, "design frame"]
     if name in OF_GROUPS:
@@ -467,9 +475,8 @@ def calls(draw):
         fault = draw(st.sampled_from(kinds).flatmap(st.sampled_from))
         return call._replace(rows=12, columns=4, values="counts", fault=fault)
     x_forms = set(forms.EXPRESSION) - ({"adata layer"} if name in OF_A_MODEL else set())
-    x_form = draw(st.sampled_from(sorted(x_forms)))
-    a_form = draw(st.sampled_from(_a_forms(name, call.names)))
-    return call._replace(x_form=x_form, a_form=a_form)
+    call = call._replace(x_form=draw(st.sampled_from(sorted(x_forms))))
+    return call._replace(a_form=draw(st.sampled_from(_a_forms(call))))
 
 
 def _attempt(call, d):
