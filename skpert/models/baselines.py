@@ -84,6 +84,8 @@ def _documented(cls):
 class _Baseline(BaseEstimator, ABC):
     """Conduct of all baselines; a subclass learns a centre and responses."""
 
+    _parameter_constraints = {"sep": [str, None], "perturbation": [str], "layer": [str, None]}
+
     def __init__(self, *, control="control", sep="+", perturbation="perturbation", layer=None):
         self.control = control
         self.sep = sep
@@ -130,6 +132,7 @@ class _Baseline(BaseEstimator, ABC):
             or negative dosages, names a single condition, or has a column of a perturbation
             that no cell received.
         """
+        self._validate_params()
         parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
         design = PerturbationEncoder(**parameters).fit(y)
         unseen = design.perturbations_[design.n_cells_ == 0]

@@ -10,7 +10,9 @@ ALWAYS = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
 SAME = {"derandomize": True, "phases": [Phase.explicit, Phase.generate]}  # first failure ends it
-settings.register_profile("suite", max_examples=4, **SAME, **ALWAYS)
-if "FUZZ_EXAMPLES" in os.environ:
-    settings.register_profile("fuzz", max_examples=int(os.environ["FUZZ_EXAMPLES"]), **ALWAYS)
-settings.load_profile("fuzz" if "FUZZ_EXAMPLES" in os.environ else "suite")
+N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 2))
+MANY = 100 * N_EXAMPLES  # of inputs of which one is quickly tried
+NEW = "FUZZ_EXAMPLES" in os.environ
+
+settings.register_profile("skpert", max_examples=N_EXAMPLES, **ALWAYS, **({} if NEW else SAME))
+settings.load_profile("skpert")

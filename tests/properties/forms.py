@@ -4,14 +4,17 @@ Plain expression is a float32 array in C order, a plain design an array of text 
 control called "control". A form is a function of these; what it returns means the same.
 """
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 WHOLE = {"int64", "int32", "uint8", "bool", "csr int", "frame Int64", "list of ints", "adata int"}
+FOLDER = tempfile.TemporaryDirectory()  # of files that stay open as long as their expression
 LARGEST = dict.fromkeys(WHOLE, 2**24) | {"uint8": 255, "bool": 1, "float16": 2048, "csr bool": 1}
 UNSIGNED = {"uint8", "bool", "csr bool"}
 SPARSE_CLASSES = {
@@ -120,6 +123,26 @@ def _view(X):
     return data[cell_names(len(X)), gene_names(X.shape[1])]
 
 
+def _raw(X):
+    """AnnData whose genes were chosen after all of them were kept aside."""
+    data = adata(np.log1p(np.abs(X)))
+    data.raw = adata(sparse.csr_matrix(X))
+    return data[:, : X.shape[1] // 2].copy()
+
+
+def _without_x(X):
+    obs, var = pd.DataFrame(index=cell_names(len(X))), pd.DataFrame(index=gene_names(X.shape[1]))
+    return AnnData(obs=obs, var=var, layers={"counts": sparse.csr_matrix(X)})
+
+
+def _backed(X):
+    """AnnData whose expression stays in its file."""
+    path = Path(FOLDER.name) / "screen.h5ad"
+    path.unlink(missing_ok=True)  # an open file of the same name stays readable
+    adata(X).write_h5ad(path)
+    return read_h5ad(path, backed="r")
+
+
 DENSE = {
     "array": lambda X: X,
     "float64": lambda X: X.astype(np.float64),
@@ -168,9 +191,14 @@ ADATA = {
     "adata csc": lambda X: adata(sparse.csc_matrix(X)),
     "adata view": _view,
     "adata layer": lambda X: adata(X + 1, layers={"counts": sparse.csr_matrix(X)}),
+    "adata raw": _raw,
+    "adata without X": _without_x,
+    "adata backed": _backed,
+    "adata backed csr": lambda X: _backed(sparse.csr_matrix(X)),
 }
+LAYERS = {"adata layer": "counts", "adata without X": "counts", "adata raw": "raw"}
 EXPRESSION = DENSE | SPARSE | ADATA
-HAS_GENES = {n for n in EXPRESSION if n.startswith(("frame", "adata"))} - {"frame without names"}
+HAS_CELLS = {form for form in EXPRESSION if form.startswith(("adata", "frame"))}
 
 
 def expression(X, form):
@@ -178,7 +206,7 @@ def expression(X, form):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of anndata and scipy, about what is meant here
         given = EXPRESSION[form](X)
-    return given, {"layer": "counts"} if form == "adata layer" else {}
+    return given, {"layer": LAYERS[form]} if form in LAYERS else {}
 
 
 def parts(labels):
@@ -203,6 +231,14 @@ def _numbers(labels):
     return np.array([place.get(label, 0) for label in labels])
 
 
+def design_frame(A, index=None):
+    """Labels, and covariates of the cells."""
+    rows = np.arange(len(A))
+    lanes = np.array(["L1", "L2", "L3"])[rows % 3]
+    covariates = {"n_counts": rows, "lane": lanes, "age": rows % 5 + 0.5}
+    return pd.DataFrame(covariates | {"perturbation": A}, index=index)
+
+
 LABELS = {
     "labels": lambda A: A,
     "str array": lambda A: A.astype(str),
@@ -225,10 +261,8 @@ NUMBERS = {
     "series Int64": lambda A: pd.Series(_numbers(A), dtype="Int64"),
 }
 FRAMES = {
-    "design frame": lambda A: pd.DataFrame({"n_counts": np.arange(len(A)), "perturbation": A}),
-    "design frame with cells": lambda A: pd.DataFrame(
-        {"perturbation": pd.Categorical(A)}, index=cell_names(len(A))
-    ),
+    "design frame": lambda A: design_frame(A),
+    "design frame with cells": lambda A: design_frame(pd.Categorical(A), cell_names(len(A))),
     "guide frame": lambda A: pd.DataFrame({"guide": A, "perturbation": "none"}),
 }
 DOSAGES = {

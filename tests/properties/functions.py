@@ -162,8 +162,8 @@ def _splits(cls, **options):
 
 def _transformer(cls, *options):
     def call(d):
-        model, X = cls(**d.one_of(*options)), d.matrix()
-        return model.fit(X).transform(X)
+        chosen, X = d.one_of(*options), d.matrix()
+        return cls(**chosen, **d.more).fit(X).transform(X)
 
     return call
 
@@ -408,6 +408,8 @@ OF_A_MODEL = [  # fitted on plain input
 ]
 OF_ONE_SCREEN = [  # which take sparse matrices and AnnData
     *OF_A_MODEL,
+    "HighlyVariableGenes",
+    "LogNormalize",
     "de_table",
     "detectable_perturbations",
     "differential_expression",
@@ -415,7 +417,6 @@ OF_ONE_SCREEN = [  # which take sparse matrices and AnnData
     "fit_many",
     "response_weights",
 ]
-OF_SPARSE = ["HighlyVariableGenes", "LogNormalize", *OF_ONE_SCREEN]
 MAY_BE_NAN = [  # where the documentation says so
     "ate_pearson",
     "ate_r2",
@@ -439,7 +440,15 @@ MAY_BE_ANYTHING = [  # missing values and all shapes are welcome, or nothing is 
 KEEPS_NAMES = [*forms.LABELS, *forms.FRAMES, *(f for f in forms.DOSAGES if "frame" in f)]
 
 
-def _a_forms(name, label_names):
+def _a_forms(call):
+    """Forms of the labels that mean the same to the function."""
+    forms_of_a = _meant_alike(call.function, call.names)
+    if call.x_form in forms.HAS_CELLS:
+        return [form for form in forms_of_a if form != "series backwards index"]
+    return forms_of_a
+
+
+def _meant_alike(name, label_names):
     if name in OF_A_MODEL:
         return [*forms.LABELS, "design frame"]
     if name in OF_GROUPS:
@@ -466,10 +475,9 @@ def calls(draw):
         kinds = [("X", which) for which in faults.EXPRESSION], [("A", which) for which in of_a]
         fault = draw(st.sampled_from(kinds).flatmap(st.sampled_from))
         return call._replace(rows=12, columns=4, values="counts", fault=fault)
-    x_forms = set(forms.EXPRESSION) - ({"adata layer"} if name in OF_A_MODEL else set())
-    x_form = draw(st.sampled_from(sorted(x_forms)))
-    a_form = draw(st.sampled_from(_a_forms(name, call.names)))
-    return call._replace(x_form=x_form, a_form=a_form)
+    x_forms = set(forms.EXPRESSION) - (set(forms.LAYERS) if name in OF_A_MODEL else set())
+    call = call._replace(x_form=draw(st.sampled_from(sorted(x_forms))))
+    return call._replace(a_form=draw(st.sampled_from(_a_forms(call))))
 
 
 def _attempt(call, d):
@@ -501,8 +509,7 @@ def _outcome(call):
         return named(given)
     plain = _attempt(call, Arguments(call, plainly=True))
     takes = call.x_form in forms.DENSE and call.x_form != "frame sparse"
-    takes |= call.function in OF_SPARSE and call.x_form not in forms.ADATA
-    takes |= call.x_form in forms.ADATA and call.function in OF_ONE_SCREEN
+    takes |= call.function in OF_ONE_SCREEN
     if takes or not isinstance(given, Exception):
         what = f"{call.x_form!r} and {call.a_form!r}"
         agree(given, plain, what, texts=call.a_form in KEEPS_NAMES)
