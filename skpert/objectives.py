@@ -51,6 +51,11 @@ def kl_from_unit_normal(q: Normal, mean: Tensor) -> Tensor:
     return kl
 
 
+def log_unit_normal(z: Tensor) -> Tensor:
+    """Log-density of N(0, 1), elementwise, in nats."""
+    return -(z.square() + math.log(2 * math.pi)) / 2
+
+
 def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:
     r"""Log-density of Beta(1, concentration) at sigmoid(logit), elementwise.
 

@@ -419,20 +419,26 @@ class InvariantModule(nn.Module):
             n_cells = n_cells * same.float().mean(1)  # of the domain, from its share of the batch
         return total_correlation(z, q, self.n_invariant, n_cells, same).mean()
 
-    def draw(self, n_particles: int) -> None:
+    def draw(self, n_draws: int) -> None:
         """Cells share nothing that is uncertain."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | covariates) - log q(z | x, covariates) at samples of q."""
-        covariates = self.covariates(cells)
-        q = self._guide(cells, covariates)
+        q = self.guide(cells)
         z = q.rsample((n_particles,))
+        return self.log_joint(cells, z) - q.log_prob(z).sum(-1)
+
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(z | x, covariates)."""
+        return self._guide(cells, self.covariates(cells))
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
+        """Log p(x, z | covariates)."""
         z_invariant, z_spurious = self._halves(z)
-        of_invariant, of_spurious = self._groups(covariates)
+        of_invariant, of_spurious = self._groups(self.covariates(cells))
         log_prior = self.invariant.log_prob(z_invariant, of_invariant)
         log_prior = log_prior + self.spurious.log_prob(z_spurious, of_spurious)
-        p_x = self.decoder(z, cells.library, cells.environment)
-        return cells.log_prob(p_x) + log_prior - q.log_prob(z).sum(-1)
+        return cells.log_prob(self.decoder(z, cells.library, cells.environment)) + log_prior
 
     def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
         """Log p(x | z) of each cell for states as they are shown, (..., n_cells)."""
