@@ -8,7 +8,8 @@ A few particles come from the guide q and the others from a normal distribution 
 the posterior of each cell beforehand, from gradients alone: no particle takes part in choosing
 where it comes from, so that the weights are unbiased and the bound holds. As all are weighed
 against the mixture, no weight is above ten times what it would be under the guide, however poor
-the fit. A single particle comes from the guide, whose ELBO it estimates.
+the fit. For a single particle this is the ELBO of the guide, of which an average over many states
+is the better estimate.
 
 The noise is one randomised Sobol set for all cells and models. A cell's score is then a function
 of the cell and the model, whatever else is scored, and the noise that two models share cancels
@@ -34,6 +35,7 @@ MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
 MAX_DRAWS = 256  # of what all cells share; each particle is weighed under every draw
 MAX_REFINED = 100  # latents up to which the guide is refined: the cost grows with their number
 SHARE_OF_GUIDE = 0.1  # of the particles
+N_ELBO = 64  # states over which the ELBO, the score of a single particle, is averaged
 N_ROUNDS = 2  # of fitting the normal distribution
 NODE = math.sqrt(3)  # where gradients are taken: the outer node of three by Gauss and Hermite
 STEPS = 0.0, 0.25, 0.5, 1.0  # of the way to the fitted mean that are tried
@@ -46,7 +48,7 @@ class Evidence(NamedTuple):
     """What is known of the evidence of each cell, (n_cells,), float64, nats."""
 
     log_evidence: Tensor
-    standard_error: Tensor  # NaN for a single particle, which cannot tell
+    standard_error: Tensor  # NaN for a single particle
 
 
 class Fitted(NamedTuple):
@@ -106,7 +108,8 @@ def evidence(
     module: PerturbationModule, cells: Cells, n_particles: int, device: torch.device
 ) -> Evidence:
     """Importance-weighted ELBO of each cell, and its standard error."""
-    shared = module.draw(min(n_particles, MAX_DRAWS))
+    n_sampled = N_ELBO if n_particles == 1 else n_particles
+    shared = module.draw(min(n_sampled, MAX_DRAWS))
     first = next(cells.minibatches(2, shuffle=False)).to(device)
     n_states = 2 * min(module.guide(first).mean.shape[1], MAX_REFINED)  # of a cell at once
     n_columns = cells.n_genes if shared is None else max(cells.n_genes, MAX_DRAWS)
@@ -115,13 +118,14 @@ def evidence(
     for batch in cells.minibatches(n_cells, shuffle=False):
         batch = batch.to(device)
         log_joint = partial(module.log_joint, batch, shared=shared)
-        proposal = Proposal.of(log_joint, module.guide(batch), n_particles)
-        parts.append(weighed(log_joint, proposal.particles(n_states)))
+        proposal = Proposal.of(log_joint, module.guide(batch), n_sampled, n_particles > 1)
+        weigh = weighed if n_particles > 1 else averaged
+        parts.append(weigh(log_joint, proposal.particles(n_states)))
     return Evidence(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
 class Proposal(NamedTuple):
-    """Where particles come from: the guide and, but for a single one, a better fit."""
+    """Where particles come from: the guide and, if it is refined, a better fit."""
 
     guide: Normal
     fitted: Fitted | None
@@ -129,14 +133,14 @@ class Proposal(NamedTuple):
     of_fitted: Tensor
 
     @classmethod
-    def of(cls, log_joint: LogJoint, q: Normal, n_particles: int) -> "Proposal":
+    def of(cls, log_joint: LogJoint, q: Normal, n_particles: int, refined: bool) -> "Proposal":
         """Proposal of so many particles for the posterior of each cell."""
         n_latent = q.mean.shape[1]
-        n_guide = math.ceil(SHARE_OF_GUIDE * n_particles)
-        n_guide = n_particles if n_latent > MAX_REFINED else n_guide
+        refined = refined and n_latent <= MAX_REFINED
+        n_guide = math.ceil(SHARE_OF_GUIDE * n_particles) if refined else n_particles
         sizes = n_guide, n_particles - n_guide
         noise = (normal_noise(n, n_latent, seed).to(q.mean) for seed, n in enumerate(sizes))
-        return cls(q, fitted(log_joint, q) if sizes[1] else None, *noise)
+        return cls(q, fitted(log_joint, q) if refined else None, *noise)
 
     def particles(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """States, ``size`` at a time, (size, n_cells, n_latent), and their log-densities."""
@@ -229,6 +233,13 @@ def weighed(log_joint: LogJoint, particles: Iterator[tuple[Tensor, Tensor]]) -> 
     return Evidence(by_particle[0] - math.log(n_particles * len(by_draw)), error.sqrt())
 
 
+def averaged(log_joint: LogJoint, particles: Iterator[tuple[Tensor, Tensor]]) -> Evidence:
+    """ELBO of the cells of a minibatch, which does not know how far it is from the evidence."""
+    log_weights = [(_by_draw(log_joint(z)) - log_r).double().mean(0) for z, log_r in particles]
+    elbo = torch.cat(log_weights).mean(0)
+    return Evidence(elbo, torch.full_like(elbo, torch.nan))
+
+
 def _by_draw(log_joint: Tensor) -> Tensor:
     """The same with a first dimension for draws of what cells share, even of nothing."""
     return log_joint if log_joint.ndim == 3 else log_joint[None]
@@ -246,6 +257,4 @@ def _relative_variance(log_sums: Tensor, n: int) -> Tensor:
     ``(n / size - 1) / (n - 1)``.
     """
     total, square = log_sums
-    if n == 1:
-        return torch.full_like(total, torch.nan)
     return ((n * torch.exp(square - 2 * total) - 1) / (n - 1)).clamp(min=0)

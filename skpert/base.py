@@ -392,9 +392,10 @@ class PerturbationVAE(
             Design, of known perturbations.
         n_particles : int or None, default=None
             Samples of the latent state per cell; None is the constructor's. The value rises
-            with it, in expectation, towards log p(x | a). A single one comes from the encoder's
-            posterior and gives the ELBO; of more, all but a tenth come from a posterior that is
-            fitted to the cell first, as long as latents are at most 100.
+            with it, in expectation, towards log p(x | a). Of several, all but a tenth come from
+            a normal distribution that is fitted to the posterior of the cell first, as long as
+            latents are at most 100, the others from that of the encoder. One gives the ELBO of
+            the encoder, as an average over 64 samples.
         return_std : bool, default=False
             Whether to return how far off the scores are.
 
