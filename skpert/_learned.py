@@ -191,7 +191,8 @@ def _rehearse(model):
         shared = module.draw(1)
         p_x = module.intervene(module.basal_states(1), cell._replace(x=x[:, :0]), sampled=True)
         moved = module.intervene(module.encode(x), cell)
-        found = [module.log_weights(cell, 1, shared), p_x.mean, p_x.sample(), moved.mean]
+        found = [module.log_joint(cell, module.guide(cell).mean[None], shared)]
+        found += [module.log_weights(cell, 1), p_x.mean, p_x.sample(), moved.mean]
         found += module.posterior(cell).values()
         for name, rows in module.learned().items():
             n_rows = model.n_latent if name == "graph" else last + 1

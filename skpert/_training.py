@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 from torch.optim.adam import adam
 
 from ._data import Cells
@@ -35,14 +35,26 @@ class PerturbationModule(Protocol):
         A global variable gives its KL divided by the number of training cells.
         """
 
-    def draw(self, n_particles: int) -> Any:
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(z | x, a) of a latent state of which x is a function, (n_cells, n_latent).
+
+        Scores start from it, and find a better one by the gradient of ``log_joint``.
+        """
+
+    def draw(self, n_draws: int) -> Any:
         """Samples of the variables that all cells share; None where there are none."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+    def log_joint(self, cells: Cells, z: Tensor, shared: Any) -> Tensor:
+        """Log p(x, z | a) at any states z, (n_particles, n_cells), differentiable in these.
+
+        Whatever else a cell has, such as its masks, is summed over. Where cells share variables,
+        ``shared`` is what ``draw`` returned, and the result (n_draws, n_particles, n_cells).
+        """
+
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | a) - log q(z | x, a) at samples of q, (n_particles, n_cells).
 
-        ``shared`` is a draw of as many particles, to be used for all cells of a screen; None has
-        these cells make their own.
+        One sample each is what training is validated by.
         """
 
     def encode(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
+from ._scoring import evidence
 from ._training import (
     N_STEPS,
     budget,
@@ -33,9 +34,8 @@ from ._training import (
 )
 from ._weights import fill
 from .edges import edges_at_fdr
-from .exceptions import TrainingWarning
+from .exceptions import SamplingWarning, TrainingWarning, warn_of_data
 from .nn import LIKELIHOODS
-from .objectives import iwelbo
 from .preprocessing import PerturbationEncoder, check_cells
 from .preprocessing._expression import check_same_cells, with_cell_names
 from .preprocessing._labels import listed
@@ -49,7 +49,8 @@ ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
 LARGEST = torch.finfo(torch.float32).max / N_BASAL  # library size whose responses can be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
-MAX_ELEMENTS = 2**22  # numbers in the largest tensor that scoring makes at once
+FEW_PARTICLES = 5  # below which, in effect, a score is too low by more than a tenth of a nat
+SMALL_SHARE = 0.1  # of those asked for: a handful of them may have been asked for on purpose
 
 
 class PerturbationVAE(
@@ -230,7 +231,8 @@ class PerturbationVAE(
         """Mean IWELBO with a few particles, the same noise for every module."""
         n_particles = min(self.n_particles, N_CHOOSING)
         with seeded(self._seed, cells.dosage.device), torch.no_grad():
-            return float(np.mean(_iwelbos(module, cells, n_particles, cells.dosage.device)))
+            scores = evidence(module, cells, n_particles, cells.dosage.device).log_evidence
+        return float(scores.mean())
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
@@ -404,8 +406,11 @@ class PerturbationVAE(
                 parts.append(model.module_.posterior(batch.to(self._device)))
         return Bunch(**{k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]})
 
-    def score_cells(self, X, A, *, n_particles=None):
+    def score_cells(self, X, A, *, n_particles=None, return_std=False):
         """Importance-weighted ELBO of each cell, nats; higher is better.
+
+        A cell's score depends on the cell and the model alone, not on the cells beside it: the
+        noise is the same for all cells, and for all models with as many latents.
 
         Parameters
         ----------
@@ -415,12 +420,25 @@ class PerturbationVAE(
             Design, of known perturbations.
         n_particles : int or None, default=None
             Samples of the latent state per cell; None is the constructor's. The value rises
-            with it towards log p(x | a).
+            with it, in expectation, towards log p(x | a). Of several, all but a tenth come from
+            a normal distribution that is fitted to the posterior of the cell first, as long as
+            latents are at most 100, the others from that of the encoder. One gives the ELBO of
+            the encoder, as an average over 64 samples.
+        return_std : bool, default=False
+            Whether to return how far off the scores are.
 
         Returns
         -------
         scores : ndarray of shape (n_cells,)
             Summed over genes, with every constant of the likelihood.
+        std : ndarray of shape (n_cells,)
+            Only with ``return_std``: standard error of each score, nats, from the spread of its
+            weights; NaN for a single particle. A score is too low by about ``std**2 / 2`` on
+            average. Near 1, its largest value, one particle has all the weight, and the score
+            may be too low by any amount. The effective sample size is ``n_particles / (1 +
+            (n_particles - 1) * std**2)``, where cells share no uncertain effects; where they do,
+            the error of averaging over these is included. Errors of different cells are not
+            independent.
 
         Raises
         ------
@@ -434,7 +452,8 @@ class PerturbationVAE(
         model = self._reaching(A)
         cells = model._check(X, A)
         with self._inference():
-            return _iwelbos(model.module_, cells, n_particles, self._device)
+            scores, std = evidence(model.module_, cells, n_particles, self._device)
+        return (scores.numpy(), std.numpy()) if return_std else scores.numpy()
 
     def score(self, X, y, sample_weight=None):
         """Mean importance-weighted ELBO, nats per cell; higher is better.
@@ -454,11 +473,18 @@ class PerturbationVAE(
             A lower bound of the mean of log p(x | a), comparable between models. Effects that
             have a posterior of their own are averaged over it and cost nothing here, which is
             then a predictive density (see the notes of ``SAMSVAE``).
+
+        Warns
+        -----
+        SamplingWarning
+            If the effective sample size of a typical cell is below five, and below a tenth of
+            ``n_particles``: a comparison of models may then measure particles.
         """
         check_same_cells(X, sample_weight, ("X", "sample_weight"))
-        scores = self.score_cells(X, y)
+        scores, std = self.score_cells(X, y, return_std=True)
         if sample_weight is not None:
             sample_weight = check_weights(sample_weight, scores)
+        _warn_of_few_particles(std, self.n_particles)
         return float(np.average(scores, weights=sample_weight))
 
     def predict_intervention(self, A, X=None, *, library_size=None):
@@ -735,26 +761,18 @@ def _cells(X, design, A):
     return Cells.from_arrays(X, dosage, design.environments(A))
 
 
-def _iwelbos(module, cells, n_particles, device):
-    """Importance-weighted ELBO of each cell, float64 array.
-
-    Samples of what all cells share are the same for every minibatch.
-    """
-    n_rows = max(MAX_ELEMENTS // cells.n_genes, 2)
-    chunk = min(n_particles, n_rows)
-    totals = []  # of the weights of each chunk of particles, logarithms
-    for size in chunk_sizes(n_particles, chunk):
-        shared = module.draw(size)
-        batches = cells.minibatches(max(n_rows // chunk, 2), shuffle=False)
-        weights = (module.log_weights(batch.to(device), size, shared) for batch in batches)
-        totals.append(torch.cat([iwelbo(w.cpu().double()) + math.log(size) for w in weights]))
-    return (torch.logsumexp(torch.stack(totals), 0) - math.log(n_particles)).numpy()
-
-
-def chunk_sizes(total, size):
-    """Sizes of chunks that make up the total."""
-    rest = total % size
-    return [size] * (total // size) + [rest] * bool(rest)
+def _warn_of_few_particles(std, n_particles):
+    """Warn by the effective sample size of a typical cell; for one particle it is unknown."""
+    typical = np.median(std)
+    effective = n_particles / (1 + (n_particles - 1) * typical**2)
+    if effective < min(FEW_PARTICLES, SMALL_SHARE * n_particles):
+        warn_of_data(
+            f"of n_particles={n_particles}, {effective:.1f} decide the score of a typical cell "
+            f"(effective sample size): its standard error is {typical:.2f} nats, and it is too "
+            f"low by {typical**2 / 2:.2f} nats or more. Raise n_particles until score_cells(X, A, "
+            "return_std=True) shows errors below what you want to tell apart",
+            SamplingWarning,
+        )
 
 
 def _device(name):

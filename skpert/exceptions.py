@@ -7,13 +7,17 @@ kind of object, and `sklearn.exceptions.NotFittedError`. `FileUnavailableError` 
 import sys
 import warnings
 
-__all__ = ["DataWarning", "FileUnavailableError", "TrainingWarning"]
+__all__ = ["DataWarning", "FileUnavailableError", "SamplingWarning", "TrainingWarning"]
 
 OURS = ("skpert", "sklearn")  # packages whose frames a warning of data does not point at
 
 
 class DataWarning(UserWarning):
     """Something in the data is odd, yet the result can be used."""
+
+
+class SamplingWarning(UserWarning):
+    """Too few samples stand behind a number for it to be compared with others."""
 
 
 class TrainingWarning(UserWarning):
@@ -27,9 +31,9 @@ class FileUnavailableError(FileNotFoundError, ValueError):
     """
 
 
-def warn_of_data(message):
-    """Warn with a `DataWarning` at the line that called the package, however deep this is."""
+def warn_of_data(message, category=DataWarning):
+    """Warn at the line that called the package, however deep this is."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, DataWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

@@ -53,12 +53,19 @@ def kl_from_unit_normal(q: Normal, mean: Tensor) -> Tensor:
     return kl
 
 
-def unit_log_prob(noise: Tensor) -> Tensor:
-    """Log-density of N(0, 1), elementwise, in nats.
+def log_unit_normal(z: Tensor) -> Tensor:
+    """Log-density of N(0, 1), elementwise, in nats."""
+    return -(z.square() + math.log(2 * math.pi)) / 2
 
-    At the noise that made a sample, as the sample itself is rounded.
+
+def sampled(q: Normal, n_samples: int) -> tuple[Tensor, Tensor]:
+    """Samples of q, (n_samples, *shape), and their log-density, summed over the last dimension.
+
+    The density is taken at the noise that makes a sample, as the sample itself is rounded.
     """
-    return -noise.square() / 2 - math.log(2 * math.pi) / 2
+    mean, scale = q.mean, q.stddev
+    noise = torch.randn((n_samples, *mean.shape), dtype=mean.dtype, device=mean.device)
+    return mean + scale * noise, (log_unit_normal(noise) - scale.log()).sum(-1)
 
 
 def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:

@@ -32,10 +32,7 @@ class Mean(nn.Module):
             "none": 0 * loss,
         }
 
-    def draw(self, n_particles):
-        return None
-
-    def log_weights(self, cells, n_particles, shared=None):
+    def log_weights(self, cells, n_particles):
         return -(cells.x[:, 0] - self.mean).square().expand(n_particles, -1)
 
     def parameter_groups(self):

@@ -41,7 +41,7 @@ from ..base import (
     with_shared_parameters,
 )
 from ..nn import Decoder, GaussianEncoder, thinned
-from ..objectives import total_correlation, unit_log_prob
+from ..objectives import sampled, total_correlation
 from ..preprocessing import CovariateEncoder
 from ..preprocessing._expression import check_same_cells, read_matrix
 from ..preprocessing._labels import listed
@@ -419,23 +419,26 @@ class InvariantModule(nn.Module):
             n_cells = n_cells * same.float().mean(1)  # of the domain, from its share of the batch
         return total_correlation(z, q, self.n_invariant, n_cells, same).mean()
 
-    def draw(self, n_particles: int) -> None:
+    def draw(self, n_draws: int) -> None:
         """Cells share nothing that is uncertain."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | covariates) - log q(z | x, covariates) at samples of q."""
-        covariates = self.covariates(cells)
-        q = self._guide(cells, covariates)
-        mean = q.mean
-        noise = torch.randn((n_particles, *mean.shape), dtype=mean.dtype, device=mean.device)
-        z = mean + q.stddev * noise
+        q = self.guide(cells)
+        z, log_q = sampled(q, n_particles)
+        return self.log_joint(cells, z) - log_q
+
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(z | x, covariates)."""
+        return self._guide(cells, self.covariates(cells))
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
+        """Log p(x, z | covariates)."""
         z_invariant, z_spurious = self._halves(z)
-        of_invariant, of_spurious = self._groups(covariates)
+        of_invariant, of_spurious = self._groups(self.covariates(cells))
         log_prior = self.invariant.log_prob(z_invariant, of_invariant)
         log_prior = log_prior + self.spurious.log_prob(z_spurious, of_spurious)
-        p_x = self.decoder(z, cells.library, cells.environment)
-        log_q = unit_log_prob(noise) - q.stddev.log()
-        return cells.log_prob(p_x) + log_prior - log_q.sum(-1)
+        return cells.log_prob(self.decoder(z, cells.library, cells.environment)) + log_prior
 
     def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
         """Log p(x | z) of each cell for states as they are shown, (..., n_cells)."""

@@ -40,11 +40,10 @@ from ..base import (
     Interval,
     PerturbationVAE,
     StrOptions,
-    chunk_sizes,
     with_shared_parameters,
 )
 from ..nn import Decoder, GaussianEncoder, InputTransform, Table
-from ..objectives import iwelbo, kl_from_unit_normal
+from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal, sampled
 
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
 FAST_RATE = 3.0  # learning rate of embeddings and masks relative to the networks'
@@ -167,9 +166,9 @@ class AdditiveModule(nn.Module):
     def _state(self, inferred: Tensor, shift: Tensor) -> Tensor:
         return inferred + shift if self.columns is None else inferred
 
-    def draw(self, n_particles: int) -> SharedDraw:
+    def draw(self, n_draws: int) -> SharedDraw:
         """Samples of masks times embeddings."""
-        mask, costs = self.masks.draw(None, (n_particles,), False)
+        mask, costs = self.masks.draw(None, (n_draws,), False)
         embedding, costs_of_embedding = self.embeddings.draw(None, mask, False)
         ratios = [log_p - log_q for log_p, log_q in (costs | costs_of_embedding).values()]
         return SharedDraw(mask * embedding, torch.stack(torch.broadcast_tensors(*ratios)).sum(0))
@@ -184,6 +183,19 @@ class AdditiveModule(nn.Module):
         z, log_ratio = _sampled(q_z, prior_mean, n_particles)
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
         return cells.log_prob(p_x) + log_ratio
+
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior of the state z given these expected effects."""
+        shift = cells.shift(self.effect())
+        q_z, _ = self._guide(cells, shift)
+        return Normal(self._state(q_z.mean, shift), q_z.stddev, validate_args=False)
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: SharedDraw) -> Tensor:
+        """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
+        shift = _sum_of_parts(cells, shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
+        log_p_z = _log_unit_normal(z, shift)
+        p_x = self.decoder(z, cells.library, cells.environment)
+        return cells.log_prob(p_x) + log_p_z
 
     def joint_log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(m, e, all x and z) - log q of all latent variables, (n_particles,), float64.
@@ -346,23 +358,28 @@ class ConditionalModule(nn.Module):
 
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
-        q_z = self._guide(cells)
+        q_z = self.guide(cells)
         z = q_z.rsample(_particles(self))
         per_cell = {"z": _cost_of_state(self, q_z, z, z.new_zeros(1))}
         return _objective(self, cells.log_prob(self.intervene(z, cells)), per_cell, kl_weight)
 
-    def _guide(self, cells: Cells) -> Normal:
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(z | x, a)."""
         q_z: Normal = self.encoder(self.transform(cells.x), cells.shift(self.encoder_columns()))
         return q_z
 
-    def draw(self, n_particles: int) -> None:
+    def draw(self, n_draws: int) -> None:
         """Nothing: cells share no latent variable."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: None = None) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | a) - log q(z | x, a) at samples of q."""
-        q_z = self._guide(cells)
-        z, log_ratio = _sampled(q_z, q_z.mean.new_zeros(1), n_particles)
-        return cells.log_prob(self.intervene(z, cells)) + log_ratio
+        q_z = self.guide(cells)
+        z, log_q = sampled(q_z, n_particles)
+        return self.log_joint(cells, z) - log_q
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
+        """Log p(x, z | a)."""
+        return cells.log_prob(self.intervene(z, cells)) + log_unit_normal(z).sum(-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the state of untreated cells, (n_cells, n_latent)."""
@@ -371,7 +388,7 @@ class ConditionalModule(nn.Module):
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of q(z | x, a); the state is that of the cell untreated."""
-        q_z = self._guide(cells)
+        q_z = self.guide(cells)
         return {"z": q_z.mean, "scale": q_z.stddev, "z_basal": q_z.mean}
 
     def basal_states(self, n_states: int) -> Tensor:
@@ -423,6 +440,19 @@ def _particles(module):
 def _sum_of_parts(cells, effect):
     """Dosage times effect, summed over the parts of each cell, (..., n_cells, n_latent)."""
     return (cells.dosage[:, :, None] * effect).sum(-2)
+
+
+def _log_unit_normal(z, mean):
+    """Log-density of N(mean, I) for each of several means.
+
+    States are (n_particles, n_cells, n_latent), means (n_draws, n_cells, n_latent), densities
+    (n_draws, n_particles, n_cells): as products of matrices, around the average of the means.
+    """
+    centre = mean.mean(0)
+    z, mean = (z - centre).transpose(0, 1), (mean - centre).transpose(0, 1)
+    square = z.square().sum(-1)[:, None] + mean.square().sum(-1)[..., None]
+    distance = torch.baddbmm(square, mean, z.mT, alpha=-2)  # (n_cells, n_draws, n_particles)
+    return -(distance.permute(1, 2, 0) + z.shape[-1] * math.log(2 * math.pi)) / 2
 
 
 def _sampled(q_z, prior_mean, n_particles):
@@ -950,7 +980,7 @@ def _joint_score(estimator, X, A, n_particles):
     cells = estimator._check(X, A)
     with estimator._inference():
         weights = [
-            estimator.module_.joint_log_weights(cells, size)
-            for size in chunk_sizes(n_particles, N_JOINT)
+            estimator.module_.joint_log_weights(cells, len(chunk))
+            for chunk in torch.arange(n_particles).split(N_JOINT)
         ]
     return float(iwelbo(torch.cat(weights)[:, None])) / cells.n_cells

@@ -37,7 +37,7 @@ from ..base import (
     with_shared_parameters,
 )
 from ..nn import Decoder, GaussianEncoder, NormalHead, Table
-from ..objectives import kl_from_unit_normal, unit_log_prob
+from ..objectives import kl_from_unit_normal, log_unit_normal, sampled
 from ..preprocessing import TargetFeatures
 from ..preprocessing._genes import log_normalised, median_library_size
 from ..preprocessing._labels import listed
@@ -297,19 +297,24 @@ class CausalModule(nn.Module):
         error: Tensor = (p_x.mean - cells.x).square().mean()
         return error
 
-    def draw(self, n_particles: int) -> None:
+    def draw(self, n_draws: int) -> None:
         """Cells share nothing that is uncertain."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | a) - log q(z | x, a) at samples of q(z | x, a) = q(z + c S | x) - c S."""
-        q = self.encoder(self.decoder.features(cells.x))
-        mean = q.mean
-        noise = torch.randn((n_particles, *mean.shape), dtype=mean.dtype, device=mean.device)
-        v = mean + q.stddev * noise
-        p_x = self.decoder(self.structure(v), cells.library, cells.environment)
-        log_prior = unit_log_prob(v - self.shift(cells))
-        log_q = unit_log_prob(noise) - q.stddev.log()
-        return cells.log_prob(p_x) + (log_prior - log_q).sum(-1)
+        q = self.guide(cells)
+        v, log_q = sampled(q, n_particles)
+        return self.log_joint(cells, v) - log_q
+
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(v | x) of v = z + c S."""
+        q: Normal = self.encoder(self.decoder.features(cells.x))
+        return q
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
+        """Log p(x, v | a) at states v = z + c S."""
+        p_x = self.decoder(self.structure(z), cells.library, cells.environment)
+        return cells.log_prob(p_x) + log_unit_normal(z - self.shift(cells)).sum(-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of u, (n_cells, n_latent)."""

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, kl_divergence
+from torch.distributions import Bernoulli, Distribution, Normal, kl_divergence
+from torch.nn.functional import logsigmoid
 
 from .._data import Cells
 from .._effects import edge_logit, latent_effects
@@ -29,7 +30,7 @@ from .._phases import in_two_phases
 from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
 from ..distributions import StraightThroughBernoulli
 from ..nn import Decoder, GaussianEncoder, Table
-from ..objectives import beta_log_prob, kl_from_unit_normal
+from ..objectives import beta_log_prob, kl_from_unit_normal, log_unit_normal
 
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
@@ -84,10 +85,10 @@ class ShiftModule(nn.Module):
             effect = effect * q_mask.rsample(sample_shape)
         return (cells.dosage[:, :, None] * effect).sum(-2)
 
-    def draw(self, n_particles: int) -> None:
+    def draw(self, n_draws: int) -> None:
         """Nothing: every cell has masks of its own."""
 
-    def log_weights(self, cells: Cells, n_particles: int, shared: None = None) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""
         q_z = self.encoder(self.decoder.features(cells.x))
         noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
@@ -96,6 +97,28 @@ class ShiftModule(nn.Module):
         log_q_z = -noise.square() / 2 - q_z.stddev.log()
         p_x = self.decoder(z, cells.library, cells.environment)
         return cells.log_prob(p_x) + (log_p_z - log_q_z).sum(-1)
+
+    def guide(self, cells: Cells) -> Normal:
+        """Posterior q(z | x)."""
+        q_z: Normal = self.encoder(self.decoder.features(cells.x))
+        return q_z
+
+    def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
+        """Log p(x, z | a), summed over the masks."""
+        p_x = self.decoder(z, cells.library, cells.environment)
+        return cells.log_prob(p_x) + self._log_prior(cells, z)
+
+    def _log_prior(self, cells: Cells, z: Tensor) -> Tensor:
+        """Log p(z | a), (n_particles, n_cells); each latent is a mixture over its mask."""
+        untreated = log_unit_normal(z)
+        if self.embedding is None:
+            return untreated.sum(-1)
+        treated = log_unit_normal(z - cells.shift(self.embedding()))
+        if self.mask_logit is None:
+            return treated.sum(-1)
+        logit = self.mask_logit()[cells.part[:, 0]]  # a cell has one intervention, or none
+        on, off = logsigmoid(logit), logsigmoid(-logit)
+        return torch.logaddexp(on + treated, off + untreated).sum(-1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the latent state, (n_cells, n_latent)."""

@@ -453,7 +453,7 @@ def test_the_conditional_objective_is_the_expectation_of_its_weights():
     module, cells = conditional_module(n_particles=500), random_cells()
     elbo = module.log_weights(cells, 4000).mean().item()
     assert -sum(module.loss_terms(cells).values()).item() == pytest.approx(elbo, rel=0.01)
-    q_z = module._guide(cells)
+    q_z = module.guide(cells)
     kl = kl_divergence(q_z, Normal(0.0, 1.0)).sum(-1).mean().item()
     assert module.loss_terms(cells)["kl_z"].item() == pytest.approx(kl, rel=1e-5)
 
@@ -462,9 +462,10 @@ def test_the_conditional_objective_is_the_expectation_of_its_weights():
 def test_nothing_is_left_behind_on_another_device(make):
     """The meta device refuses to mix with tensors of the CPU, as a GPU does."""
     module, cells = make().to("meta").train(), random_cells().to(torch.device("meta"))
-    tensors = [*module.loss_terms(cells).values(), module.log_weights(cells, 3, module.draw(3))]
+    tensors = [*module.loss_terms(cells).values(), module.log_weights(cells, 3)]
     tensors += [module.encode(cells.x), *module.posterior(cells).values()]
     z_basal = module.basal_states(cells.n_cells)
+    tensors.append(module.log_joint(cells, module.guide(cells).mean[None], module.draw(3)))
     tensors += [z_basal, module.intervene(z_basal, cells).mean, *module.learned().values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 

@@ -368,7 +368,7 @@ def test_nothing_is_left_behind_on_another_device(objective, kind, cyclic):
     z_basal = module.basal_states(cells.n_cells)
     tensors = [z_basal, module.intervene(z_basal, cells).mean, *module.learned().values()]
     tensors += [module.encode(cells.x), *module.posterior(cells).values()]
-    tensors += [module.log_weights(cells, 3, module.draw(3)), *module.loss_terms(cells).values()]
+    tensors += [module.log_weights(cells, 3), *module.loss_terms(cells).values()]
     tensors.append(module.errors(cells.x[0], module.shifts(), z_basal[:3, 0]))
     module.controls = controls
     tensors += module.train().loss_terms(cells).values()
