@@ -129,6 +129,10 @@ class Cells(NamedTuple):
         """Cells on another device; on the same one nothing is copied."""
         return self._each(lambda tensor: tensor.to(device))
 
+    def double(self) -> "Cells":
+        """Cells with dense expression in float64, and all else that is not an index."""
+        return self._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
     def take(self, index: Tensor) -> "Cells":
         """Cells of these rows, with dense expression."""
         return self._each(lambda tensor: tensor.index_select(0, index))

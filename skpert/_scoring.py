@@ -11,15 +11,18 @@ against the mixture, no weight is above ten times what it would be under the gui
 the fit. For a single particle this is the ELBO of the guide, of which an average over many states
 is the better estimate.
 
+The guide and the fit are computed in float64, since in a poor fit the smallest difference between
+two processors would grow with every round; particles are weighed in float32.
+
 The noise is one randomised Sobol set for all cells and models. A cell's score is then a function
 of the cell and the model, whatever else is scored, and the noise that two models share cancels
 when they are compared.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,18 +113,29 @@ def evidence(
     """Importance-weighted ELBO of each cell, and its standard error."""
     n_sampled = N_ELBO if n_particles == 1 else n_particles
     shared = module.draw(min(n_sampled, MAX_DRAWS))
+    exact: Any = copy.deepcopy(module)
+    exact = exact.double()
     first = next(cells.minibatches(2, shuffle=False)).to(device)
     n_states = 2 * min(module.guide(first).mean.shape[1], MAX_REFINED)  # of a cell at once
     n_columns = cells.n_genes if shared is None else max(cells.n_genes, MAX_DRAWS)
     n_cells = max(MAX_ELEMENTS // (n_states * n_columns), 2)
+    weigh = weighed if n_particles > 1 else averaged
     parts = []
     for batch in cells.minibatches(n_cells, shuffle=False):
         batch = batch.to(device)
-        log_joint = partial(module.log_joint, batch, shared=shared)
-        proposal = Proposal.of(log_joint, module.guide(batch), n_sampled, n_particles > 1)
-        weigh = weighed if n_particles > 1 else averaged
-        parts.append(weigh(log_joint, proposal.particles(n_states)))
+        doubled = batch.double()
+        log_joint = _log_joint(exact, doubled, shared)
+        proposal = Proposal.of(log_joint, exact.guide(doubled), n_sampled, n_particles > 1)
+        parts.append(weigh(_log_joint(module, batch, shared), proposal.particles(n_states)))
     return Evidence(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+def _log_joint(module: PerturbationModule, cells: Cells, shared: Any) -> LogJoint:
+    """Log p(x, z | a) of these cells, computed in their type, as a function of states."""
+    dtype = cells.library.dtype
+    if shared is not None:
+        shared = type(shared)(*(values.to(dtype) for values in shared))
+    return lambda z: module.log_joint(cells, z.to(dtype), shared).double()
 
 
 class Proposal(NamedTuple):
@@ -235,7 +249,7 @@ def weighed(log_joint: LogJoint, particles: Iterator[tuple[Tensor, Tensor]]) -> 
 
 def averaged(log_joint: LogJoint, particles: Iterator[tuple[Tensor, Tensor]]) -> Evidence:
     """ELBO of the cells of a minibatch, which does not know how far it is from the evidence."""
-    log_weights = [(_by_draw(log_joint(z)) - log_r).double().mean(0) for z, log_r in particles]
+    log_weights = [(_by_draw(log_joint(z)) - log_r).mean(0) for z, log_r in particles]
     elbo = torch.cat(log_weights).mean(0)
     return Evidence(elbo, torch.full_like(elbo, torch.nan))
 

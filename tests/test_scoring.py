@@ -106,8 +106,8 @@ class Encoder(nn.Module):
     def __init__(self, weight):
         super().__init__()
         precision = torch.eye(2) + 2 * weight.T @ weight
-        self.gain = 2 * torch.linalg.solve(precision, weight.T)
-        self.scale = precision.inverse().diagonal().sqrt()
+        self.register_buffer("gain", 2 * torch.linalg.solve(precision, weight.T))
+        self.register_buffer("scale", precision.inverse().diagonal().sqrt())
 
     def forward(self, x):
         mean = x @ self.gain.T + 3 * self.scale
