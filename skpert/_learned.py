@@ -274,6 +274,7 @@ def _check_covariates(columns, categories, scales):
 def _check_design(design):
     _check_whole(design.n_control_cells_, 0, what="n_control_cells_")
     _demand(isinstance(design.additive, bool), "additive is neither True nor False")
+    _demand(design.sep != "", "sep is empty")
     known = sorted(design.columns_) == sorted(design.perturbations_)
     _demand(known or not design.additive, "columns_ and perturbations_ differ")
 

@@ -232,7 +232,7 @@ def _encode_frame(frame, arrays, name):
     parts = [labels.tolist(), index.to_numpy(), index.name, columns, labels.name]
     try:
         pd.testing.assert_frame_equal(_frame(*parts), frame, check_exact=True, check_freq=False)
-    except AssertionError as error:
+    except (AssertionError, TypeError) as error:
         raise ValueError(
             f"{name} is a DataFrame that save cannot write as data: give its columns and its "
             f"index dtypes of numpy. {error}"
@@ -331,6 +331,8 @@ def _objects(shape, items):
 def _frame(columns, index, name, values, columns_name=None):
     frame = pd.DataFrame(dict(enumerate(values)), index=pd.Index(index, name=name))
     frame.columns = pd.Index(columns, name=columns_name)
+    for label in (*frame.columns, *frame.index):
+        hash(label)  # is a TypeError for what is no label
     return frame
 
 

@@ -28,7 +28,7 @@ JUNK = [None, True, -1, 0, 1, 7, 2**31, 10**9, 2**63, 2**70, -(10**30), 0.5, 1e3
 JUNK += ["", "control", "A+B", "G0", "x" * 1000, "\ud800", [], {}, [1], [[]], {"dict": []}]
 JUNK += [{"float": "nan"}, {"float": "inf"}, {"tuple": []}, {"objects": [[10**9, 0], []]}]
 DTYPES = ["f8", "f4", ">f4", "i8", "i4", "?", "U3", "c8", "M8[s]"]
-N_CHANGES = 350
+N_CHANGES = 210
 FINE = ("refused", "works")
 SECONDS, BYTES = 10, 2**30  # that a file may take, at most, on a machine that is busy
 
@@ -52,6 +52,8 @@ def nodes(value, found=None):
 def change_document(document, random):
     """Change one value of the estimator."""
     places = [node for node in nodes(document["estimator"]) if node]
+    if not places:
+        return
     node = places[random.integers(len(places))]
     key = list(node)[random.integers(len(node))] if isinstance(node, dict) else None
     key = int(random.integers(len(node))) if key is None else key
