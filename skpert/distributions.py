@@ -46,17 +46,21 @@ REMAINDER = (8.33328229e-2, -2.76538702e-3, 7.03645194e-4, -2.75736083e-4, 6.616
 SLOPE = (8.32050715e-2, -7.35885997e-3, 1.37477597e-3)
 
 
-def _half_deviance(x: Tensor, mean: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _half_deviance(
+    x: Tensor, mean: Tensor, theta: Tensor, kept: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""Half the deviance of each gene, :math:`m - x`, and the logarithm beside :math:`\theta`.
 
     The arguments of both logarithms have :math:`x + \theta` in common, which is made larger by a
-    few ``eps``: the deviance changes by as little, and no argument can round to -1.
+    few ``eps``: the deviance changes by as little, and no argument can round to -1. If what slopes
+    need is not kept, it is overwritten, a mean of the shape of all included.
     """
     larger = 1 + 2 * torch.finfo(mean.dtype).eps
     inverse = torch.add(theta * larger, x, alpha=larger).reciprocal_()
     difference = mean - x
-    spread = (difference * inverse).log1p_()
-    half = (difference / mean).mul_(inverse.mul_(-theta)).log1p_()
+    half = torch.div(difference, mean, out=None if kept else mean)
+    spread = torch.mul(difference, inverse, out=None if kept else difference).log1p_()
+    half = half.mul_(inverse.mul_(-theta)).log1p_()
     return half.mul_(x).addcmul_(spread, theta), difference, spread
 
 
@@ -99,10 +103,11 @@ class _OfLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, logits: Tensor, log_library: Tensor, theta: Tensor) -> Tensor:
+        sloped = any(ctx.needs_input_grad)
         share = torch.softmax(logits, -1)
-        mean = (share * log_library.exp()).clamp_(*MEAN)
-        half, *pieces = _half_deviance(x, mean, theta)
-        if any(ctx.needs_input_grad):
+        mean = torch.mul(share, log_library.exp(), out=None if sloped else share).clamp_(*MEAN)
+        half, *pieces = _half_deviance(x, mean, theta, sloped)
+        if sloped:
             slope, of_theta = _slopes(mean, theta, *pieces)
             total = slope.sum(-1, keepdim=True)
             ctx.save_for_backward(slope.addcmul_(share, total, value=-1), of_theta)
@@ -201,7 +206,7 @@ class _Correction(torch.autograd.Function):
         value, slope = _correction(x, theta, ctx.needs_input_grad[1])
         if ctx.needs_input_grad[1]:
             ctx.save_for_backward(slope[1:].sub_(slope[0]))
-        return value[1:].sub_(value[0]).sum(-1, dtype=summing_dtype(value))
+        return value[1:].sub_(value[0]).sum(-1, dtype=torch.float64)
 
     @staticmethod
     @once_differentiable
@@ -276,11 +281,6 @@ def _weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
     return weight.reshape(-1) @ values.reshape(-1, values.shape[-1])
 
 
-def summing_dtype(values: Tensor) -> torch.dtype:
-    """Type in which large terms are summed: float64 where the device has it."""
-    return values.dtype if values.device.type == "mps" else torch.float64
-
-
 def dispersion_term(x: Tensor, theta: Tensor) -> Tensor:
     r"""Sum over genes of :math:`c(x, \theta)`, which no latent state changes, nats.
 
@@ -302,7 +302,7 @@ def dispersion_term(x: Tensor, theta: Tensor) -> Tensor:
             cell, gene = torch.from_numpy(more).nonzero(as_tuple=True)
             few = x.flatten().index_select(0, cell * x.shape[1] + gene)
             of_few: Tensor = _CorrectionOfFew.apply(x.clamp(max=1), few, cell, gene, theta)
-            return of_few.to(summing_dtype(x))
+            return of_few.to(torch.float64)
     return _by_blocks(lambda block: _Correction.apply(block, theta), x)
 
 
@@ -317,7 +317,7 @@ def log_saturated(x: Tensor) -> Tensor:
     remainder = _polynomial(w * w, [*w.new_tensor(REMAINDER)]).mul_(w).sub_(sum(REMAINDER))
     step = x.clamp(min=1e-30).reciprocal_().log1p_()  # beside x, so that it may be finite at 0
     step.mul_(x).add_(x.log1p(), alpha=0.5).add_(remainder)
-    return step.sum(-1, dtype=summing_dtype(x)).neg_()
+    return step.sum(-1, dtype=torch.float64).neg_()
 
 
 class Counts(Distribution, ABC):
@@ -451,7 +451,7 @@ class ZeroInflatedNegativeBinomial(Counts):
         seen = kept + _OfMeans.apply(value, self.log_mean, theta)
         zero = torch.logaddexp(logsigmoid(self.dropout_logit), seen)
         of_genes = torch.where(value > 0, seen, zero)
-        of_latent = of_genes.sum(-1, dtype=summing_dtype(value))
+        of_latent = of_genes.sum(-1, dtype=torch.float64)
         return of_latent + dispersion_term(value, theta)
 
     @torch.no_grad()

@@ -9,8 +9,6 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
-from .distributions import summing_dtype
-
 
 def iwelbo(log_weights: Tensor) -> Tensor:
     r"""Importance-weighted ELBO of each cell, (n_cells,), in nats.
@@ -151,9 +149,9 @@ class _PairwiseLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(z, mean, scale)
-        exact, centre = summing_dtype(z), mean.mean(0)
-        samples, means = (values.to(exact) - centre for values in (z, mean))
-        precision = scale.to(exact).reciprocal().square()
+        centre = mean.mean(0)
+        samples, means = (values.double() - centre for values in (z, mean))
+        precision = scale.double().reciprocal().square()
         linear = means * precision
         own = means * linear / 2 + scale.log() + math.log(2 * math.pi) / 2
         rows, columns = [samples, samples.square()], [linear, precision / -2]
