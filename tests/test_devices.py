@@ -31,7 +31,10 @@ from skpert import (
 from skpert.exceptions import TrainingWarning
 from tests.fake_device import fake_cuda
 
-pytestmark = pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Perturbations are described by one-hot"),
+    pytest.mark.filterwarnings("ignore:X looks like raw counts"),
+]
 DEVICE = torch.device("cuda", 0)
 SMALL = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 SMALL |= {"n_particles": 5, "random_state": 0, "device": "cuda"}
