@@ -9,6 +9,8 @@ from ..preprocessing._expression import check_same_cells
 from ._effects import log_relative_counts
 from ._expression import MAX_ELEMENTS, read_genes
 
+NO_LOG = 100.0  # nothing has so many molecules
+
 
 def read_cells(X, space, layer=None, *, design=None, measured=True):
     """Validated expression, dense or CSR, and the names of genes or their numbers.
@@ -39,11 +41,18 @@ def as_logarithms(X, space):
 
 
 def normalised(X, space):
-    """Expression before the logarithm, in float64; counts as counts per 10^4."""
+    """Expression before the logarithm, in float64; counts as counts per 10^4.
+
+    What is below zero, as predicted logarithms can be, is no expression.
+    """
     Y = as_logarithms(X, space)
     values = Y.data if issparse(Y) else Y
-    with np.errstate(over="ignore"):  # of counts that are said to be logarithms
-        values[...] = np.expm1(values * np.log(2)) if space == "counts" else np.expm1(values)
+    if values.max(initial=0) > NO_LOG:
+        raise ValueError(
+            f"X holds {values.max():g}, which is no logarithm of expression: space='lognorm' "
+            "takes log1p of normalised counts; for counts, give space='counts'"
+        )
+    values[...] = np.expm1(np.maximum(values, 0) * (np.log(2) if space == "counts" else 1))
     return Y
 
 

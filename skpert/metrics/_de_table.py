@@ -39,7 +39,8 @@ def de_table(
         Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes.
     space : {"counts", "lognorm"}
         What X holds: counts, which are scaled to ten thousand in each cell, or natural logarithms
-        of one plus normalised counts.
+        of one plus normalised counts. In fold changes, logarithms below zero, as predictions can
+        be, count as 0.
     control : str, default="control"
         Label of untreated cells.
     sep : str or None, default="+"
@@ -67,8 +68,8 @@ def de_table(
     Raises
     ------
     ValueError
-        If the space is unknown, lengths differ, counts are negative, there are no control cells
-        or no others, or no gene is expressed enough.
+        If the space is unknown, lengths differ, counts are negative, logarithms are above 100,
+        there are no control cells or no others, or no gene is expressed enough.
 
     Examples
     --------

@@ -182,7 +182,8 @@ def _faults(name, method, counts):
     of_arguments = [("argument", (key, value)) for key in bad for value in bad[key]]
     of_x = faults.EXPRESSION | faults.NAMED | (faults.NEGATIVE if counts else {})
     of_x = [("X", which) for which in of_x]
-    of_a = [("A", which) for which in faults.DESIGNS]
+    optional = method == "posterior"  # whose design may be unknown
+    of_a = [("A", which) for which in faults.DESIGNS if not (optional and which == "none")]
     of_a += [("pair", which) for which in faults.PAIRS]
     if method.endswith("intervention"):
         return [[fault for fault in of_x if fault[1] != "none"], of_arguments]
@@ -339,7 +340,8 @@ def _outcome_of_fault(use, X, A):
     if use.fault[0] == "parameter":
         model.set_params(**dict([use.fault[1]]))
     if use.method != "fit":
-        model.fit(X, A)
+        with well_behaved(X, A):
+            model.fit(X, A)
     state = joblib.hash(model)
     with well_behaved(*bad):
         try:
