@@ -122,7 +122,7 @@ def evidence(
     weigh = weighed if n_particles > 1 else averaged
     parts = []
     for batch in cells.minibatches(n_cells, shuffle=False):
-        batch = batch.to(device)
+        batch = batch.to(device).with_saturated()
         doubled = batch.double()
         log_joint = _log_joint(exact, doubled, shared)
         proposal = Proposal.of(log_joint, exact.guide(doubled), n_sampled, n_particles > 1)

@@ -465,6 +465,16 @@ def test_files_of_this_and_older_versions_give_what_they_gave(version):
             np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:X looks like raw counts")
+@pytest.mark.parametrize("version", [1, 2])
+def test_models_of_this_and_older_versions_learn_new_perturbations(version):
+    X, _ = make_saved.cells()
+    for name in ("VAE", "SVAEPlus", "SAMSVAE", "ConditionalVAE", "ControlMean"):
+        adapted = load(DATA / f"format_{version}" / f"{name}.skpert").adapt(X, ["new"] * len(X))
+        assert adapted.perturbations_[-1] == "new"
+        assert not adapted.design_.nested_.any()
+
+
 def rewritten(path, change, *, compression=zipfile.ZIP_STORED):
     """Rewrite the entries of a file, a dict that ``change`` changes."""
     with zipfile.ZipFile(path) as archive:

@@ -342,6 +342,12 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder.nested_ = np.array([*self.nested_, *(False for _ in names)])
         return encoder
 
+    def __setstate__(self, state):
+        """Restore; what was saved before nesting was looked for marks no perturbation."""
+        if "perturbations_" in state:
+            state = {"nested_": np.zeros(len(state["perturbations_"]), dtype=bool)} | state
+        super().__setstate__(state)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False  # not the X of scikit-learn
