@@ -154,6 +154,8 @@ def train(
         warnings.warn(message, TrainingWarning, stacklevel=2)
         _tell_if_interrupted(on_epoch, reason)
     module.load_state_dict(best)
+    for parameter in module.parameters():  # aligned, as in a copy: products are then the same
+        parameter.data, parameter.grad = parameter.data.clone(), None
     if is_worse(before, mean_elbo(module, some)):
         _renew_statistics(module, (minibatches or cells.minibatches)(batch_size), some)
     return history
