@@ -39,6 +39,15 @@ def test_negative_binomial_known_values(x, mean, theta, expected):
     assert negative_binomial(x, mean, theta) == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
+def test_poisson_known_value_and_the_negative_binomial_next_to_it(dtype, tolerance):
+    x, log_mean = torch.tensor([3.0], dtype=dtype), torch.tensor([2.0], dtype=dtype).log()
+    assert Poisson(log_mean).log_prob(x).item() == pytest.approx(-1.7123179275, abs=tolerance)
+    log_theta = torch.tensor([1e6], dtype=dtype).log()
+    next_to_it = NegativeBinomial(log_mean, log_theta).log_prob(x).item()
+    assert next_to_it == pytest.approx(-1.7123189269, abs=tolerance)
+
+
 def test_a_cell_sums_over_its_genes():
     x, rho, theta = [4.0, 1.0, 0.0], [0.5, 0.3, 0.2], [1.0, 2.0, 0.5]
     mean = 5 * torch.tensor(rho, dtype=torch.float64)
