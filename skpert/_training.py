@@ -154,11 +154,16 @@ def train(
         warnings.warn(message, TrainingWarning, stacklevel=2)
         _tell_if_interrupted(on_epoch, reason)
     module.load_state_dict(best)
-    for parameter in module.parameters():  # aligned, as in a copy: products are then the same
-        parameter.data, parameter.grad = parameter.data.clone(), None
+    _separate(module)
     if is_worse(before, mean_elbo(module, some)):
         _renew_statistics(module, (minibatches or cells.minibatches)(batch_size), some)
     return history
+
+
+def _separate(module: PerturbationModule) -> None:
+    """Give parameters memory of their own: aligned, as in a copy, so that products are the same."""
+    for parameter in module.parameters():
+        parameter.data, parameter.grad = parameter.data.clone(), None
 
 
 def judged(cells: Cells) -> Cells:
