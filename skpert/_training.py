@@ -94,6 +94,9 @@ class PerturbationModule(Protocol):
     def eval(self) -> Any:
         """As ``nn.Module``."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As ``nn.Module``."""
+
     def state_dict(self) -> dict[str, Any]:
         """As ``nn.Module``."""
 
@@ -161,7 +164,7 @@ def train(
 
 
 def _separate(module: PerturbationModule) -> None:
-    """Give parameters memory of their own: aligned, as in a copy, so that products are the same."""
+    """Give parameters aligned memory of their own, as a copy has: products are then the same."""
     for parameter in module.parameters():
         parameter.data, parameter.grad = parameter.data.clone(), None
 
