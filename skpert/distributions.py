@@ -297,7 +297,8 @@ def dispersion_term(x: Tensor, theta: Tensor) -> Tensor:
         return dispersion_term(x.reshape(-1, x.shape[-1]), theta).reshape(x.shape[:-1])
     if x.device.type == "cpu":
         counts = x.detach().numpy()  # which compares and counts in a third of the time
-        more = counts * counts != counts
+        with np.errstate(over="ignore"):
+            more = counts * counts != counts
         if np.count_nonzero(more) < FEW * more.size:
             cell, gene = torch.from_numpy(more).nonzero(as_tuple=True)
             few = x.flatten().index_select(0, cell * x.shape[1] + gene)
