@@ -39,7 +39,7 @@ def test_negative_binomial_known_values(x, mean, theta, expected):
     assert negative_binomial(x, mean, theta) == pytest.approx(expected, abs=1e-8)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-6)])
 def test_poisson_known_value_and_the_negative_binomial_next_to_it(dtype, tolerance):
     x, log_mean = torch.tensor([3.0], dtype=dtype), torch.tensor([2.0], dtype=dtype).log()
     assert Poisson(log_mean).log_prob(x).item() == pytest.approx(-1.7123179275, abs=tolerance)
