@@ -166,6 +166,7 @@ def graded(value):
 BAD = {
     "negative counts": (with_value(-1), A, {}, "Negative values.*-1.*row 3"),
     "sparse negative": (sparse.csr_array(with_value(-1)), A, {}, "Negative values.*row 3"),
+    "astronomic count": (with_value(1e13), A, {}, "1e\\+13 as a count.*no experiment"),
     "nan": (with_value(np.nan), A, {}, "contains NaN"),
     "infinity": (with_value(np.inf), A, {}, "contains infinity"),
     "normal nan": (with_value(np.nan), A, {"likelihood": "normal"}, "contains NaN"),

@@ -10,6 +10,7 @@ from ..exceptions import warn_of_data
 from ._expression import by_name, check_same_cells, read_expression
 
 LARGEST_LOG = 25.0  # of log-normalised expression; log2(1 + x) of 30 million
+MOST_COUNTS = 1e12  # of a gene in a cell
 FEW = 50  # so many values may all be whole by chance
 
 
@@ -109,6 +110,11 @@ def _check_counts(values, name):
         raise ValueError(
             f"Negative values in data passed to {name}: the smallest is {stored.min():g}, the "
             f"first in row {row}. Give raw counts, or set likelihood='normal'."
+        )
+    if stored.max(initial=0) > MOST_COUNTS:
+        raise ValueError(
+            f"X holds {stored.max():g} as a count, more than {MOST_COUNTS:g}, which no experiment "
+            f"has and {name} cannot compute with: look where it comes from"
         )
     n_fractional, example = _fractional(stored)
     if n_fractional:

@@ -112,7 +112,7 @@ def _correlation(X):
             f"{len(constant)} of {n_nodes} columns of X are constant, the first is column "
             f"{constant[0]}: leave them out"
         )
-    correlation = np.atleast_2d(np.corrcoef(X, rowvar=False))
+    correlation = np.atleast_2d(np.corrcoef(X / np.abs(X).max(0), rowvar=False))
     if np.linalg.eigvalsh(correlation)[0] < 1e-9:
         raise ValueError(
             "columns of X are linearly dependent, such as a gene that is there twice: leave one "

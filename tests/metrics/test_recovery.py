@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from scipy.stats import false_discovery_control, mannwhitneyu, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from skpert.exceptions import DataWarning
 from skpert.metrics import _cells, _pseudobulk, de_recovery, de_table, expression_error
 
 GENES = [f"gene {g}" for g in range(40)]
@@ -70,6 +71,18 @@ def test_counts_and_their_logarithms_have_the_same_table(screen):
     pair = de_table(counts, labels, space="counts"), de_table(logs, labels, space="lognorm")
     for key in ("log2_fold_change", "p_value", "fdr"):
         pd.testing.assert_frame_equal(*(table[key] for table in pair))
+
+
+def test_logarithms_below_zero_are_no_expression_and_large_ones_no_logarithms(screen):
+    counts, labels = screen
+    logs = np.log1p(1e4 * counts.div(counts.sum(1), axis=0))
+    predicted = logs - 5
+    table = de_table(predicted, labels, space="lognorm", min_control_mean=-1)
+    clipped = de_table(predicted.clip(lower=0), labels, space="lognorm", min_control_mean=-1)
+    pd.testing.assert_frame_equal(table.log2_fold_change, clipped.log2_fold_change)
+    message = "holds 5000, which is no logarithm.*give space='counts'"
+    with pytest.warns(DataWarning), pytest.raises(ValueError, match=message):
+        de_table(logs.mask(logs == logs.iloc[0, 0], 5000), labels, space="lognorm")
 
 
 def test_genes_that_controls_hardly_express_are_left_out(screen):

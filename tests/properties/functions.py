@@ -391,7 +391,14 @@ OF_GROUPS = [  # which take names of groups, and no design
     "silhouette_batch",
     "silhouette_label",
 ]
-BY_NAME = ["CovariateEncoder", "norman_split"]  # where numbers are other names
+BY_NAME = [  # where numbers are other names, or sorted otherwise
+    "CombinationHoldout",
+    "CovariateEncoder",
+    "LeavePerturbationsOut",
+    "PerturbationKFold",
+    "evaluate_perturbations",
+    "norman_split",
+]
 GROUP_FAULTS = [
     *("none", "shorter", "longer", "no cells", "number", "dict", "set", "generator"),
     *("three dimensions", "None among labels", "nan among labels", "NA among labels"),
@@ -453,7 +460,7 @@ def _meant_alike(name, label_names):
         return [*forms.LABELS, "design frame"]
     if name in OF_GROUPS:
         return [*forms.LABELS, *([] if name in BY_NAME else forms.NUMBERS)]
-    if any("+" in label for label in NAMES[label_names]):
+    if name in BY_NAME or any("+" in label for label in NAMES[label_names]):
         return [form for form in forms.DESIGNS if form not in forms.NUMBERS]
     return list(forms.DESIGNS)
 
