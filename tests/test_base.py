@@ -320,6 +320,13 @@ def test_patience_stops_and_the_best_epoch_is_kept():
     np.testing.assert_array_equal(model.transform(X), stopped.transform(X))
 
 
+def same_score(score):
+    """Up to the last digit: edges that are judged after the last epoch, and found to be none,
+    leave the density of a latent as it is, but not the order in which it is summed up.
+    """
+    return pytest.approx(score, rel=1e-12, abs=0)
+
+
 class Listener:
     """Counts epochs, asks for a stop after some, and scores the model of each."""
 
@@ -352,7 +359,7 @@ def test_a_callback_sees_every_epoch_and_changes_nothing(cls):
     epochs = ["begin epoch", "end epoch"] * 3
     assert listener.calls == ["setup", "begin fit", *epochs, "end fit", "teardown"]
     assert same(outputs(model), silent)
-    assert listener.scores[-1] == model.score(X, A)
+    assert listener.scores[-1] == same_score(model.score(X, A))
     assert len(set(listener.scores)) == 3
 
 
@@ -403,12 +410,12 @@ def test_of_several_trainings_the_best_is_kept(cls):
     model = cls(n_init=4, **settings).set_callbacks(listener).fit(X, A)
     ends = listener.scores[2::3]  # of each training, as scored after its last epoch
     assert len(ends) == len(set(ends)) == 4
-    assert model.score(X, A) == max(ends)
+    assert model.score(X, A) == same_score(max(ends))
     assert len(model.history_) == model.n_iter_ == 3
     first = cls(**settings).fit(X, A)
-    assert first.score(X, A) == ends[0]
+    assert first.score(X, A) == same_score(ends[0])
     best = [cls(n_init=n, **settings).fit(X, A).score(X, A) for n in (1, 2, 3)]
-    assert best == [max(ends[:n]) for n in (1, 2, 3)]
+    assert best == same_score([max(ends[:n]) for n in (1, 2, 3)])
 
 
 class Watched(VAE):
