@@ -11,6 +11,7 @@ from sklearn.utils.validation import _get_feature_names
 
 from ._values import listed
 
+LARGEST = 1e100
 FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes float64
 
 
@@ -105,9 +106,22 @@ def read_matrix(
             f"{name} is a {_type_name(values)} and cannot be read as an array ({error}): convert "
             "it to a numpy array or a scipy sparse matrix"
         ) from error
+    _refuse_astronomic(checked.data if sparse.issparse(checked) else checked, name)
     if sparse.issparse(checked):
         return _canonical(checked, values)
     return checked if min(checked.strides, default=0) >= 0 else checked.copy()  # as torch wants
+
+
+def _refuse_astronomic(values, name):
+    """ValueError for numbers of float64 whose squares would not be."""
+    if values.dtype != np.float64:
+        return
+    largest = max(values.max(initial=0), -values.min(initial=0))
+    if largest > LARGEST:
+        raise ValueError(
+            f"{name} holds a value of size {largest:g}, of which no square can be computed: look "
+            "where it comes from"
+        )
 
 
 def by_name(values, genes, wanted, owner, name="X"):

@@ -1,5 +1,6 @@
 """Generated calls of functions, encoders and splitters, and what each ends in."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +15,19 @@ from skpert import (
     SVAEPlus,
     datasets,
     inspection,
+    load,
     metrics,
     model_selection,
     preprocessing,
+    save,
 )
 
-from . import faults, forms
+from . import faults, files, forms
 from .estimators import CHEAP
 from .oracle import Wrong, agree, check_clear, check_finite, named, well_behaved
 from .screens import NAMES, VALUES, Screen
 
-SIGNIFICANT = ["log2_fold_change", "fdr"]
+FOLDER = Path(forms.FOLDER.name)
 GENE_SETS = {"first": ["A", "B", "C"], "second": ["B", "C", "D", "A"], "third": ["X", "Y", "Z"]}
 
 
@@ -100,6 +103,15 @@ class Arguments:
     def groups(self):
         """Names of groups of cells, 1-D, in the form of the call."""
         return self.labels(self.one_of("plain", "one", "many"))
+
+    def file(self, content, name):
+        """Path of a file with this content, or with what became of it."""
+        if self.call.fault[:1] == ("file",) and not self.plainly:
+            content, self.faulty = files.DAMAGE[self.call.fault[1]](content, self.rng), True
+        path = FOLDER / name
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        return path
 
     def screen(self, **options):
         """Expression and design, and the parameters that their forms need."""
@@ -258,6 +270,34 @@ def _unseen_nll(d):
     return model_selection.interventional_nll(model, X, unseen, n_particles=2, min_cells=1).nll
 
 
+def _delimited(d):
+    plain = Arguments(d.call, plainly=True)
+    name, separator = d.one_of(("s.csv", ","), ("s.tsv", "\t"), ("s.txt", ";"))
+    content = files.table(plain.matrix(), plain.labels("plain"), separator, d.one_of(True, False))
+    screen = datasets.load_screen(d.file(content, name))
+    return screen.X, screen.A, screen.feature_names
+
+
+def _h5ad(d):
+    plain = Arguments(d.call, plainly=True)
+    content = files.h5ad(plain.matrix(), plain.labels("plain"), FOLDER)
+    screen = datasets.load_screen(d.file(content, "s.h5ad"))
+    return screen.X, screen.A, screen.feature_names
+
+
+def _loaded(d):
+    model, path = _fitted(d), FOLDER / "written.npz"
+    path.unlink(missing_ok=True)
+    save(model, path)
+    copy = load(d.file(path.read_bytes(), "model.npz"))
+    return copy.transform(Arguments(d.call, plainly=True).matrix())
+
+
+def _read_sets(d):
+    sets = preprocessing.read_gmt(d.file(files.gene_sets(d.rng), "sets.gmt"))
+    return [[name, *genes] for name, genes in sets.items()]
+
+
 def _simulated(make, **ranges):
     def call(d):
         chosen = d.rng.choice(sorted(ranges), size=3, replace=False)
@@ -368,6 +408,10 @@ FUNCTIONS = {
         n_genes=(40, 60, 1),
         library_size=(1.0, 1e3, 0, np.nan),
     ),
+    "load": _loaded,
+    "load_screen of a table": _delimited,
+    "load_screen of AnnData": _h5ad,
+    "read_gmt": _read_sets,
     "norman_split": lambda d: datasets.norman_split(d.labels(names="combinations")),
     "average_treatment_effect": _treatment_effect,
     "latent_distances": _inspected(inspection.latent_distances),
@@ -377,6 +421,7 @@ FUNCTIONS = {
     "titrate": _titrate,
 }
 
+OF_FILES = ["load", "load_screen of a table", "load_screen of AnnData", "read_gmt"]
 OF_GROUPS = [  # which take names of groups, and no design
     "CovariateEncoder",
     "expression_error",
@@ -425,6 +470,7 @@ OF_ONE_SCREEN = [  # which take sparse matrices and AnnData
     "response_weights",
 ]
 MAY_BE_NAN = [  # where the documentation says so
+    "load_screen of a table",
     "ate_pearson",
     "ate_r2",
     "calibrate",
@@ -437,7 +483,8 @@ MAY_BE_NAN = [  # where the documentation says so
     "profile_pearson",
     "weighted_r2",
 ]
-MAY_BE_ANYTHING = [  # missing values and all shapes are welcome, or nothing is read but the length
+MAY_BE_ANYTHING = [
+    *OF_FILES,  # missing values and all shapes are welcome, or nothing is read but the length
     "CombinationHoldout",
     "CovariateEncoder",
     "LeavePerturbationsOut",
@@ -477,6 +524,9 @@ def calls(draw):
         names=draw(st.sampled_from(sorted(NAMES))),
         seed=draw(st.integers(0, 999)),
     )
+    if name in OF_FILES:
+        damage = draw(st.sampled_from([(), *(("file", which) for which in files.DAMAGE)]))
+        return call._replace(values="counts", fault=damage)
     if draw(st.integers(0, 3)) == 0:
         of_a = GROUP_FAULTS if name in OF_GROUPS else faults.DESIGNS
         kinds = [("X", which) for which in faults.EXPRESSION], [("A", which) for which in of_a]
@@ -509,9 +559,10 @@ def outcome(call):
 def _outcome(call):
     d = Arguments(call)
     given = _attempt(call, d)
+    if d.faulty and call.function == "load" and not isinstance(given, Exception):
+        return named(agree(given, _attempt(call, Arguments(call, plainly=True)), "a damaged file"))
     if d.faulty:
-        excused = call.function in MAY_BE_ANYTHING or call.fault[1] == "beyond float32"
-        if not isinstance(given, Exception) and not excused:
+        if not isinstance(given, Exception) and call.function not in MAY_BE_ANYTHING:
             raise Wrong(f"accepts a fault of {call.fault[0]}: {call.fault[1]}")
         return named(given)
     plain = _attempt(call, Arguments(call, plainly=True))

@@ -3,7 +3,7 @@
 >>> screen = Screen(cells=6, genes=2, values="counts", names="plain", control=True, seed=0)
 >>> X, A = screen.expression(), screen.labels()
 >>> X.shape, X.dtype, A.tolist()
-((6, 2), dtype('float32'), ['control', 'A', 'B', 'control', 'A', 'control'])
+((6, 2), dtype('float32'), ['control', 'A', 'B', 'B', 'A', 'A'])
 """
 
 from typing import NamedTuple
