@@ -40,14 +40,14 @@ from .preprocessing import PerturbationEncoder, check_cells
 from .preprocessing._expression import check_same_cells, with_cell_names
 from .preprocessing._labels import listed
 from .preprocessing._transaction import all_or_nothing
-from .preprocessing._values import check_weights
+from .preprocessing._values import check_weights, is_positive_integer
 
 REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
 logger = logging.getLogger("skpert")
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
 N_BASAL = 1000  # basal states over which a predicted response is averaged
-LARGEST = torch.finfo(torch.float32).max / N_BASAL  # library size whose responses can be summed
+LARGEST = 1e15  # library size, of which counts can be drawn and responses be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 FEW_PARTICLES = 5  # below which, in effect, a score is too low by more than a tenth of a nat
 SMALL_SHARE = 0.1  # of those asked for: a handful of them may have been asked for on purpose
@@ -446,7 +446,7 @@ class PerturbationVAE(
             If A names a perturbation not seen in ``fit``, or ``n_particles`` is below 1.
         """
         n_particles = self.n_particles if n_particles is None else n_particles
-        if not isinstance(n_particles, Integral) or n_particles < 1:
+        if not is_positive_integer(n_particles):
             raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
         check_is_fitted(self)
         model = self._reaching(A)
@@ -574,7 +574,7 @@ class PerturbationVAE(
             Counts; real values with a normal likelihood.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not is_positive_integer(n_samples):
             raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
         model = self._reaching(A)
         designs = model._designs(A, library_size)

@@ -325,8 +325,8 @@ def test_library_size_is_checked(size):
 
 def test_the_largest_library_size_gives_finite_counts():
     model = fitted()
-    assert np.isfinite(model.predict_intervention(["P0"], library_size=3e35)).all()
-    assert np.isfinite(model.sample_intervention(["P0"], 3, library_size=3e35)).all()
+    assert np.isfinite(model.predict_intervention(["P0"], library_size=1e15)).all()
+    assert np.isfinite(model.sample_intervention(["P0"], 3, library_size=1e15)).all()
 
 
 WEIGHTS = {

@@ -189,7 +189,7 @@ def test_cells_of_scanpy_are_read_from_wherever_they_lie(cls, tmp_path):
         assert_same(
             outputs(found, backed[20:70], A[20:70]), outputs(found, everything[20:70], A[20:70])
         )
-        with pytest.raises(ValueError, match="backed by a file.*give adata.to_memory"):
+        with pytest.raises(ValueError, match="backed by a file.*whole by adata = adata.to_memory"):
             found.score(backed[::-1], A[::-1])
         assert_same(outputs(found, backed), expected)
         backed.file.close()
@@ -435,3 +435,53 @@ def test_scaled_binary_and_base_two_values_are_not_taken_for_counts(values):
 def test_normalised_expression_before_the_logarithm_is_told():
     [message] = warnings_of(lambda: ControlMean().fit(np.expm1(LOGS), A))
     assert "expression before the logarithm: the largest value is" in message
+
+
+def test_genes_of_other_names_than_text_go_by_name_too():
+    for names in ([7157, 1956, 672, 675, 4609, 3845], [1.5, "a", 2, "b", 3, "c"], range(9, 3, -1)):
+        frame = pd.DataFrame(COUNTS, columns=list(names))
+        model = SVAEPlus(**FAST).fit(frame, A)
+        assert model.feature_names_in_.tolist() == [str(name) for name in names]
+        np.testing.assert_array_equal(model.transform(frame.iloc[:, ::-1]), model.transform(frame))
+        with pytest.raises(ValueError, match="lacks 1 of the 6 genes"):
+            model.transform(frame.iloc[:, 1:])
+    data = adata(COUNTS, var=None)
+    model = SVAEPlus(**FAST).fit(data, A)
+    back = pd.DataFrame(COUNTS).iloc[:, ::-1]
+    np.testing.assert_array_equal(model.transform(back), model.transform(data))
+    levels = pd.DataFrame(COUNTS, columns=pd.MultiIndex.from_product([["a"], GENES]))
+    with pytest.raises(ValueError, match="names of several levels"):
+        LogNormalize().fit(levels)
+
+
+def test_genes_that_were_not_trained_on_may_hold_anything():
+    frame = pd.DataFrame(COUNTS, columns=GENES)
+    model = SVAEPlus(**FAST).fit(frame, A)
+    odd = frame.assign(missing=np.nan, text="a")
+    np.testing.assert_array_equal(model.transform(odd), model.transform(frame))
+
+
+@every
+def test_values_that_no_expression_has_are_refused(cls):
+    model = estimator(cls).fit(values_of(estimator(cls)), A)
+    for huge in (3e38, 1e19, -1e19):
+        values = values_of(model).copy()
+        values[0, 0] = huge
+        with pytest.raises(ValueError, match="size|as a count|Negative values"):
+            model.score(values, A)
+    with pytest.raises(ValueError, match="library_size"):
+        model.sample_intervention("P1", 2, library_size=1e30)
+    with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got True"):
+        model.sample_intervention("P1", True)
+
+
+def test_other_libraries_containers_name_the_remedy():
+    mudata = pytest.importorskip("mudata")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        both = mudata.MuData({"rna": adata(COUNTS)})
+    for read in (SVAEPlus(**FAST).fit, LogNormalize().fit):
+        with pytest.raises(TypeError, match=r"give one modality, such as mdata\['rna'\]"):
+            read(both, A)
+    with pytest.raises(ValueError, match="A has no columns"):
+        SVAEPlus(**FAST).fit(COUNTS, pd.DataFrame(index=range(80)))

@@ -2,7 +2,6 @@
 
 import warnings
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from sklearn.utils import check_random_state
 from ..exceptions import DataWarning
 from ..metrics._effects import log_relative_counts
 from ..preprocessing import perturbation_labels
+from ..preprocessing._values import is_positive_integer
 
 CHUNK = 1000  # cells drawn at once, as many as a prediction averages over
 RELEASED_LIBRARY_SIZE = 1e4  # of every cell that the authors' code draws
@@ -140,7 +140,7 @@ def _check_arguments(method, n_samples, statistic):
             f"method must be 'perturbseq', 'mean' or 'released', got {method!r}; your own goes to "
             "statistic"
         )
-    if not isinstance(n_samples, Integral) or n_samples < 1:
+    if not is_positive_integer(n_samples):
         raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
     if statistic is not None and method == "mean":
         raise ValueError(

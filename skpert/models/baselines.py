@@ -33,7 +33,7 @@ from ..preprocessing._design import FOLDS
 from ..preprocessing._expression import check_same_cells
 from ..preprocessing._labels import Design, distinct, listed, read_design
 from ..preprocessing._transaction import all_or_nothing
-from ..preprocessing._values import check_weights
+from ..preprocessing._values import check_weights, is_positive_integer
 
 N_CELLS = 4096  # that are summed at once
 SHARED = {
@@ -247,7 +247,7 @@ class _Baseline(BaseEstimator, ABC):
             is given.
         """
         effects, treated = self._effects(A, library_size)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not is_positive_integer(n_samples):
             raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
         random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         samples = np.empty((len(effects), n_samples, self.n_features_in_), dtype=np.float32)

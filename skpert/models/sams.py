@@ -44,6 +44,7 @@ from ..base import (
 )
 from ..nn import Decoder, GaussianEncoder, InputTransform, Table
 from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal, sampled
+from ..preprocessing._values import is_positive_integer
 
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
 FAST_RATE = 3.0  # learning rate of embeddings and masks relative to the networks'
@@ -975,7 +976,7 @@ def _weights(reweight):
 
 def _joint_score(estimator, X, A, n_particles):
     n_particles = estimator.n_particles if n_particles is None else n_particles
-    if not isinstance(n_particles, Integral) or n_particles < 1:
+    if not is_positive_integer(n_particles):
         raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
     cells = estimator._check(X, A)
     with estimator._inference():

@@ -57,6 +57,9 @@ def check_cells(
         If X is no container of expression.
     """
     least = 1 + reset if least is None else least
+    if isinstance(X, pd.DataFrame) and not reset and hasattr(estimator, "feature_names_in_"):
+        trained = X.columns.map(str).isin(estimator.feature_names_in_)
+        X = X.loc[:, trained] if trained.any() else X  # others may hold anything
     values, genes, _ = read_expression(X, layer, dtype=dtype, least=least, estimator=estimator)
     check_same_cells(X, design)
     if genes is not None and not reset and hasattr(estimator, "feature_names_in_"):

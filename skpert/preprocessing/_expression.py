@@ -11,7 +11,7 @@ from sklearn.utils.validation import _get_feature_names
 
 from ._values import listed
 
-LARGEST = 1e100
+LARGEST = {np.dtype(np.float64): 1e100, np.dtype(np.float32): 1e15}  # whose squares can be summed
 FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes float64
 
 
@@ -113,11 +113,9 @@ def read_matrix(
 
 
 def _refuse_astronomic(values, name):
-    """ValueError for numbers of float64 whose squares would not be."""
-    if values.dtype != np.float64:
-        return
+    """ValueError for numbers whose squares are not finite, or would not be in a sum."""
     largest = max(values.max(initial=0), -values.min(initial=0))
-    if largest > LARGEST:
+    if largest > LARGEST.get(values.dtype, np.inf):
         raise ValueError(
             f"{name} holds a value of size {largest:g}, of which no square can be computed: look "
             "where it comes from"
@@ -195,6 +193,7 @@ def with_cell_names(estimator, values, X):
 
 def _opened(X, layer, name):
     """Values, names of genes and names of cells."""
+    _refuse_modalities(X, name)
     if hasattr(X, "var_names") and hasattr(X, "layers"):
         values, genes = _chosen(X, layer, name)
         return values, _as_text(genes), cell_names(X)
@@ -206,10 +205,22 @@ def _opened(X, layer, name):
     if hasattr(X, "var_names") and hasattr(X, "X"):  # adata.raw
         return _in_memory(X, name), _as_text(X.var_names), cell_names(X)
     _refuse_other_containers(X, name)
-    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-        return X, pd.Index(X.columns), X.index
+    if isinstance(X, pd.DataFrame):
+        return X, _column_names(X, name), X.index
     genes = _get_feature_names(X)
     return X, None if genes is None else pd.Index(genes, dtype=object), cell_names(X)
+
+
+def _column_names(frame, name):
+    """Names of genes as text; None for the numbers from 0 that pandas gives of its own accord."""
+    columns = frame.columns
+    if columns.nlevels > 1 or any(isinstance(column, tuple) for column in columns):
+        raise ValueError(
+            f"columns of {name} have names of several levels, such as {columns[0]!r}: give each "
+            "gene one name"
+        )
+    numbered = columns.dtype.kind in "iu" and _is_default(columns.map(str))
+    return None if numbered else _as_text(columns)
 
 
 def _as_text(names):
@@ -244,20 +255,25 @@ def _in_memory(held, name):
         return values
     except Exception as error:
         raise ValueError(
-            f"{name} is backed by a file that cannot be read like this ({error}): give "
-            "adata.to_memory()"
+            f"{name} is backed by a file that cannot be read like this ({error}): read "
+            "it whole by adata = adata.to_memory(), then select"
         ) from error
+
+
+def _refuse_modalities(X, name):
+    if hasattr(X, "mod") and hasattr(X, "obs"):
+        first = next(iter(X.mod), "rna")
+        raise TypeError(
+            f"{name} is a {_type_name(X)}: give one modality, such as mdata[{first!r}]"
+        )
 
 
 def _refuse_other_containers(X, name):
     """TypeError for what is neither an array nor can be made one at once."""
     kind = _type_name(X)
+    _refuse_modalities(X, name)
     if isinstance(X, (str, bytes)) or hasattr(X, "__fspath__"):
         raise TypeError(f"{name} is the text or path {X!r}: read it with datasets.load_screen")
-    if hasattr(X, "mod") and hasattr(X, "obs"):
-        raise TypeError(
-            f"{name} is a {kind}: give one modality, such as mdata[{next(iter(X.mod), 'rna')!r}]"
-        )
     if hasattr(X, "var_names"):
         raise TypeError(f"{name} must be an array, but is a {kind}: give its .X or a layer of it")
     if not _becomes_an_array(X):

@@ -253,6 +253,11 @@ def _read_labels(labels, control, sep, known):
 
 def _read_frame(A, control, perturbation):
     columns = listed(list(A.columns), 20)
+    if A.shape[1] == 0:
+        raise ValueError(
+            f"The DataFrame A has no columns: it needs {perturbation!r}, with the labels, or one "
+            "for each perturbation, with dosages."
+        )
     if not all(map(_is_real, A.dtypes)):
         raise ValueError(
             f"The DataFrame A has no column {perturbation!r} to read labels from and is not a "

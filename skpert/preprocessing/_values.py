@@ -214,6 +214,11 @@ def warn_of_missing_categories(categories):
         )
 
 
+def is_positive_integer(value):
+    """Whether a value counts something, which no boolean does."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
 def check_columns(frame, columns):
     """Raise ValueError unless the frame has each of the columns, and has it once."""
     absent = [column for column in columns if column not in frame.columns]
