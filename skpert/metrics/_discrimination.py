@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
-from ..preprocessing._expression import read_matrix
+from ..preprocessing._expression import LARGEST, read_matrix
 from ._effects import _check_names
 from ._profiles import aggregated, kept_genes, read_profiles, read_reference
 
@@ -109,7 +109,7 @@ def _with_candidates(profiles, candidates, reference):
             raise ValueError(f"candidates repeat {len(twice)} perturbations, such as {twice[0]!r}")
         _check_names(profiles.genes, candidates.columns, "genes", ("true", "candidates"))
         candidates = candidates[profiles.genes]
-    candidates = read_matrix(candidates, "candidates")
+    candidates = read_matrix(candidates, "candidates", largest=LARGEST)
     if candidates.shape[1] != measured.shape[1]:
         raise ValueError(
             f"candidates have {candidates.shape[1]} genes, but true has {measured.shape[1]}"

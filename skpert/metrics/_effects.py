@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from ..preprocessing._expression import read_matrix
+from ..preprocessing._expression import LARGEST, read_matrix
 
 SCALE = 1e4  # counts that every cell is scaled to before the logarithm
 
@@ -163,8 +163,8 @@ def _aligned(effect_true, effect, names=("effect_true", "effect")):
             for axis, what in enumerate(("perturbations", "genes")):
                 _check_names(effect_true.axes[axis], effect.axes[axis], what, names)
             effect = effect.loc[rows, effect_true.columns]
-    true = read_matrix(effect_true, names[0])
-    predicted = read_matrix(effect, names[1])
+    true = read_matrix(effect_true, names[0], largest=LARGEST)
+    predicted = read_matrix(effect, names[1], largest=LARGEST)
     if true.shape != predicted.shape:
         raise ValueError(
             f"{names[0]} has shape {true.shape} and {names[1]} {predicted.shape}: they need the "

@@ -11,7 +11,8 @@ from sklearn.utils.validation import _get_feature_names
 
 from ._values import listed
 
-LARGEST = {np.dtype(np.float64): 1e100, np.dtype(np.float32): 1e15}  # whose squares can be summed
+LARGEST = 1e100  # whose squares, and sums of them, float64 can hold
+LARGEST_SINGLE = 1e15  # the same for float32
 FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes float64
 
 
@@ -61,7 +62,13 @@ def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, nam
     if genes is not None and not genes.is_unique:
         raise ValueError(_repeated_genes(genes, name))
     values = read_matrix(
-        values, name, dtype=dtype, accept_sparse=True, least=least, estimator=estimator
+        values,
+        name,
+        dtype=dtype,
+        accept_sparse=True,
+        least=least,
+        estimator=estimator,
+        largest=LARGEST,
     )
     return Expression(values, genes, cells)
 
@@ -77,6 +84,7 @@ def read_matrix(
     copy=False,
     ensure_2d=True,
     allow_nd=False,
+    largest=None,
 ):
     """Array or canonical CSR matrix of finite numbers; see ``read_expression``.
 
@@ -106,20 +114,19 @@ def read_matrix(
             f"{name} is a {_type_name(values)} and cannot be read as an array ({error}): convert "
             "it to a numpy array or a scipy sparse matrix"
         ) from error
-    _refuse_astronomic(checked.data if sparse.issparse(checked) else checked, name)
+    _check_size(checked.data if sparse.issparse(checked) else checked, largest, name)
     if sparse.issparse(checked):
         return _canonical(checked, values)
     return checked if min(checked.strides, default=0) >= 0 else checked.copy()  # as torch wants
 
 
-def _refuse_astronomic(values, name):
-    """ValueError for numbers whose squares are not finite, or would not be in a sum."""
-    largest = max(values.max(initial=0), -values.min(initial=0))
-    if largest > LARGEST.get(values.dtype, np.inf):
-        raise ValueError(
-            f"{name} holds a value of size {largest:g}, of which no square can be computed: look "
-            "where it comes from"
-        )
+def _check_size(values, largest, name):
+    limit = LARGEST_SINGLE if values.dtype == np.float32 else largest
+    if limit is None:
+        return
+    size = max(values.max(initial=0), -values.min(initial=0))
+    if size > limit:
+        raise ValueError(f"{name} holds a value of size {size:g}: look where it comes from")
 
 
 def by_name(values, genes, wanted, owner, name="X"):

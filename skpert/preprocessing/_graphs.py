@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 
-from ._expression import read_matrix
+from ._expression import LARGEST, read_matrix
 
 
 def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
@@ -85,7 +85,7 @@ def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
     check_scalar(n_init, "n_init", Integral, min_val=1)
     if not isinstance(penalty, Real) or not 0 < penalty < np.inf:
         raise ValueError(f"penalty must be a finite number above 0, got {penalty!r}")
-    X = read_matrix(X, "X")
+    X = read_matrix(X, "X", largest=LARGEST)
     scorer = _Scorer(_correlation(X), len(X), penalty)
     random = check_random_state(random_state)
     fits = min(
@@ -112,7 +112,7 @@ def _correlation(X):
             f"{len(constant)} of {n_nodes} columns of X are constant, the first is column "
             f"{constant[0]}: leave them out"
         )
-    correlation = np.atleast_2d(np.corrcoef(X / np.abs(X).max(0), rowvar=False))
+    correlation = np.atleast_2d(np.corrcoef(X, rowvar=False))
     if np.linalg.eigvalsh(correlation)[0] < 1e-9:
         raise ValueError(
             "columns of X are linearly dependent, such as a gene that is there twice: leave one "

@@ -12,7 +12,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from ..exceptions import warn_of_data
-from ._expression import FLOATS, read_matrix
+from ._expression import FLOATS, LARGEST, read_matrix
 from ._genesets import _names
 from ._labels import listed, text
 from ._transaction import all_or_nothing
@@ -292,7 +292,7 @@ def _gene_components(X_control, gene_names, n_components):
             "features='genes' needs control cells and the names of genes: give X as a DataFrame "
             "or AnnData that has both, or choose other features."
         )
-    X = read_matrix(X_control, "X_control", dtype=FLOATS, accept_sparse=True)
+    X = read_matrix(X_control, "X_control", dtype=FLOATS, accept_sparse=True, largest=LARGEST)
     names, once = _genes(gene_names)
     if len(names) != X.shape[1] or len(names) < 2:
         raise ValueError(

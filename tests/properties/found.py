@@ -42,6 +42,8 @@ CALLS = {
     "masked name": Call("silhouette_label", 12, 4, "counts", "plain", fault=("A", "masked label")),
     "masked cells": Call("graph_connectivity", 12, 4, "counts", "plain", fault=("X", "masked")),
     "masked nodes": Call("causal_graph", 12, 4, "counts", "plain", fault=("X", "masked")),
+    "squares": Call("delta_pearson", 12, 4, "counts", "plain", fault=("X", "beyond float32")),
+    "eigenvectors": Call("TargetFeatures", 12, 4, "counts", "one", fault=("X", "beyond float32")),
     "exponent": Call("de_table", 12, 4, "deep counts", "plain", seed=1),
     "logarithm below zero": Call("de_table", 30, 4, "centred", "like numbers", seed=178),
     "no mean of nothing": Call("delta_pearson", 3, 1, "constant", "plain"),
