@@ -68,7 +68,7 @@ def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, nam
         accept_sparse=True,
         least=least,
         estimator=estimator,
-        largest=LARGEST,
+        largest=LARGEST_SINGLE if dtype is np.float32 else LARGEST,
     )
     return Expression(values, genes, cells)
 
@@ -121,11 +121,10 @@ def read_matrix(
 
 
 def _check_size(values, largest, name):
-    limit = LARGEST_SINGLE if values.dtype == np.float32 else largest
-    if limit is None:
+    if largest is None:
         return
-    size = max(values.max(initial=0), -values.min(initial=0))
-    if size > limit:
+    size = float(max(values.max(initial=0), -values.min(initial=0)))
+    if size > largest:
         raise ValueError(f"{name} holds a value of size {size:g}: look where it comes from")
 
 
