@@ -77,6 +77,9 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
     [24, 8, 5, 8]
     """
     check_task(task, fraction, seed)
+    missing = np.flatnonzero(pd.isna(np.asarray(A, dtype=object)))
+    if len(missing):
+        raise ValueError(f"{len(missing)} labels in A are missing, the first in row {missing[0]}")
     A = np.asarray(A, dtype=str)
     if A.ndim != 1:
         raise ValueError(f"A must hold one label per cell, got an array of shape {A.shape}")

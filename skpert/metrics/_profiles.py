@@ -94,6 +94,7 @@ def aggregated(scores, aggregate):
         return scores
     if aggregate not in ("mean", "median"):
         raise ValueError(f"aggregate must be None, 'mean' or 'median', got {aggregate!r}")
+    scores = scores.dropna() if isinstance(scores, pd.Series) else scores
     value = scores.agg(aggregate)
     return value if isinstance(value, pd.Series) else float(value)
 
