@@ -132,7 +132,7 @@ def test_parameters_at_the_ends_of_their_ranges_leave_a_usable_model(cls, settin
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_values_too_large_for_float32_are_an_error_that_says_so(cls):
     model = cls(**SMALL | {"likelihood": "normal"})
-    with pytest.raises(ValueError, match=r"(?s)epoch 0: lower learning_rate.*extreme values in X"):
+    with pytest.raises(ValueError, match="holds a value of size .* look where it comes from"):
         model.fit(X * np.float32(1e30), A)
     assert not hasattr(model, "module_")
 
