@@ -18,6 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._data import Cells, SparseRows, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
+from ._input.expression import check_same_cells, with_cell_names
+from ._input.transaction import all_or_nothing
+from ._input.values import check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._scoring import evidence
 from ._training import (
@@ -37,10 +40,6 @@ from .edges import edges_at_fdr
 from .exceptions import SamplingWarning, TrainingWarning, warn_of_data
 from .nn import LIKELIHOODS
 from .preprocessing import PerturbationEncoder, check_cells
-from .preprocessing._expression import check_same_cells, with_cell_names
-from .preprocessing._labels import listed
-from .preprocessing._transaction import all_or_nothing
-from .preprocessing._values import check_weights, is_positive_integer
 
 REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
 logger = logging.getLogger("skpert")

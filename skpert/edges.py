@@ -45,7 +45,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, softmax
 
-from .preprocessing._expression import read_matrix
+from ._input.expression import read_matrix
 
 __all__ = ["edge_probability", "edges_at_fdr"]
 

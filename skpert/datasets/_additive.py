@@ -14,7 +14,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from ..preprocessing._expression import read_matrix
+from .._input.expression import read_matrix
 from ._designs import Population, dosage_matrix, draw_combinations
 from ._mixing import (
     N_HIDDEN,

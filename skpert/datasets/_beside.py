@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.io import mmread
 
+from .._input.files import parse_text, reading
+from .._input.values import listed
 from ..exceptions import FileUnavailableError
-from ..preprocessing._files import parse_text, reading
-from ..preprocessing._labels import listed
 from ._containers import Screen
 from ._tables import column_names, read_table
 

@@ -8,8 +8,8 @@ import pandas as pd
 from scipy.sparse import csc_matrix, csr_matrix, issparse, vstack
 from sklearn.utils import gen_batches
 
-from ..preprocessing._files import reading
-from ..preprocessing._labels import listed
+from .._input.files import reading
+from .._input.values import listed
 
 _BLOCK = 512  # cells read at a time
 _CELL_NAMES = ("CellID", "cell_names", "obs_names", "barcode", "barcodes")

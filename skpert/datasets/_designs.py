@@ -7,9 +7,9 @@ from math import comb
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from ..preprocessing._expression import read_matrix
-from ..preprocessing._labels import text
-from ..preprocessing._parts import read_parts
+from .._input.expression import read_matrix
+from .._input.parts import read_parts
+from .._input.values import text
 from ._mixing import population_mean
 from ._noise import CountDecoder, NormalDecoder
 

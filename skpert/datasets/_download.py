@@ -11,8 +11,8 @@ from typing import NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from .._input.files import first_bytes, is_gzip
 from ..exceptions import FileUnavailableError
-from ..preprocessing._files import first_bytes, is_gzip
 from ._containers import readers
 
 _SCHEMES = ("http", "https", "file")

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 from sklearn.utils import gen_batches
 
-from ..preprocessing._files import reading
-from ..preprocessing._labels import listed
+from .._input.files import reading
+from .._input.values import listed
 from ._containers import readers
 from ._download import check_unchanged, download, written_whole
 

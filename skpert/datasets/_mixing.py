@@ -17,7 +17,7 @@ from scipy.stats import qmc
 from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_consistent_length
 
-from ..preprocessing._expression import read_matrix
+from .._input.expression import read_matrix
 
 LEAK = 0.2  # slope of the rectifiers below zero
 N_HIDDEN = 40  # width of the layers behind counts

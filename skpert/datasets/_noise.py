@@ -15,7 +15,7 @@ from scipy.special import gammaln
 from scipy.stats import norm
 from sklearn.utils import gen_batches
 
-from ..preprocessing._expression import read_matrix
+from .._input.expression import read_matrix
 from ._mixing import (
     MixingDecoder,
     check_cells,

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from ..preprocessing._parts import read_parts
+from .._input.parts import read_parts
 from ._download import RemoteFile, get_data_home
 from ._fetch import column, fetch_part, read_part
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from .._input.files import existing, first_bytes, is_gzip
+from .._input.values import listed
 from ..exceptions import warn_of_data
-from ..preprocessing._files import existing, first_bytes, is_gzip
-from ..preprocessing._labels import listed
 from ._beside import is_table, read_delimited, read_mtx, require_column, table_of_cells
 from ._containers import Screen, canonical, is_zarr, read_hdf5, read_zarr, refuse
 

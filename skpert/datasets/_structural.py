@@ -12,7 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from ..preprocessing._expression import read_matrix
+from .._input.expression import read_matrix
 from ._mixing import check_number
 from ._noise import CountDecoder, NormalDecoder
 

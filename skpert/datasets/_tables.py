@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .._input.files import parse_text
 from ..exceptions import warn_of_data
-from ..preprocessing._files import parse_text
 
 _MISSING = ["", "NA", "NaN", "nan", "N/A", "n/a", "NULL", "None", "#N/A"]  # where numbers stand
 _NAMES = re.compile(r"cell|barcode|index|name|\bids?\b|_id$|well|sample|gene", re.IGNORECASE)

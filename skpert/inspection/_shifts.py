@@ -8,10 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.cells import log_normalised, median_library_size
 from ..base import REAL_VALUED
 from ..metrics import maximum_mean_discrepancy
 from ..preprocessing import check_cells
-from ..preprocessing._genes import log_normalised, median_library_size
 
 
 def latent_shifts(estimator, A):

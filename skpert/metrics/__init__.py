@@ -10,7 +10,7 @@ from ._distances import (
     maximum_mean_discrepancy,
     released_energy_distance,
 )
-from ._effects import ate_pearson, ate_r2
+from ._effect_agreement import ate_pearson, ate_r2
 from ._expression import differential_expression
 from ._graph import graph_scores, top_k_mask
 from ._integration import (

@@ -8,8 +8,8 @@ from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_scalar
 
-from ..preprocessing._expression import check_same_cells, read_matrix
-from ..preprocessing._values import factors, filled
+from .._input.expression import check_same_cells, read_matrix
+from .._input.values import factors, filled
 
 MEMORY = 64  # MiB of distances held at once; more is slower
 

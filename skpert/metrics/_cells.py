@@ -4,9 +4,9 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
-from ..preprocessing._cells import warn_if_logs, warn_unless_logs
-from ..preprocessing._expression import check_same_cells
-from ._effects import log_relative_counts
+from .._input.cells import warn_if_logs, warn_unless_logs
+from .._input.expression import check_same_cells
+from ._effect_agreement import log_relative_counts
 from ._expression import MAX_ELEMENTS, read_genes
 
 NO_LOG = 100.0  # nothing has so many molecules

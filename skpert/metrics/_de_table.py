@@ -7,8 +7,8 @@ from scipy.stats import false_discovery_control, norm
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length
 
+from .._input.values import text
 from ..preprocessing import perturbation_labels
-from ..preprocessing._labels import text
 from ._cells import as_logarithms, group_means, normalised, read_cells
 
 

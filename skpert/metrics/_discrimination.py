@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
-from ..preprocessing._expression import LARGEST, read_matrix
-from ._effects import _check_names
+from .._input.expression import LARGEST, read_matrix
+from ._effect_agreement import _check_names
 from ._profiles import aggregated, kept_genes, read_profiles, read_reference
 
 DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors are smaller

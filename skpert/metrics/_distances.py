@@ -7,7 +7,7 @@ from scipy.sparse import issparse
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
-from ..preprocessing._expression import by_name, read_expression
+from .._input.expression import by_name, read_expression
 
 TRAINING_BANDWIDTHS = 1000 / 32 * 2.0 ** np.arange(10)
 TILE = 512  # cells of either side whose distances are held at once

@@ -8,12 +8,12 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
+from .._input.cells import warn_if_logs
+from .._input.expression import check_same_cells, read_expression
+from .._input.values import text
 from ..exceptions import DataWarning
 from ..preprocessing import perturbation_labels
-from ..preprocessing._cells import warn_if_logs
-from ..preprocessing._expression import check_same_cells, read_expression
-from ..preprocessing._labels import text
-from ._effects import log_relative_counts
+from ._effect_agreement import log_relative_counts
 
 MAX_ELEMENTS = 2**22  # entries of X that are transformed at once
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import Bunch, check_scalar
 
-from ..preprocessing._expression import read_matrix
+from .._input.expression import read_matrix
 
 
 def graph_scores(mask_true, mask, *, match=None):

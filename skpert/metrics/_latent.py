@@ -5,7 +5,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from sklearn.utils.validation import check_consistent_length
 
-from ..preprocessing._expression import check_same_cells, read_matrix
+from .._input.expression import check_same_cells, read_matrix
 
 
 def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..preprocessing._parts import parts_of_names
-from ._effects import _aligned, _check_names
+from .._input.parts import parts_of_names
+from ._effect_agreement import _aligned, _check_names
 
 NAMES = ("true", "predicted")
 

@@ -5,7 +5,8 @@ import pandas as pd
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
-from ..preprocessing._labels import read_design, text, treatment_labels, warn_of_names
+from .._input.design import read_design, treatment_labels, warn_of_names
+from .._input.values import text
 from ._cells import dense, read_cells
 from ._expression import MAX_ELEMENTS
 from ._profiles import kept_genes, read_profiles

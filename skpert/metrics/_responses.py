@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ._effects import _pearson
+from ._effect_agreement import _pearson
 from ._profiles import aggregated, by_row, kept_genes, read_differences, read_profiles
 
 

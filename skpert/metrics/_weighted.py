@@ -9,11 +9,11 @@ from sklearn.metrics import r2_score
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
+from .._input.values import listed, text
 from ..exceptions import DataWarning
 from ..preprocessing import perturbation_labels
-from ..preprocessing._labels import listed, text
 from ._cells import as_logarithms, dense, read_cells
-from ._effects import _check_names
+from ._effect_agreement import _check_names
 from ._expression import MAX_ELEMENTS
 from ._profiles import aggregated, read_differences, read_profiles
 

@@ -10,8 +10,9 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseShuffleSplit
 from sklearn.utils import check_random_state
 
+from .._input.design import distinct, read_design, treatment_names, warn_of_names
+from .._input.values import listed
 from ..exceptions import DataWarning
-from ..preprocessing._labels import distinct, listed, read_design, treatment_names, warn_of_names
 
 MODES = ("out_of_distribution", "data_efficiency")
 

@@ -8,9 +8,9 @@ import pandas as pd
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
+from .._input.values import listed
 from ..exceptions import DataWarning
 from ..metrics import calibrate
-from ..preprocessing._labels import listed
 from ._rounds import Plan, Split
 from ._screen import Screen, split_cells, unwrapped
 from ._truth import check_metrics, scores

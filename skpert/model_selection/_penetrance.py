@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from .._input.expression import read_matrix
+from .._input.values import listed
 from .._penetrance import check_grid, check_names
-from ..preprocessing._expression import read_matrix
-from ..preprocessing._labels import listed
 
 
 def select_penetrance(estimator, perturbations, reference=None, *, grid=None):

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
-from ..preprocessing._labels import text
+from .._input.values import text
 
 
 def interventional_nll(

@@ -8,9 +8,10 @@ from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
+from .._input.design import read_design, treatment_labels, warn_of_names
+from .._input.values import text
 from ..metrics._cells import read_cells
 from ..preprocessing import LogNormalize
-from ..preprocessing._labels import read_design, text, treatment_labels, warn_of_names
 from ._splits import LeavePerturbationsOut
 
 METHODS = ("fit", "predict_intervention", "sample_intervention")

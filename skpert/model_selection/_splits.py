@@ -7,8 +7,8 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
+from .._input.values import text
 from ..preprocessing import perturbation_labels
-from ..preprocessing._labels import text
 
 SINGLE = (
     "Every cell has a label of its own: give one label per treatment, or split by "

@@ -28,12 +28,11 @@ from sklearn.utils import check_consistent_length, check_random_state, gen_batch
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.design import FOLDS, Design, distinct, read_design
+from .._input.expression import check_same_cells
+from .._input.transaction import all_or_nothing
+from .._input.values import check_weights, is_positive_integer, listed
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
-from ..preprocessing._design import FOLDS
-from ..preprocessing._expression import check_same_cells
-from ..preprocessing._labels import Design, distinct, listed, read_design
-from ..preprocessing._transaction import all_or_nothing
-from ..preprocessing._values import check_weights, is_positive_integer
 
 N_CELLS = 4096  # that are summed at once
 SHARED = {

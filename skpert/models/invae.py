@@ -31,6 +31,8 @@ from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.functional import softplus
 
 from .._data import Cells
+from .._input.expression import check_same_cells, read_matrix
+from .._input.values import listed
 from ..base import (
     ENCODE_SIZE,
     Integral,
@@ -43,8 +45,6 @@ from ..base import (
 from ..nn import Decoder, GaussianEncoder, thinned
 from ..objectives import sampled, total_correlation
 from ..preprocessing import CovariateEncoder
-from ..preprocessing._expression import check_same_cells, read_matrix
-from ..preprocessing._labels import listed
 
 SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
 LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights

@@ -25,6 +25,7 @@ from torch.distributions import Distribution, Normal
 
 from .._data import Cells
 from .._effects import LatentEffects, additive_effects, edge_logit
+from .._input.values import is_positive_integer
 from .._phases import in_two_phases
 from .._shared_variables import (
     BernoulliMasks,
@@ -44,7 +45,6 @@ from ..base import (
 )
 from ..nn import Decoder, GaussianEncoder, InputTransform, Table
 from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal, sampled
-from ..preprocessing._values import is_positive_integer
 
 LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
 FAST_RATE = 3.0  # learning rate of embeddings and masks relative to the networks'

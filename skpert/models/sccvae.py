@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from .._data import Cells
+from .._input.cells import log_normalised, median_library_size
+from .._input.values import listed
 from ..base import (
     ENCODE_SIZE,
     Integral,
@@ -39,8 +41,6 @@ from ..base import (
 from ..nn import Decoder, GaussianEncoder, NormalHead, Table
 from ..objectives import kl_from_unit_normal, log_unit_normal, sampled
 from ..preprocessing import TargetFeatures
-from ..preprocessing._genes import log_normalised, median_library_size
-from ..preprocessing._labels import listed
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
 BANDWIDTHS = 10  # of the kernel, each twice the one before

@@ -2,7 +2,7 @@
 
 from ._clusters import EmbeddingClustersDisplay
 from ._combinations import CombinationTargetsDisplay
-from ._effects import EffectsDisplay
+from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
 from ._pathways import PathwayTargetsDisplay

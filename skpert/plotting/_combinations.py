@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from ..preprocessing._labels import listed
-from ..preprocessing._parts import parts_of_names
+from .._input.parts import parts_of_names
+from .._input.values import listed
 from ._shared import (
     COLUMN,
     ROW,

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from .._input.values import listed
 from ..metrics._directions import GREATER_IS_BETTER
-from ..preprocessing._labels import listed
 from ._shared import check_matplotlib, clipped
 
 _KEYS = ("estimator", "split", "perturbation", "n_cells")

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ..preprocessing._labels import listed
+from .._input.values import listed
 from ._shared import (
     COLUMN,
     ROW,

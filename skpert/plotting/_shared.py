@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import pdist
 from sklearn.preprocessing import normalize
 
-from ..preprocessing._labels import listed
+from .._input.values import listed
 
 ROW, COLUMN = 0.19, 0.32  # inches of a row and a column in a figure of our own
 N_OPTIMAL = 500  # perturbations up to which the order of the clustering is refined

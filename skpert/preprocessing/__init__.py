@@ -1,13 +1,13 @@
 """From designs, counts and gene sets to what the models take."""
 
-from ._cells import check_cells
+from .._input.cells import check_cells
+from .._input.design import perturbation_labels
 from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
 from ._genes import HighlyVariableGenes, LogNormalize
 from ._genesets import GeneSetFeatures, read_gmt
 from ._graphs import causal_graph
-from ._labels import perturbation_labels
 from ._target_features import TargetFeatures
 
 __all__ = [

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from ._values import factors, listed, text
+from .._input.values import factors, listed, text
 
 
 def as_list(names):

@@ -7,6 +7,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.transaction import all_or_nothing
+from .._input.values import as_design, listed, warn_of_missing_categories
 from ._covariate_values import (
     as_list,
     as_numbers,
@@ -21,8 +23,6 @@ from ._covariate_values import (
     unnamed_frame,
 )
 from ._environments import check_frame, environment_matrix, learn_environments
-from ._transaction import all_or_nothing
-from ._values import as_design, listed, warn_of_missing_categories
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):

@@ -9,30 +9,23 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from ..exceptions import warn_of_data
-from ._environments import check_frame, environment_matrix, learn_environments
-from ._labels import (
+from .._input.design import (
+    FOLDS,
     as_interventions,
     distinct,
-    listed,
     read_design,
-    text,
     treatment_labels,
     warn_of_controls,
     warn_of_inseparable,
     warn_of_names,
     warn_of_single_cells,
 )
+from .._input.parts import doubt
+from .._input.transaction import all_or_nothing
+from .._input.values import as_design, listed, text, warn_of_missing_categories
+from ..exceptions import warn_of_data
+from ._environments import check_frame, environment_matrix, learn_environments
 from ._nesting import nested, warn_of_nested
-from ._parts import doubt
-from ._transaction import all_or_nothing
-from ._values import as_design, warn_of_missing_categories
-
-FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
-    "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
-    "whole perturbations where cells are sorted: PerturbationKFold trains on every perturbation "
-    "in every fold; LeavePerturbationsOut is for models and scorers that can do with unseen ones."
-)
 
 
 class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):

@@ -11,8 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 
-from ._cells import check_cells
-from ._labels import perturbation_labels, text
+from .._input.cells import check_cells
+from .._input.design import perturbation_labels
+from .._input.values import text
 
 
 def detectable_perturbations(

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from .._input.values import as_design, check_columns, factors, listed
 from ._covariate_values import as_numbers, standardised
-from ._values import as_design, check_columns, factors, listed
 
 
 def check_frame(A, columns):

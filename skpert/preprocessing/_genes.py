@@ -8,10 +8,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
+from .._input.cells import check_cells, log_normalised, median_library_size, warn_if_logs
+from .._input.expression import FLOATS, with_cell_names
+from .._input.transaction import all_or_nothing
 from ..exceptions import warn_of_data
-from ._cells import check_cells, warn_if_logs
-from ._expression import FLOATS, with_cell_names
-from ._transaction import all_or_nothing
 
 
 class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -105,25 +105,6 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         return _counts_tags(super().__sklearn_tags__())
-
-
-def median_library_size(X):
-    """Median total of the cells that have counts; 1 where none has."""
-    library_size = _library_size(X)
-    counted = library_size[library_size > 0]
-    return float(np.median(counted)) if len(counted) else 1.0
-
-
-def log_normalised(X, target_sum):
-    """``log1p(target_sum * x / x.sum())`` of validated counts, dense or CSR."""
-    library_size = _library_size(X)
-    factor = target_sum / np.where(library_size > 0, library_size, 1)
-    factor = factor.astype(X.dtype)
-    if not issparse(X):
-        return np.log1p(X * factor[:, None])
-    X_log = X.copy()
-    X_log.data = np.log1p(X.data * np.repeat(factor, np.diff(X.indptr)))
-    return X_log
 
 
 class HighlyVariableGenes(SelectorMixin, BaseEstimator):
@@ -279,11 +260,6 @@ def _counts_tags(tags):
     tags.input_tags.positive_only = True
     tags.transformer_tags.preserves_dtype = ["float64", "float32"]
     return tags
-
-
-def _library_size(X):
-    """Total of each cell, (n_cells,) float64."""
-    return np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
 
 
 def _warn_unless_whole(X):

@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.files import existing, parse_text
+from .._input.transaction import all_or_nothing
+from .._input.values import listed
 from ..exceptions import DataWarning, warn_of_data
-from ._files import existing, parse_text
-from ._labels import listed
-from ._transaction import all_or_nothing
 
 _DATE = re.compile(
     r"\d{1,2}-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(-\d+)?", re.IGNORECASE

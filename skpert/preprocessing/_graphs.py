@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 
-from ._expression import LARGEST, read_matrix
+from .._input.expression import LARGEST, read_matrix
 
 
 def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):

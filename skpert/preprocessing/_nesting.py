@@ -17,9 +17,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .._input.design import distinct
+from .._input.values import factors, listed, text
 from ..exceptions import warn_of_data
-from ._labels import distinct
-from ._values import factors, listed, text
 
 BATCH = {
     "batch",

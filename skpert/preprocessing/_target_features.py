@@ -11,11 +11,11 @@ from sklearn.decomposition import PCA
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.expression import FLOATS, LARGEST, read_matrix
+from .._input.transaction import all_or_nothing
+from .._input.values import listed, text
 from ..exceptions import warn_of_data
-from ._expression import FLOATS, LARGEST, read_matrix
 from ._genesets import _names
-from ._labels import listed, text
-from ._transaction import all_or_nothing
 
 MAX_CONTROLS = 10_000  # control cells that gene components are computed from
 MISSING = {  # what is wrong with a name, and what to do, by kind

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_scalar
 
+from .._input.values import listed
 from ..metrics import ate_pearson
-from ..preprocessing._labels import listed
 from ._shared import check_frame, check_matplotlib, clipped
 
 _N_POINTS = 5000  # above which points would hide each other, and are counted in hexagons

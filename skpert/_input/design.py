@@ -10,10 +10,15 @@ import pandas as pd
 from scipy.sparse import csr_array, issparse
 
 from ..exceptions import warn_of_data
-from ._expression import with_valid_structure
-from ._parts import read_parts, warn_of_whole
-from ._values import as_design, check_columns, factors, listed, text, warn_of_missing
+from .expression import with_valid_structure
+from .parts import read_parts, warn_of_whole
+from .values import as_design, check_columns, factors, listed, text, warn_of_missing
 
+FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
+    "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
+    "whole perturbations where cells are sorted: PerturbationKFold trains on every perturbation "
+    "in every fold; LeavePerturbationsOut is for models and scorers that can do with unseen ones."
+)
 LABELS = "Labels in A must be text or numbers (a combination is one text, such as 'A+B')"
 FLOAT32 = np.finfo(np.float32)
 

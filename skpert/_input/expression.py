@@ -9,7 +9,7 @@ from sklearn.utils import check_array
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _get_feature_names
 
-from ._values import listed
+from .values import listed
 
 LARGEST = 1e100  # whose squares, and sums of them, float64 can hold
 LARGEST_SINGLE = 1e15  # the same for float32

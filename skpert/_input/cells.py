@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.sparse import issparse
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
 
 from ..exceptions import warn_of_data
-from ._expression import by_name, check_same_cells, read_expression
+from .expression import by_name, check_same_cells, read_expression
 
 LARGEST_LOG = 25.0  # of log-normalised expression; log2(1 + x) of 30 million
 MOST_COUNTS = 1e12  # of a gene in a cell
@@ -146,3 +147,27 @@ def _fractional(values, *, first_only=False):
         if first_only and n_found:
             break
     return n_found, first
+
+
+def median_library_size(X):
+    """Median total of the cells that have counts; 1 where none has."""
+    library_size = _library_size(X)
+    counted = library_size[library_size > 0]
+    return float(np.median(counted)) if len(counted) else 1.0
+
+
+def log_normalised(X, target_sum):
+    """``log1p(target_sum * x / x.sum())`` of validated counts, dense or CSR."""
+    library_size = _library_size(X)
+    factor = target_sum / np.where(library_size > 0, library_size, 1)
+    factor = factor.astype(X.dtype)
+    if not issparse(X):
+        return np.log1p(X * factor[:, None])
+    X_log = X.copy()
+    X_log.data = np.log1p(X.data * np.repeat(factor, np.diff(X.indptr)))
+    return X_log
+
+
+def _library_size(X):
+    """Total of each cell, (n_cells,) float64."""
+    return np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()

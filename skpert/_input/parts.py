@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from ..exceptions import warn_of_data
-from ._values import listed
+from .values import listed
 
 CONNECTING = (
     "_-.,:;/\\|&*=~^#@"  # signs between two words, so that no name begins or ends with one

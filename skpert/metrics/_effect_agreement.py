@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from ..preprocessing._expression import LARGEST, read_matrix
+from .._input.expression import LARGEST, read_matrix
 
 SCALE = 1e4  # counts that every cell is scaled to before the logarithm
 

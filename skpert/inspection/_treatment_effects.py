@@ -8,10 +8,10 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 
+from .._input.values import is_positive_integer
 from ..exceptions import DataWarning
-from ..metrics._effects import log_relative_counts
+from ..metrics._effect_agreement import log_relative_counts
 from ..preprocessing import perturbation_labels
-from ..preprocessing._values import is_positive_integer
 
 CHUNK = 1000  # cells drawn at once, as many as a prediction averages over
 RELEASED_LIBRARY_SIZE = 1e4  # of every cell that the authors' code draws

@@ -1,0 +1,1 @@
+"""What users give, read once: expression, designs, values and files."""
