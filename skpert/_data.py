@@ -11,6 +11,8 @@ from torch.distributions import Distribution
 
 from .distributions import Counts, log_saturated
 
+ENCODE_SIZE = 4096  # cells that are encoded at once
+
 
 @dataclass(frozen=True)
 class SparseRows:
@@ -109,6 +111,15 @@ class Cells(NamedTuple):
         library = np.asarray(X.sum(1, dtype=np.float64), dtype=np.float32).reshape(-1, 1)
         arrays = (library, part, amount, np.asarray(environment, dtype=np.float32))
         return cls(cls.rows(X), *(torch.from_numpy(array) for array in arrays))
+
+    @classmethod
+    def of_shape(cls, n_cells: int, n_genes: int, n_environments: int) -> "Cells":
+        """Cells that hold nothing, to make a module for where tensors are but their shapes."""
+        start = torch.zeros(n_cells + 1, dtype=torch.long)
+        x = SparseRows(start, start[:0], torch.zeros(0), (n_cells, n_genes))
+        part = torch.zeros((n_cells, 1), dtype=torch.long)
+        environment = torch.zeros(n_cells, n_environments)
+        return cls(x, environment.new_zeros(n_cells, 1), part, part.float(), environment)
 
     @staticmethod
     def rows(X: Any) -> Any:

@@ -12,6 +12,8 @@ SHARED = {
         Number of hidden layers of encoder and of decoder.
     dropout : float, default=@dropout
         Dropout rate of the encoder, in [0, 1).
+    batch_norm : bool, default=@batch_norm
+        Whether hidden layers have batch normalisation.
     likelihood : {"negative_binomial", "poisson", "zero_inflated_negative_binomial", "normal", \
             "heteroscedastic_normal"}, default="@likelihood"
         Distribution of expression given the latent state. The normal ones are for real values,
@@ -55,6 +57,11 @@ SHARED = {
         Course of the learning rate over a phase of training.
     weight_decay : float, default=@weight_decay
         L2 penalty on the weights of the networks.
+    adam_epsilon : float, default=@adam_epsilon
+        Term of Adam that is added to the root of the mean squared gradient.
+    max_gradient_norm : float or None, default=@max_gradient_norm
+        Norm to which the gradient of all parameters together is scaled down where it is larger;
+        None leaves it.
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
         Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
         otherwise; "auto" is a third of all.

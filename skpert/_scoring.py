@@ -24,13 +24,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 from torch.quasirandom import SobolEngine
 
 from ._data import Cells
-from ._training import PerturbationModule
+from .exceptions import SamplingWarning, warn_of_data
+from .module import PerturbationModule
 
 LogJoint = Callable[[Tensor], Tensor]  # of states, (n_particles, n_cells), or for each draw
 
@@ -43,6 +46,8 @@ N_ROUNDS = 2  # of fitting the normal distribution
 NODE = math.sqrt(3)  # where gradients are taken: the outer node of three by Gauss and Hermite
 STEPS = 0.0, 0.25, 0.5, 1.0  # of the way to the fitted mean that are tried
 HASTE = 4.0  # nats by which the whole way may be worse and is still preferred to none
+FEW_PARTICLES = 5  # below which, in effect, a score is too low by more than a tenth of a nat
+SMALL_SHARE = 0.1  # of those asked for: a handful of them may have been asked for on purpose
 LEAST_PRECISION = 0.4  # relative, that a round may find: the variance grows 2.5 times at most
 WIDENING = 2 / 3  # of the variance, over the square root of the number of latents
 
@@ -272,3 +277,17 @@ def _relative_variance(log_sums: Tensor, n: int) -> Tensor:
     """
     total, square = log_sums
     return ((n * torch.exp(square - 2 * total) - 1) / (n - 1)).clamp(min=0)
+
+
+def warn_of_few_particles(std: NDArray[np.float64], n_particles: int) -> None:
+    """Warn by the effective sample size of a typical cell; for one particle it is unknown."""
+    typical = np.median(std)
+    effective = n_particles / (1 + (n_particles - 1) * typical**2)
+    if effective < min(FEW_PARTICLES, SMALL_SHARE * n_particles):
+        warn_of_data(
+            f"of n_particles={n_particles}, {effective:.1f} decide the score of a typical cell "
+            f"(effective sample size): its standard error is {typical:.2f} nats, and it is too "
+            f"low by {typical**2 / 2:.2f} nats or more. Raise n_particles until score_cells(X, A, "
+            "return_std=True) shows errors below what you want to distinguish",
+            SamplingWarning,
+        )

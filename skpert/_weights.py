@@ -1,4 +1,4 @@
-"""Weights from a file into a module that was built without memory."""
+"""Weights of a module as arrays, and back into one that was built without memory."""
 
 import re
 
@@ -8,6 +8,11 @@ import torch
 from .nn import Table
 
 CAN_BE_INFINITE = re.compile(r"logit\.(frozen|rows)$")  # a mask that is fixed at 0 or 1
+
+
+def arrays(module):
+    """Weights by name, on the CPU."""
+    return {name: weight.cpu().numpy() for name, weight in module.state_dict().items()}
 
 
 def fill(module, weights):

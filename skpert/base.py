@@ -1,10 +1,8 @@
 """The border between scikit-learn (arrays, labels, parameters) and torch (modules)."""
 
-import logging
-import math
-import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,40 +14,34 @@ from sklearn.utils import Bunch, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._data import Cells, SparseRows, split
+from ._candidates import Candidates, warn_if_worse
+from ._data import Cells, split
 from ._docstrings import with_shared_parameters as with_shared_parameters
+from ._input.cells import check_cells
 from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._scoring import evidence
-from ._training import (
-    N_STEPS,
-    budget,
-    check_predictions,
-    is_worse,
-    judged,
-    mean_elbo,
-    seeded,
-    set_seed,
-    suitable_threads,
-    train,
+from ._prediction import (
+    Source,
+    check_library_size,
+    counterfactual,
+    drawn,
+    encoded,
+    expected,
+    moments,
+    population_of,
 )
-from ._weights import fill
-from .edges import edges_at_fdr
-from .exceptions import SamplingWarning, TrainingWarning, warn_of_data
-from .nn import LIKELIHOODS
-from .preprocessing import PerturbationEncoder, check_cells
+from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
+from ._scoring import evidence, warn_of_few_particles
+from ._training import N_STEPS, budget, check_predictions, mean_elbo, probe, train
+from ._weights import arrays, fill
+from .nn import LIKELIHOODS, Decoder, GaussianEncoder
+from .preprocessing import PerturbationEncoder
+from .sparsity.edges import edges_at_fdr
 
 REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
-logger = logging.getLogger("skpert")
-
-ENCODE_SIZE = 4096  # cells that are encoded at once
-N_BASAL = 1000  # basal states over which a predicted response is averaged
-LARGEST = 1e15  # library size, of which counts can be drawn and responses be summed
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
-FEW_PARTICLES = 5  # below which, in effect, a score is too low by more than a tenth of a nat
-SMALL_SHARE = 0.1  # of those asked for: a handful of them may have been asked for on purpose
 
 
 class PerturbationVAE(
@@ -57,8 +49,7 @@ class PerturbationVAE(
 ):
     """Base of all models; a subclass adds ``__init__`` and ``_make_module``.
 
-    The module that ``_make_module`` returns keeps the protocol
-    ``skpert._training.PerturbationModule``; nothing else of it is used here.
+    All that is asked of the module is in :class:`skpert.module.PerturbationModule`.
     """
 
     _parameter_constraints = {
@@ -66,6 +57,7 @@ class PerturbationVAE(
         "n_hidden": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "batch_norm": ["boolean"],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "control": [object],
         "sep": [str, None],
@@ -77,6 +69,8 @@ class PerturbationVAE(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "adam_epsilon": [Interval(Real, 0, None, closed="neither")],
+        "max_gradient_norm": [Interval(Real, 0, None, closed="neither"), None],
         "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
@@ -94,6 +88,23 @@ class PerturbationVAE(
     def _make_module(self, cells):
         """Return the untrained module for these training cells."""
 
+    def _networks(self, cells):
+        """Encoder and decoder of the sizes that the parameters say."""
+        sizes = {
+            "n_hidden": self.n_hidden,
+            "n_layers": self.n_layers,
+            "batch_norm": self.batch_norm,
+        }
+        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
+        decoder = Decoder(
+            self.n_latent,
+            cells.n_genes,
+            likelihood=self.likelihood,
+            n_environments=cells.environment.shape[1],
+            **sizes,
+        )
+        return encoder, decoder
+
     def _make_design(self):
         """Return the unfitted encoder of the design."""
         return PerturbationEncoder(
@@ -105,10 +116,10 @@ class PerturbationVAE(
         )
 
     def _prepare(self, cells):
-        """Learn from the training cells what ``_make_module`` needs; most models need nothing."""
+        """Check and learn what ``_make_module`` needs of the training cells; often nothing."""
 
     def _reaching(self, A):
-        """Return the estimator that answers for A: one that knows more, if it can, than this."""
+        """Return the estimator that answers for A; models of the unseen return one that can."""
         return self
 
     def _store(self, arguments):
@@ -167,105 +178,75 @@ class PerturbationVAE(
             )
         values = self._expression(X, y, reset=True)
         cells = _cells(values, design, y)
-        device = _device(self.device)
+        device = chosen_device(self.device)
         random = check_random_state(self.random_state)
         self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
         vars(self).pop("module_", None)  # it does not fit the new design
         self.design_, self.perturbations_ = design, design.perturbations_
-        self._population = _population(cells, np.random.default_rng(self._seed))
-        with seeded(self._seed, device), _without_overflow():
+        self._population = population_of(cells, np.random.default_rng(self._seed))
+        with seeded(self._seed, device), without_overflow():
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
             self._prepare(training)
             n_epochs, batch_size, _ = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
-            with suitable_threads(batch_size * training.n_genes):
-                module, history = self._best_of([None, *restarts], training, validation, monitor)
+            candidates = Candidates(self.n_init, monitor)
+            for seed in (None, *restarts):
+                with candidates.attempt():
+                    if seed is not None:
+                        set_seed(seed, device)
+                    module = self._make_module(training).to(device)
+                    monitor.begin({"module_": module, "n_iter_": 1})
+                    with suitable_threads(batch_size * training.n_genes):
+                        result = self._optimise(module, training, validation, monitor)
+                    score = partial(self._elbo, module, training, validation)
+                    candidates.add(module, result, score)
+                if monitor.stopped:
+                    break
             monitor.close()
-        return self._keep(module, history, "fit")
+        return self._keep(*candidates.best(), "fit")
 
-    def _best_of(self, seeds, cells, validation, monitor):
-        """Module and history of the best of several trainings; seed None goes on from here.
-
-        A training that breaks down, or is interrupted, does not take the others with it.
-        """
-        kept, best = None, -math.inf  # module, history, and ELBO before and after
-        for number, seed in enumerate(seeds, 1):
-            if seed is not None:
-                set_seed(seed, cells.dosage.device)
-            try:
-                module = self._make_module(cells).to(cells.dosage.device)
-                monitor.begin({"module_": module, "n_iter_": 1})
-                result = self._trained(module, cells, validation, monitor)
-                kept = kept or (module, *result)
-                if len(seeds) > 1:
-                    elbo = self._elbo(module, cells if validation is None else validation)
-                    if elbo > best:
-                        kept, best = (module, *result), elbo
-            except (KeyboardInterrupt, FloatingPointError, torch.linalg.LinAlgError) as reason:
-                interrupted = isinstance(reason, KeyboardInterrupt)
-                if kept is None and (interrupted or number == len(seeds)):
-                    raise
-                message = f"training {number} of {len(seeds)} is left out: "
-                message += str(reason) or "interrupted"
-                warnings.warn(message, TrainingWarning, stacklevel=2)
-                monitor.stopped |= interrupted
-            if monitor.stopped:
-                break
-        module, history, *elbo = kept
-        _warn_if_worse(*elbo)
-        return module, history
-
-    def _trained(self, module, cells, validation=None, monitor=None, *, warm=False):
-        """Optimise; return the history and the ELBO of some training cells before and after."""
-        some, history = judged(cells), []
-        before = mean_elbo(module, some)
-        if module.parameter_groups():
-            history = self._optimise(module, cells, validation, monitor, warm=warm)
-        after = mean_elbo(module, some)
-        check_predictions(module, some)
-        return history, before, after
-
-    def _elbo(self, module, cells):
+    def _elbo(self, module, training, validation):
         """Mean IWELBO with a few particles, the same noise for every module."""
-        n_particles = min(self.n_particles, N_CHOOSING)
-        with seeded(self._seed, cells.dosage.device), torch.no_grad():
-            scores = evidence(module, cells, n_particles, cells.dosage.device).log_evidence
-        return float(scores.mean())
+        cells, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
+        with seeded(self._seed, module.device), torch.no_grad():
+            return float(evidence(module, cells, n_particles, module.device).log_evidence.mean())
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
         chosen = self.max_epochs, self.batch_size, self.n_epochs_kl_warmup
         return budget(n_cells, *chosen, n_steps=self._n_steps)
 
-    def _optimise(
-        self,
-        module,
-        cells,
-        validation=None,
-        monitor=None,
-        *,
-        warm=False,
-        max_epochs=None,
-        minibatches=None,
-    ):
-        """Fit the module and return the history; models of several phases override this."""
+    def _optimise(self, module, cells, validation=None, monitor=None):
+        """Train in the phases of the module; history, and ELBO before and after."""
+        some, history = probe(cells), []
+        before = mean_elbo(module, some)
         n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
-        with suitable_threads(batch_size * cells.n_genes):
-            return train(
-                module,
-                cells,
-                validation=validation,
-                max_epochs=n_epochs if max_epochs is None else max_epochs,
-                batch_size=batch_size,
-                learning_rate=self.learning_rate,
-                schedule=self.schedule,
-                weight_decay=self.weight_decay,
-                n_epochs_kl_warmup=0 if warm else n_epochs_kl_warmup,
-                patience=self.patience,
-                minibatches=minibatches,
-                on_epoch=monitor,
-            )
+        phases = module.phases(n_epochs) if module.parameter_groups() else []
+        for number, phase in enumerate(phases):
+            rows = []
+            if phase.n_epochs and not (monitor is not None and monitor.stopped):
+                rows = train(
+                    module,
+                    cells,
+                    max_epochs=phase.n_epochs,
+                    batch_size=batch_size,
+                    learning_rate=self.learning_rate,
+                    schedule=self.schedule,
+                    weight_decay=self.weight_decay,
+                    adam_epsilon=self.adam_epsilon,
+                    max_gradient_norm=self.max_gradient_norm,
+                    n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
+                    validation=validation,
+                    patience=self.patience,
+                    on_epoch=monitor,
+                )
+            history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
+            if phase.finalise is not None:
+                phase.finalise(cells)
+        after = mean_elbo(module, some)
+        check_predictions(module, some)
+        return history, before, after
 
     def _keep(self, module, history, phase):
         self.module_ = module
@@ -278,7 +259,7 @@ class PerturbationVAE(
         """Learn perturbations never trained on, with all else kept as it is.
 
         Encoder and decoder are frozen; the new perturbations get rows of their own after the
-        known ones, whose values do not change by a bit.
+        known ones, which stay bitwise identical.
 
         Parameters
         ----------
@@ -305,12 +286,12 @@ class PerturbationVAE(
         design = self.design_.extended(A)
         cells = _cells(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
-        with seeded(self._seed, self._device), _without_overflow():
+        with seeded(self._seed, self._device), without_overflow():
             treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
             cells = cells.subset(treated).to(self._device)
             module = extend(cells, n_new)
-            history, *elbo = self._trained(module, cells, warm=True)
-        _warn_if_worse(*elbo)
+            history, *elbo = self._optimise(module, cells)
+        warn_if_worse(*elbo)
         adapted = self._copy()
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
         return adapted._keep(module, history, "adapt")
@@ -336,11 +317,11 @@ class PerturbationVAE(
         cells = self._check(X, A)
         if cells.n_cells < 2:
             raise ValueError(f"refine needs at least 2 cells to train on, got {cells.n_cells}")
-        with seeded(self._seed, self._device), _without_overflow():
+        with seeded(self._seed, self._device), without_overflow():
             training, validation = split(cells, self.validation_fraction, self._device)
             module = self.module_.refined()
-            history, *elbo = self._trained(module, training, validation, warm=True)
-        _warn_if_worse(*elbo)
+            history, *elbo = self._optimise(module, training, validation)
+        warn_if_worse(*elbo)
         return self._copy()._keep(module, history, "refine")
 
     def _copy(self):
@@ -368,12 +349,8 @@ class PerturbationVAE(
         """Posterior means of all latents, (n_cells, n_latent)."""
         check_is_fitted(self)
         X = self._expression(X)
-        Z = np.empty((X.shape[0], self.n_latent), dtype=np.float32)
-        x = Cells.rows(X)
         with self._inference():
-            for index in torch.arange(len(Z)).split(ENCODE_SIZE):
-                Z[index] = self.module_.encode(x.index_select(0, index).to(self._device)).cpu()
-        return Z
+            return encoded(self.module_, X, self.n_latent)
 
     def posterior(self, X, A=None):
         """Latent states with what is known of each cell's perturbation.
@@ -399,11 +376,8 @@ class PerturbationVAE(
         model = self if A is None else self._reaching(A)
         if A is not None:
             cells = _cells(X, model.design_, A)
-        parts = []
         with self._inference():
-            for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
-                parts.append(model.module_.posterior(batch.to(self._device)))
-        return Bunch(**{k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]})
+            return Bunch(**moments(model.module_, cells))
 
     def score_cells(self, X, A, *, n_particles=None, return_std=False):
         """Importance-weighted ELBO of each cell, nats; higher is better.
@@ -483,7 +457,7 @@ class PerturbationVAE(
         scores, std = self.score_cells(X, y, return_std=True)
         if sample_weight is not None:
             sample_weight = check_weights(sample_weight, scores)
-        _warn_of_few_particles(std, self.n_particles)
+        warn_of_few_particles(std, self.n_particles)
         return float(np.average(scores, weights=sample_weight))
 
     def predict_intervention(self, A, X=None, *, library_size=None):
@@ -516,39 +490,26 @@ class PerturbationVAE(
         check_is_fitted(self)
         model = self._reaching(A)
         designs = model._designs(A, library_size)
-        if X is not None:
-            return model._counterfactual(designs, X, A, library_size)
         with self._inference():
-            z_basal = model.module_.basal_states(N_BASAL)
-            responses = [
-                model.module_.intervene(z_basal, population).mean.mean(0)
-                for population in model._populations(designs, N_BASAL)
-            ]
-        return torch.stack(responses).cpu().numpy()
+            if X is None:
+                return expected(model.module_, designs, self._population)
+            X = self._counterfactual_cells(designs, X, A)
+            return counterfactual(model.module_, designs, X, library_size is None)
 
-    def _counterfactual(self, designs, X, A, library_size):
+    def _counterfactual_cells(self, designs, X, A):
+        """Validated expression of cells that the designs fit."""
         n_designs = designs.n_cells
         X = self._expression(X, A if n_designs > 1 else None)
-        n_cells = X.shape[0]
-        if n_designs not in (1, n_cells):
+        if n_designs not in (1, X.shape[0]):
             raise ValueError(
-                f"A has {n_designs} designs for {n_cells} cells: give one design, or one per cell"
+                f"A has {n_designs} designs for {X.shape[0]} cells: give one design, or one per "
+                "cell"
             )
         if designs.environment.shape[1] != self.design_.n_environments_:
             raise ValueError(
                 f"these cells have environments: give A as a frame with {self.environment}"
             )
-        x, responses = Cells.rows(X), np.empty((n_cells, self.n_features_in_), dtype=np.float32)
-        with self._inference():
-            for index in torch.arange(n_cells).split(ENCODE_SIZE):
-                rows = x.index_select(0, index).to(self._device)
-                cells = designs.take(index if n_designs > 1 else torch.zeros_like(index))
-                cells = cells.to(self._device)._replace(x=rows)
-                if library_size is None:
-                    cells = cells._replace(library=rows.sum(1, keepdim=True))
-                p_x = self.module_.intervene(self.module_.encode(rows), cells)
-                responses[index] = p_x.mean.cpu()
-        return responses
+        return X
 
     def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
         """Expression of cells drawn under interventions, noise included.
@@ -579,27 +540,13 @@ class PerturbationVAE(
         designs = model._designs(A, library_size)
         random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         samples = np.empty((designs.n_cells, n_samples, self.n_features_in_), dtype=np.float32)
-        states, library = None, self._population["library"]
+        source, own = Source(self._population["library"]), library_size is None
         if X is not None:
-            states = self._encoded(X)
             X = self._expression(X)
-            library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
-            x = Cells.rows(X)
+            with self._inference():
+                source = Source.of(self.module_, X, self.n_latent)
         with self._inference(int(random.integers(2**31))):
-            for i, population in enumerate(self._populations(designs, n_samples)):
-                drawn = random.integers(len(library), size=n_samples)
-                if library_size is None:
-                    sizes = torch.from_numpy(library[drawn]).to(self._device)
-                    population = population._replace(library=sizes)
-                if states is None:
-                    z_basal = model.module_.basal_states(n_samples)
-                else:
-                    z_basal = torch.from_numpy(states[drawn]).to(self._device)
-                    rows = x.index_select(0, torch.from_numpy(drawn)).to(self._device)
-                    population = population._replace(x=rows)
-                p_x = model.module_.intervene(z_basal, population, sampled=True)
-                samples[i] = p_x.sample().cpu()
-        return samples
+            return drawn(model.module_, designs, self._population, source, samples, own, random)
 
     def _designs(self, A, library_size):
         """One row of cells, without expression, per design."""
@@ -607,11 +554,8 @@ class PerturbationVAE(
             raise ValueError(
                 f"library_size has no meaning with likelihood={self.likelihood!r}: leave it out"
             )
-        if library_size is not None and not _is_library_size(library_size):
-            raise ValueError(
-                f"library_size must be a positive number, such as 1e4, and at most {LARGEST:.0e}, "
-                f"got {library_size!r}"
-            )
+        if library_size is not None:
+            check_library_size(library_size)
         dosage = self.design_.transform(A)
         if dosage.shape[0] == 0:
             raise ValueError("A holds no design: give at least one, such as a perturbation's name")
@@ -621,16 +565,6 @@ class PerturbationVAE(
         designs = Cells.from_arrays(np.empty((dosage.shape[0], 0)), dosage, environment)
         library = self._population["median"] if library_size is None else library_size
         return designs._replace(library=torch.full_like(designs.library, float(library)))
-
-    def _populations(self, designs, n_cells):
-        """``n_cells`` cells of each design in turn, in the environments of training if unsaid."""
-        rows = self._population["environment"]
-        environment = torch.from_numpy(rows[np.arange(n_cells) % len(rows)])
-        for i in range(designs.n_cells):
-            cells = designs.take(torch.full((n_cells,), i))
-            if designs.environment.shape[1] < environment.shape[1]:
-                cells = cells._replace(environment=environment)
-            yield cells.to(self._device)
 
     @property
     def embedding_(self):
@@ -680,7 +614,7 @@ class PerturbationVAE(
         check_is_fitted(self)
         learned = self.module_.learned()
         if name not in learned:
-            raise AttributeError(f"{type(self).__name__} learns no {name!r}")
+            raise AttributeError(f"{type(self).__name__} has no attribute '{name}_'")
         return learned[name].detach().cpu().numpy()
 
     def _check(self, X, A):
@@ -700,7 +634,7 @@ class PerturbationVAE(
 
     @property
     def _device(self):
-        return next(self.module_.parameters()).device
+        return self.module_.device
 
     @property
     def _n_features_out(self):
@@ -713,29 +647,18 @@ class PerturbationVAE(
     def __getstate__(self):
         """State in which the module is a dict of arrays, so that any machine can read it."""
         state = super().__getstate__()
-        if "module_" in state:
-            weights = state["module_"].state_dict()
-            state = state | {"module_": {k: v.cpu().numpy() for k, v in weights.items()}}
-        return state
+        return state | {"module_": arrays(state["module_"])} if "module_" in state else state
 
     def __setstate__(self, state):
         """Rebuild the module from its arrays."""
         super().__setstate__(state)
         weights = state.get("module_")
         if isinstance(weights, dict):
+            n_genes, n_environments = self.n_features_in_, self.design_.n_environments_
             with torch.device("meta"):
-                module = self._make_module(self._training_shape())
+                cells = Cells.of_shape(self._n_training_cells, n_genes, n_environments)
+                module = self._make_module(cells)
             self.module_ = fill(module, weights).eval()
-
-    def _training_shape(self):
-        """Cells of the training data's shape, to be made where tensors hold nothing."""
-        n_cells = self._n_training_cells
-        nothing = torch.zeros(0)
-        start = torch.zeros(n_cells + 1, dtype=torch.long)
-        x = SparseRows(start, start[:0], nothing, (n_cells, self.n_features_in_))
-        part = torch.zeros((n_cells, 1), dtype=torch.long)
-        environment = torch.zeros(n_cells, self.design_.n_environments_)
-        return Cells(x, environment.new_zeros(n_cells, 1), part, part.float(), environment)
 
     def __sklearn_tags__(self):
         """Capabilities, as scikit-learn asks for them."""
@@ -748,81 +671,7 @@ class PerturbationVAE(
         return tags
 
 
-def _is_library_size(value):
-    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
-        return False
-    return torch.finfo(torch.float32).tiny <= value <= LARGEST
-
-
 def _cells(X, design, A):
     dosage = design.transform(A)
     check_consistent_length(X, dosage)
     return Cells.from_arrays(X, dosage, design.environments(A))
-
-
-def _warn_of_few_particles(std, n_particles):
-    """Warn by the effective sample size of a typical cell; for one particle it is unknown."""
-    typical = np.median(std)
-    effective = n_particles / (1 + (n_particles - 1) * typical**2)
-    if effective < min(FEW_PARTICLES, SMALL_SHARE * n_particles):
-        warn_of_data(
-            f"of n_particles={n_particles}, {effective:.1f} decide the score of a typical cell "
-            f"(effective sample size): its standard error is {typical:.2f} nats, and it is too "
-            f"low by {typical**2 / 2:.2f} nats or more. Raise n_particles until score_cells(X, A, "
-            "return_std=True) shows errors below what you want to tell apart",
-            SamplingWarning,
-        )
-
-
-def _device(name):
-    """The device of this name; "auto" is a GPU, or the CPU where there is none that works."""
-    auto = name == "auto"
-    if auto:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:  # there and back, in the precision of effects
-        number = torch.zeros((), dtype=torch.float64, device=name)
-        number.cpu()
-    except (RuntimeError, AssertionError, TypeError) as reason:
-        said = str(reason).splitlines()[0]
-        if not auto:
-            raise ValueError(
-                f"device={name!r} cannot be used here ({said}): choose another, or 'auto' for a "
-                "GPU where there is one"
-            ) from reason
-        message = f"there is a GPU that cannot be used ({said}): training is on the CPU"
-        warnings.warn(message, TrainingWarning, stacklevel=3)
-        return torch.device("cpu")
-    if auto:
-        logger.info("device='auto' is %s", number.device)
-    return number.device
-
-
-@contextmanager
-def _without_overflow():
-    """Have it leave as a ValueError that numbers of a training are not finite."""
-    try:
-        yield
-    except (FloatingPointError, torch.linalg.LinAlgError) as reason:
-        raise ValueError(str(reason)) from reason
-
-
-def _warn_if_worse(before, after):
-    if is_worse(before, after):
-        warnings.warn(
-            f"training made the model worse: the ELBO of training cells is {after:.5g} nats per "
-            f"cell, {before - after:.3g} below what it was before. Do not use it: lower "
-            "learning_rate, train for longer, or look for extreme values in X",
-            TrainingWarning,
-            stacklevel=4,
-        )
-
-
-def _population(cells, random):
-    """What predictions draw on: library sizes of untreated cells, environments of all."""
-    library, control = cells.library.numpy(), (cells.dosage == 0).all(1).numpy()
-    drawn = random.integers(cells.n_cells, size=N_BASAL)
-    return {
-        "median": float(np.median(library)),
-        "library": library[control] if control.any() else library,
-        "environment": cells.environment.numpy()[drawn],
-    }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -18,14 +19,20 @@ class DenseStack(nn.Module):
     """Hidden layers: linear, batch norm, ReLU, dropout; covariates enter every layer."""
 
     def __init__(
-        self, n_in: int, n_hidden: int, n_layers: int, dropout: float, n_environments: int = 0
+        self,
+        n_in: int,
+        n_hidden: int,
+        n_layers: int,
+        dropout: float,
+        n_environments: int = 0,
+        batch_norm: bool = True,
     ):
         super().__init__()
         widths = [n_in] + [n_hidden] * (n_layers - 1)
         self.n_environments = n_environments
         self.linears = nn.ModuleList(nn.Linear(n + n_environments, n_hidden) for n in widths)
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(n_hidden, eps=1e-3, momentum=0.01) for _ in widths
+            nn.BatchNorm1d(n_hidden, eps=1e-3, momentum=0.01) for _ in widths if batch_norm
         )
         self.dropout = dropout
 
@@ -37,10 +44,13 @@ class DenseStack(nn.Module):
         comes after the first product is paid for each time.
         """
         leading = () if extra is None else extra.shape[:-2]
-        for linear, norm in zip(self.linears, self.norms, strict=True):
+        for linear, norm in zip_longest(self.linears, self.norms):
             if self.n_environments:
                 h = torch.cat([h, environment], -1)
-            if self.training:
+            if norm is None:
+                h = torch.relu(_joined(linear(h), extra))
+                h = h * _kept(h, self.dropout) if self.training and self.dropout else h
+            elif self.training:
                 weights = linear.weight, linear.bias, norm.weight, norm.bias
                 h = _HiddenLayer.apply(h, *weights, extra, norm, self.dropout)
             else:
@@ -125,9 +135,18 @@ def thinned(x: Tensor, share: Tensor) -> Tensor:
 class GaussianEncoder(nn.Module):
     """Amortised posterior q(z | x) = N(mean(x), diag scale(x)^2)."""
 
-    def __init__(self, n_in: int, n_latent: int, *, n_hidden: int, n_layers: int, dropout: float):
+    def __init__(
+        self,
+        n_in: int,
+        n_latent: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        dropout: float,
+        batch_norm: bool = True,
+    ):
         super().__init__()
-        self.hidden = DenseStack(n_in, n_hidden, n_layers, dropout)
+        self.hidden = DenseStack(n_in, n_hidden, n_layers, dropout, batch_norm=batch_norm)
         self.n_latent = n_latent
         self.moments = nn.Linear(n_hidden, 2 * n_latent)  # mean and log-variance, side by side
 
@@ -142,7 +161,7 @@ class GaussianEncoder(nn.Module):
         return Normal(mean, variance.sqrt(), validate_args=False)
 
     @torch.no_grad()
-    def turn(self, R: Tensor, centre: Tensor) -> None:
+    def rotate(self, R: Tensor, centre: Tensor) -> None:
         """Let the mean be ``(mean - centre) @ R``; the scales, that this would mix, restart."""
         weight, bias = self.moments.weight, self.moments.bias
         n = self.n_latent
@@ -249,13 +268,15 @@ class Decoder(nn.Module):
         likelihood: str,
         n_environments: int = 0,
         dropout: float = 0.0,
+        batch_norm: bool = True,
     ):
         super().__init__()
-        self.hidden = DenseStack(n_latent, n_hidden, n_layers, dropout, n_environments)
+        sizes = n_hidden, n_layers, dropout, n_environments
+        self.hidden = DenseStack(n_latent, *sizes, batch_norm=batch_norm)
         self.head = LIKELIHOODS[likelihood](n_hidden, n_genes)
 
     @torch.no_grad()
-    def turn(self, R: Tensor, centre: Tensor) -> None:
+    def rotate(self, R: Tensor, centre: Tensor) -> None:
         """Make of ``(z - centre) @ R`` what was made of ``z``."""
         weight, bias = self.hidden.linears[0].parameters()
         of_states = weight[:, : len(R)]  # environments follow
@@ -335,7 +356,7 @@ class Table(nn.Module):
         self.frozen = self().detach()
         self.rows = nn.Parameter(rows.to(self.frozen))
 
-    def thaw(self) -> None:
+    def unfreeze(self) -> None:
         """Make all rows learnable again."""
         self.rows = nn.Parameter(self().detach())
         self.frozen = self.rows.detach()[:0]

@@ -19,11 +19,12 @@ from sklearn.frozen import FrozenEstimator
 
 from . import _archive
 from ._learned import check_learned, check_parameters
+from ._upgrade import upgraded
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 
 __all__ = ["load", "save"]
 
-FORMAT_VERSION = 2  # 1 had no digest
+FORMAT_VERSION = 3  # 1 had no digest; before 3 masks had other names
 DEEPEST = 60  # values within values that are read
 N_WORDS = 624  # of the state of a Mersenne twister
 
@@ -302,7 +303,8 @@ def _estimator(name, state):
             f"{', '.join(sorted(classes))}"
         )
     cls = classes[name]
-    state = _defaults(cls) | {k: v for k, v in state.items() if k != "_sklearn_version"}
+    state = upgraded(cls, {k: v for k, v in state.items() if k != "_sklearn_version"})
+    state = _defaults(cls) | state
     check_parameters(cls, state)
     if cls is FrozenEstimator:  # as the only class of scikit-learn it would look for a version
         [estimator] = state.values()

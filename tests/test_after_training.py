@@ -20,7 +20,7 @@ from skpert import (
     InVAE,
     SVAEPlus,
 )
-from skpert._training import is_worse, judged, mean_elbo
+from skpert._training import is_worse, mean_elbo, probe
 from skpert.exceptions import TrainingWarning
 
 pytestmark = [
@@ -71,7 +71,7 @@ def trained(train):
 
 def elbos(model, X, A):
     """Of the untrained module and of the trained one, for the same cells."""
-    cells = judged(model._check(X, A))
+    cells = probe(model._check(X, A))
     torch.manual_seed(0)
     before = model._make_module(cells)
     return mean_elbo(before, cells), mean_elbo(model.module_, cells)
@@ -166,9 +166,9 @@ def test_of_several_trainings_only_the_one_that_is_kept_is_warned_of():
         model.fit(X, A)
 
 
-def test_judging_draws_no_numbers_from_the_training():
+def test_assessing_draws_no_numbers_from_the_training():
     model = VAE(**SMALL).fit(X, A)
-    cells = judged(model._check(X, A))
+    cells = probe(model._check(X, A))
     torch.manual_seed(0)
     first = mean_elbo(model.module_, cells)
     assert first == mean_elbo(model.module_, cells)

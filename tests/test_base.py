@@ -47,9 +47,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:X looks like raw counts"),  # for models of real values
 ]
 DATA = ["control", "sep", "perturbation", "environment", "layer"]
-NETWORK = ["n_hidden", "n_layers", "dropout", "likelihood"]
+NETWORK = ["n_hidden", "n_layers", "dropout", "batch_norm", "likelihood"]
 TRAINING = [
     *["max_epochs", "batch_size", "learning_rate", "schedule", "weight_decay"],
+    *["adam_epsilon", "max_gradient_norm"],
     *["n_epochs_kl_warmup", "validation_fraction", "patience", "n_init", "n_particles"],
     *["device", "random_state", "verbose"],
 ]
@@ -284,8 +285,12 @@ def test_a_search_takes_anndata():
     anndata = pytest.importorskip("anndata")
     data = anndata.AnnData(X, obs=pd.DataFrame({"perturbation": A}, index=map(str, range(100))))
     settings = {"param_grid": {"sparsity": [2]}, "cv": PerturbationKFold(2, random_state=0)}
-    search = GridSearchCV(SVAE(**FAST), error_score="raise", **settings).fit(data, data.obs)
-    expected = GridSearchCV(SVAE(**FAST), error_score="raise", **settings).fit(X, A)
+    search = GridSearchCV(SVAE(edges="learned", **FAST), error_score="raise", **settings).fit(
+        data, data.obs
+    )
+    expected = GridSearchCV(SVAE(edges="learned", **FAST), error_score="raise", **settings).fit(
+        X, A
+    )
     assert search.best_score_ == expected.best_score_
     np.testing.assert_array_equal(search.transform(data), expected.transform(X))
 
@@ -458,7 +463,7 @@ def test_several_trainings_repeat_and_leave_the_generators_alone():
 @pytest.mark.parametrize("broken", [[1], [2], [1, 3]])
 def test_a_training_that_breaks_down_does_not_lose_the_others(broken):
     model = watched(broken, n_init=3)
-    with pytest.warns(TrainingWarning, match=f"training {broken} of 3 .* became nan in epoch"):
+    with pytest.warns(TrainingWarning, match=f"restart {broken} of 3 .* became nan in epoch"):
         model.fit(X, A)
     assert model.module_ in [model.modules_[i - 1] for i in {1, 2, 3} - set(broken)]
     assert np.isfinite(model.score(X, A))
@@ -500,7 +505,7 @@ def test_ctrl_c_in_the_first_epoch_of_a_later_training_keeps_the_earlier():
 
     model = Stubborn(**FAST | {"n_init": 3})
     model.modules_, model.cells_, model.broken_ = [], [], ()
-    with pytest.warns(TrainingWarning, match="training 2 of 3 is left out: interrupted"):
+    with pytest.warns(TrainingWarning, match="restart 2 of 3 was interrupted"):
         model.fit(X, A)
     assert len(model.modules_) == 2
     assert model.module_ is model.modules_[0]

@@ -219,7 +219,9 @@ def test_pipelines_and_searches_take_anndata():
     train, test = train_test_split(np.arange(80), stratify=A, random_state=0)
     fitted = SVAEPlus(**FAST).fit(data[train], data.obs.iloc[train])
     assert np.isfinite(fitted.score(data[test], data.obs.iloc[test]))
-    search = GridSearchCV(SVAEPlus(**FAST), {"sparsity": [1, 10]}, cv=PerturbationKFold(2))
+    search = GridSearchCV(
+        SVAEPlus(edges="learned", **FAST), {"sparsity": [1, 10]}, cv=PerturbationKFold(2)
+    )
     assert np.isfinite(search.fit(data, data.obs).cv_results_["mean_test_score"]).all()
 
 

@@ -50,16 +50,24 @@ EFFECTS = {
     "BetaVAE": BetaVAE(likelihood="poisson"),
     "IVAE": IVAE(environment=["batch"]),
     "SVAE": SVAE(dropout=0.1),
-    "SVAE-learned": SVAE(sparsity=1.0),
+    "SVAE-learned": SVAE(edges="learned", sparsity=1.0),
     "SVAEPlus": SVAEPlus(n_init=2),
-    "SVAEPlus-random": SVAEPlus(init="random", bound="exact"),
-    "SVAEPlus-learned": SVAEPlus(sparsity=3.0, likelihood="zero_inflated_negative_binomial"),
+    "SVAEPlus-random": SVAEPlus(edges="learned", init="random", bound="exact"),
+    "SVAEPlus-learned": SVAEPlus(
+        edges="learned", sparsity=3.0, likelihood="zero_inflated_negative_binomial"
+    ),
     "ConditionalVAE": ConditionalVAE(input_transform="log_standardize"),
     "CPAVAE": CPAVAE(correlated_basal=True, likelihood="normal"),
     "SAMSVAE": SAMSVAE(),
-    "SAMSVAE-random": SAMSVAE(init="random", correlated_embedding=True, n_train_particles=2),
+    "SAMSVAE-random": SAMSVAE(
+        edges="learned", init="random", correlated_embedding=True, n_train_particles=2
+    ),
     "SAMSVAE-beta": SAMSVAE(
-        mask_prior=(1.0, 3.0), mask_posterior="beta", objective="iwelbo", correlated_basal=True
+        edges="learned",
+        mask_prior=(1.0, 3.0),
+        mask_posterior="beta",
+        objective="iwelbo",
+        correlated_basal=True,
     ),
     "SCCVAE": SCCVAE(likelihood="negative_binomial", environment=["batch"]),
     "SCCVAE-normal": SCCVAE(graph="random", edge_density=0.5),

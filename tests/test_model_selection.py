@@ -339,7 +339,7 @@ def test_many_fits_in_processes_are_those_one_by_one(form):
     estimators = [
         SVAEPlus(**FAST),
         VAE(**FAST).set_params(n_init=2),
-        SVAEPlus(**FAST).set_params(sparsity=5.0, random_state=7),
+        SVAEPlus(**FAST).set_params(edges="learned", sparsity=5.0, random_state=7),
         IVAE(**FAST).set_params(random_state=state, n_latent=4),
     ]
     data = FORMS[form]

@@ -604,7 +604,7 @@ def test_attributes_that_the_class_does_not_have_are_refused(name, screen, tmp_p
         ("encoder.moments.bias", np.inf),
         ("encoder.moments.bias", 3e38),
         ("embedding.rows", -np.inf),
-        ("mask_logit.rows", np.nan),
+        ("masks.logit.rows", np.nan),
     ],
 )
 def test_weights_that_are_not_finite_are_refused(weight, value, screen, tmp_path):

@@ -85,7 +85,9 @@ def test_a_prediction_depends_on_its_own_design_only(cls):
 def test_a_perturbation_without_shift_is_the_control(cls):
     model = cls(**FAST)
     if "init" in model.get_params():
-        model.set_params(init="random")  # whose edges are all there after so short a training
+        model.set_params(
+            edges="learned", init="random"
+        )  # whose edges are all there after so short a training
     model.fit(X, A)
     moved, control = model.predict_intervention(["P1", "control"])
     assert np.abs(moved - control).max() > 1e-3

@@ -23,13 +23,14 @@ from skpert import (
 )
 from skpert._data import Cells
 from skpert._scoring import MAX_REFINED, Proposal, evidence, fitted, normal_noise, weighed
-from skpert._shared_variables import Embeddings, FixedMasks
 from skpert.datasets import make_sparse_shift
 from skpert.exceptions import SamplingWarning
 from skpert.models.sams import AdditiveModule
 from skpert.models.svae import ShiftModule
 from skpert.nn import Table
 from skpert.objectives import iwelbo
+from skpert.sparsity.embeddings import Embeddings
+from skpert.sparsity.masks import CalledMasks, FixedMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::skpert.exceptions.DataWarning")
 
@@ -131,8 +132,10 @@ SHIFT = torch.tensor([[1.5, -1.0], [0.5, 2.0]])
 
 
 def linear_module(mask_logit=None):
-    logit = None if mask_logit is None else Table(mask_logit)
-    return ShiftModule(Encoder(WEIGHT), Decoder(WEIGHT), Table(SHIFT), logit).eval()
+    masks = FixedMasks(torch.full_like(SHIFT, torch.inf))
+    if mask_logit is not None:
+        masks = CalledMasks(mask_logit)
+    return ShiftModule(Encoder(WEIGHT), Decoder(WEIGHT), Table(SHIFT), masks).eval()
 
 
 def linear_cells(n_cells=60):

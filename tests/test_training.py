@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from skpert._data import Cells
-from skpert._training import one_cycle, suitable_threads, train
+from skpert._optimizer import one_cycle
+from skpert._runtime import suitable_threads
+from skpert._training import train
 from skpert.exceptions import TrainingWarning
 
 
@@ -31,6 +33,9 @@ class Mean(nn.Module):
             "squares": loss * (math.nan if self.n_steps > self.poison else 1),
             "none": 0 * loss,
         }
+
+    def minibatches(self, cells):
+        return cells.minibatches
 
     def log_weights(self, cells, n_particles):
         return -(cells.x[:, 0] - self.mean).square().expand(n_particles, -1)
@@ -117,11 +122,11 @@ def test_ctrl_c_before_anything_was_learned_is_passed_on():
 
 def test_a_listener_can_stop_and_own_minibatches_are_used():
     cells, module, seen = cells_around(2.0), Mean(), []
+    module.minibatches = lambda cells: lambda size: iter([cells.take(torch.arange(8))])
     history = train(
         module,
         cells,
         max_epochs=9,
-        minibatches=lambda size: iter([cells.take(torch.arange(8))]),
         on_epoch=lambda row: seen.append(row) or len(seen) == 2,
         **SETTINGS,
     )

@@ -17,8 +17,8 @@ Covariates of training cells are hidden from the encoder at random, so that cell
 can be read: what it infers from expression alone has to agree with the prior of their covariates.
 """
 
-import copy
 import math
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,23 +30,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.functional import softplus
 
-from .._data import Cells
+from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
 from .._input.values import listed
-from ..base import (
-    ENCODE_SIZE,
-    Integral,
-    Interval,
-    PerturbationVAE,
-    Real,
-    StrOptions,
-    with_shared_parameters,
-)
-from ..nn import Decoder, GaussianEncoder, thinned
-from ..objectives import sampled, total_correlation
+from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from ..module import PerturbationModule, Phase
+from ..nn import thinned
+from ..objectives import total_correlation
 from ..preprocessing import CovariateEncoder
 
-SCALE_RATE = 30.0  # learning rate of dispersions relative to the networks'
 LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights
 N_PROPOSALS = 2000  # samples from which a normaliser is estimated
 N_ROUNDS = 3  # of moving the proposal to where the prior has its mass
@@ -279,18 +271,19 @@ def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
     return torch.where(known, kl_weight, 1.0)
 
 
-class InvariantModule(nn.Module):
+class InvariantModule(PerturbationModule):
     """The equation above in torch, with the same symbols."""
 
+    rates = {"log_dispersion": 30.0, "log_scale": 30.0}
     covariate: Tensor  # (n_columns,) which covariate a column belongs to
     depth: Tensor  # () counts of a typical cell
     whitening: Tensor  # (n_latent, n_latent) from latents of the equation to those that are shown
 
     def __init__(
         self,
-        encoder: GaussianEncoder,
+        encoder,
+        decoder,
         columns: nn.Linear,
-        decoder: Decoder,
         invariant: GaussianPrior | ExponentialPrior,
         spurious: GaussianPrior,
         covariate: Tensor,
@@ -302,11 +295,9 @@ class InvariantModule(nn.Module):
         hide: float,
         thinning: float,
         regularization: float,
+        whiten: bool = True,
     ):
-        super().__init__()
-        self.encoder = encoder  # q(z | x, covariates)
-        self.columns = columns  # of the encoder's first layer that read the covariates
-        self.decoder = decoder  # p(x | z)
+        super().__init__(encoder, decoder, columns)  # q(z | x, covariates) and p(x | z)
         self.invariant = invariant  # p(z_I | d)
         self.spurious = spurious  # p(z_S | e)
         self.register_buffer("covariate", covariate)
@@ -320,6 +311,7 @@ class InvariantModule(nn.Module):
         self.hide = hide
         self.thinning = thinning
         self.regularization = regularization
+        self.whitens = whiten
 
     @property
     def n_invariant(self) -> int:
@@ -342,7 +334,7 @@ class InvariantModule(nn.Module):
         alone = torch.rand(len(values), self.n_covariates, device=values.device) < share / 4
         return values.masked_fill(cell | alone[:, self.covariate], 0)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """What the encoder reads: cells as if all had the same depth, in training after thinning.
 
         Any q(z | x) makes a bound, so also one that has not read all of x.
@@ -354,8 +346,8 @@ class InvariantModule(nn.Module):
         scale = self.depth / x.sum(1, keepdim=True).clamp(min=1)
         return self.decoder.features(x * scale)
 
-    def _guide(self, cells: Cells, covariates: Tensor) -> Normal:
-        q: Normal = self.encoder(self._features(cells.x), self.columns(covariates))
+    def _read(self, cells: Cells, covariates: Tensor) -> Normal:
+        q: Normal = self.encoder(self.features(cells.x), self.columns(covariates))
         return q
 
     def _groups(self, covariates: Tensor) -> tuple[Tensor, Tensor]:
@@ -382,7 +374,7 @@ class InvariantModule(nn.Module):
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
         read = self._hidden(covariates)
-        blocks, q = self._groups(covariates), self._guide(cells, read)
+        blocks, q = self._groups(covariates), self._read(cells, read)
         leads = [
             seen.any(1) | ~block.any(1)
             for seen, block in zip(self._groups(read), blocks, strict=True)
@@ -419,18 +411,9 @@ class InvariantModule(nn.Module):
             n_cells = n_cells * same.float().mean(1)  # of the domain, from its share of the batch
         return total_correlation(z, q, self.n_invariant, n_cells, same).mean()
 
-    def draw(self, n_draws: int) -> None:
-        """Cells share nothing that is uncertain."""
-
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
-        """Log p(x, z | covariates) - log q(z | x, covariates) at samples of q."""
-        q = self.guide(cells)
-        z, log_q = sampled(q, n_particles)
-        return self.log_joint(cells, z) - log_q
-
     def guide(self, cells: Cells) -> Normal:
         """Posterior q(z | x, covariates)."""
-        return self._guide(cells, self.covariates(cells))
+        return self._read(cells, self.covariates(cells))
 
     def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
         """Log p(x, z | covariates)."""
@@ -446,11 +429,15 @@ class InvariantModule(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of all latents with covariates hidden, (n_cells, n_latent)."""
-        mean: Tensor = self.encoder(self._features(x)).mean
+        mean: Tensor = self.encoder(self.features(x)).mean
         return mean @ self.whitening
 
     def _unwhitened(self, z: Tensor) -> Tensor:
         return z @ torch.linalg.inv(self.whitening)
+
+    def phases(self, n_epochs: int) -> list[Phase]:
+        """One, after which latents get a scale."""
+        return [Phase(n_epochs, self.whiten if self.whitens else None)]
 
     @torch.no_grad()
     def whiten(self, cells: Cells) -> None:
@@ -469,7 +456,7 @@ class InvariantModule(nn.Module):
         parts = []
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
             batch = batch.to(self.depth.device)
-            q = self.encoder(self._features(batch.x))
+            q = self.encoder(self.features(batch.x))
             parts.append((q.mean, q.variance, self.covariates(batch)))
         mean, variance, known = (
             torch.cat(part).cpu().double() for part in zip(*parts, strict=True)
@@ -479,7 +466,7 @@ class InvariantModule(nn.Module):
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of the guide given the covariates that are known."""
-        q = self._guide(cells, self.covariates(cells))
+        q = self._read(cells, self.covariates(cells))
         z = q.mean @ self.whitening
         scale = (q.variance @ self.whitening.square()).sqrt()
         return {"z": z, "z_basal": z, "scale": scale}
@@ -507,27 +494,6 @@ class InvariantModule(nn.Module):
         ]
         p_x: Distribution = self.decoder(torch.cat(z, -1), cells.library, cells.environment)
         return p_x
-
-    def learned(self) -> dict[str, Tensor]:
-        """No effects: conditions have distributions."""
-        return {}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and scales of genes, which learn faster."""
-        names = ("log_dispersion", "log_scale")
-        scales = [p for name, p in self.decoder.head.named_parameters() if name in names]
-        known = {id(p) for p in scales}
-        slow = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        fast: dict[str, Any] = {"params": scales, "lr": SCALE_RATE, "weight_decay": 0.0}
-        return [{"params": slow}, fast] if scales else [{"params": slow}]
-
-    def extended(self, cells: Cells, n_new: int) -> "InvariantModule":
-        """Not for this model, whose estimator refuses to adapt before it gets here."""
-        raise NotImplementedError("new conditions are read as hidden")
-
-    def refined(self) -> "InvariantModule":
-        """A copy to be trained on; there is no discrete structure to be fixed."""
-        return copy.deepcopy(self)
 
 
 @with_shared_parameters
@@ -654,6 +620,7 @@ class InVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=1,
         dropout=0.1,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -665,6 +632,8 @@ class InVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -702,20 +671,10 @@ class InVAE(PerturbationVAE):
             )
         of_spurious = {design.names_[i] for i in design.covariate_[n_first:]}
         categories = of_spurious.isdisjoint(design.scales_)
-        sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
-        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
-        decoder = Decoder(
-            self.n_latent,
-            cells.n_genes,
-            likelihood=self.likelihood,
-            n_environments=cells.environment.shape[1],
-            **sizes,
-        )
         kind = ExponentialPrior if self.prior == "nonfactorized" else GaussianPrior
         return InvariantModule(
-            encoder,
+            *self._networks(cells),
             nn.Linear(n_columns, self.n_hidden, bias=False),
-            decoder,
             kind(n_first, n_invariant),
             GaussianPrior(n_columns - n_first, n_spurious, APART),
             torch.from_numpy(design.covariate_.copy()),
@@ -726,13 +685,8 @@ class InVAE(PerturbationVAE):
             hide=self.hide,
             thinning=self.thinning,
             regularization=self.score_regularization,
+            whiten=self.whiten,
         )
-
-    def _optimise(self, module, cells, validation=None, monitor=None, *, warm=False):
-        history = super()._optimise(module, cells, validation, monitor, warm=warm)
-        if self.whiten:
-            module.whiten(cells)
-        return history
 
     def transform(self, X):
         """Latent state of each cell: posterior mean, from its expression only.
@@ -967,6 +921,7 @@ class NFIVAE(InVAE):
         n_hidden=128,
         n_layers=1,
         dropout=0.1,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -978,6 +933,8 @@ class NFIVAE(InVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,

@@ -14,43 +14,41 @@ Modelling cellular perturbations with the sparse additive mechanism shift variat
 autoencoder, NeurIPS 2023).
 """
 
-import copy
 import math
+from math import inf
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from .._data import Cells
-from .._effects import LatentEffects, additive_effects, edge_logit
+from .._data import ENCODE_SIZE, Cells
 from .._input.values import is_positive_integer
-from .._phases import in_two_phases
-from .._shared_variables import (
+from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from ..module import PerturbationModule, Phase
+from ..nn import InputTransform, Table
+from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal
+from ..sparsity.edges import check_edges
+from ..sparsity.effects import (
+    LARGEST_CROSS_TALK,
+    LatentEffects,
+    additive_effects,
+    dense_then_sparse,
+    edge_logit,
+)
+from ..sparsity.embeddings import EmbeddingNetwork, Embeddings
+from ..sparsity.masks import (
     BernoulliMasks,
     BetaBernoulliMasks,
+    CalledMasks,
     Costs,
-    EmbeddingNetwork,
-    Embeddings,
     FixedMasks,
-    JudgedMasks,
 )
-from ..base import (
-    ENCODE_SIZE,
-    Interval,
-    PerturbationVAE,
-    StrOptions,
-    with_shared_parameters,
-)
-from ..nn import Decoder, GaussianEncoder, InputTransform, Table
-from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal, sampled
 
-LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
-FAST_RATE = 3.0  # learning rate of embeddings and masks relative to the networks'
-DISPERSION_RATE = 30.0  # of dispersions: while they are far off, axes are folded for good
+DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents collapse for good
 LEAST_VARIANCE = 0.01  # of basal states that are taken into account
-N_SETTLING = 3  # times that the states of new perturbations are read given their effects
+N_READINGS = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
 WEIGHTED = ("z_basal", "embedding", "mask", "mask_probability")  # variables with a prior
 
@@ -87,9 +85,58 @@ class Reweighting(NamedTuple):
         return of_q * log_q - (self.p * share + self.added_p * received) * log_p
 
 
-class AdditiveModule(nn.Module):
+class SampledModule(PerturbationModule):
+    """Objectives of the paper: the ELBO, in closed form or at samples, and the IWELBO."""
+
+    def __init__(
+        self, encoder, decoder, transform, *, columns=None, objective, n_particles, weights=None
+    ):
+        super().__init__(encoder, decoder, columns)
+        self.transform = transform  # of x, for the encoder
+        self.objective = objective
+        self.n_particles = n_particles
+        self.weights = weights or {}  # a Reweighting by variable
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the encoder reads, (n_cells, n_genes)."""
+        features: Tensor = self.transform(x)
+        return features
+
+    def _sample_shape(self) -> tuple[int, ...]:
+        """Leading shape of what is sampled in training."""
+        one = self.n_particles == 1 and self.objective != "iwelbo"
+        return () if one else (self.n_particles,)
+
+    def _cost_of_state(self, q_z: Normal, z: Tensor, prior_mean: Tensor) -> Tensor:
+        """Nats of the latent state of each cell, expected under q or at its samples."""
+        square, spread = (z - prior_mean).square(), ((z - q_z.mean) / q_z.stddev).square()
+        if self.objective == "elbo":
+            cost = kl_from_unit_normal(q_z, prior_mean).sum(-1)
+            square = (q_z.mean - prior_mean).square() + q_z.stddev.square()
+        else:
+            cost = ((square - spread) / 2 - q_z.stddev.log()).sum(-1)
+        if "z_basal" not in self.weights:
+            return cost
+        weight = self.weights["z_basal"]
+        log_p = -(square + math.log(2 * math.pi)).sum(-1) / 2
+        of_q, of_p = weight.q + weight.added_q, weight.p + weight.added_p
+        return of_q * cost + (of_q - of_p) * log_p
+
+    def _objective(
+        self, log_likelihood: Tensor, per_cell: dict[str, Tensor], kl_weight: float
+    ) -> dict[str, Tensor]:
+        """Negative ELBO by its terms, or negative importance-weighted ELBO; nats per cell."""
+        if self.objective == "iwelbo":
+            costs = kl_weight * sum(per_cell.values())
+            return {"iwelbo": -iwelbo(log_likelihood - costs).mean()}
+        terms = {f"kl_{name}": kl_weight * cost.mean() for name, cost in per_cell.items()}
+        return {"reconstruction": -log_likelihood.mean()} | terms
+
+
+class AdditiveModule(SampledModule):
     """The equation above in torch, with the same symbols."""
 
+    rates = {"masks": 3.0, "embeddings": 3.0, "log_dispersion": DISPERSION_RATE}
     n_treated: Tensor  # (n_perturbations,) training cells of each perturbation
 
     def __init__(
@@ -105,19 +152,21 @@ class AdditiveModule(nn.Module):
         objective="elbo",
         n_particles=1,
         weights=None,
+        rotated=False,
     ):
-        super().__init__()
-        self.encoder = encoder  # q(z | x, shift) with columns, q(z_basal | x) without
-        self.columns = columns  # of the encoder's first layer that read the shift
-        self.decoder = decoder  # p(x | z)
-        self.transform = transform  # of x, for the encoder
+        super().__init__(
+            encoder,
+            decoder,
+            transform,
+            columns=columns,  # that read the shift: q(z | x, shift) with them
+            objective=objective,
+            n_particles=n_particles,
+            weights=weights,
+        )
         self.masks = masks  # q(m)
         self.embeddings = embeddings  # q(e | m)
         self.register_buffer("n_treated", n_treated)
-        self.objective = objective
-        self.n_particles = n_particles
-        self.weights = weights or {}  # a Reweighting by variable
-        self.frozen = False
+        self.rotated = rotated  # whether training looks for the axes on which effects are sparse
 
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell.
@@ -125,18 +174,18 @@ class AdditiveModule(nn.Module):
         A cell bears the share 1 / (number of cells that received it) of the KL of a perturbation,
         so that every one counts once over the training cells; a control cell bears none.
         """
-        shape = _particles(self)
+        shape = self._sample_shape()
         effect, costs = self._effects(cells.part, shape)
         shift = _sum_of_parts(cells, effect)
-        q_z, prior_mean = self._guide(cells, shift)
+        q_z, prior_mean = self._read(cells, shift)
         z = q_z.rsample(shape) if self.columns is None else q_z.rsample()
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
         share = (cells.dosage > 0) / self.n_treated[cells.part].clamp(min=1)
-        per_cell = {"z": _cost_of_state(self, q_z, z, prior_mean)}
+        per_cell = {"z": self._cost_of_state(q_z, z, prior_mean)}
         for name, (log_p, log_q) in costs.items():
             weight = self.weights.get(name, Reweighting())
             per_cell[name] = weight.cost(log_p, log_q, share).sum(-1)
-        return _objective(self, cells.log_prob(p_x), per_cell, kl_weight)
+        return self._objective(cells.log_prob(p_x), per_cell, kl_weight)
 
     def _effects(self, part: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Costs]:
         """Masked embeddings of each part of each cell, (..., n_cells, n_parts, n_latent).
@@ -153,13 +202,13 @@ class AdditiveModule(nn.Module):
             costs = {k: (p[..., part], q[..., part]) for k, (p, q) in costs.items()}
         return effect, costs
 
-    def _guide(self, cells: Cells, shift: Tensor) -> tuple[Normal, Tensor]:
+    def _read(self, cells: Cells, shift: Tensor) -> tuple[Normal, Tensor]:
         """What the encoder infers, and the prior mean of that.
 
         With columns it is q(z | x, shift), the published q(z_basal | x, shift) moved by the
         shift, else q(z_basal | x).
         """
-        x = self.transform(cells.x)
+        x = self.features(cells.x)
         if self.columns is None:
             return self.encoder(x), x.new_zeros(1)
         return self.encoder(x, self.columns(shift)), shift
@@ -180,18 +229,18 @@ class AdditiveModule(nn.Module):
         """Log p(x, z | a, m, e) - log q(z | x, a, m, e) at samples of all."""
         shared = self.draw(n_particles) if shared is None else shared
         shift = _sum_of_parts(cells, shared.effect[:, cells.part])
-        q_z, prior_mean = self._guide(cells, shift)
+        q_z, prior_mean = self._read(cells, shift)
         z, log_ratio = _sampled(q_z, prior_mean, n_particles)
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
         return cells.log_prob(p_x) + log_ratio
 
     def guide(self, cells: Cells) -> Normal:
         """Posterior of the state z given these expected effects."""
-        shift = cells.shift(self.effect())
-        q_z, _ = self._guide(cells, shift)
+        shift = self.shift(cells)
+        q_z, _ = self._read(cells, shift)
         return Normal(self._state(q_z.mean, shift), q_z.stddev, validate_args=False)
 
-    def log_joint(self, cells: Cells, z: Tensor, shared: SharedDraw) -> Tensor:
+    def log_joint(self, cells: Cells, z: Tensor, shared: SharedDraw) -> Tensor:  # type: ignore[override]
         """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
         shift = _sum_of_parts(cells, shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
         log_p_z = _log_unit_normal(z, shift)
@@ -211,30 +260,18 @@ class AdditiveModule(nn.Module):
             total = total + self.log_weights(batch, n_particles, shared).double().sum(-1)
         return total.cpu()
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Posterior mean of the state of untreated cells, (n_cells, n_latent)."""
-        mean: Tensor = self.encoder(self.transform(x)).mean
-        return mean
-
     def effect(self) -> Tensor:
         """Posterior mean of each effect under the most probable mask."""
         mask = self.masks.most_probable().to(self.n_treated)
         return mask * self.embeddings.posterior(None, mask).mean
 
-    def posterior(self, cells: Cells) -> dict[str, Tensor]:
-        """Moments of the guide given these effects."""
-        shift = cells.shift(self.effect())
-        q_z, _ = self._guide(cells, shift)
-        z = self._state(q_z.mean, shift)
-        return {"z": z, "scale": q_z.stddev, "z_basal": z - shift}
-
-    def basal_states(self, n_states: int) -> Tensor:
-        """Latent states of control cells, (n_states, n_latent)."""
-        return torch.randn(n_states, self.encoder.n_latent, device=self.n_treated.device)
+    def shift(self, cells: Cells) -> Tensor:
+        """Sum of the expected effects on each cell, (n_cells, n_latent)."""
+        return cells.shift(self.effect())
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the effects of ``cells``."""
-        shift = cells.shift(self.effect())
+        shift = self.shift(cells)
         if sampled:
             mask, _ = self.masks.draw(cells.part, (), False)
             embedding, _ = self.embeddings.draw(cells.part, mask, False)
@@ -247,21 +284,21 @@ class AdditiveModule(nn.Module):
         """Embeddings and, where there are any, masks, (n_perturbations, n_latent)."""
         mask = self.masks.most_probable()
         embedding = self.embeddings.posterior(None, mask.to(self.n_treated)).mean
-        if type(self.masks) is FixedMasks:
+        if isinstance(self.masks, FixedMasks):
             return {"embedding": embedding}
         probability = self.masks.probability()
         return {"embedding": embedding, "mask": mask, "mask_probability": probability}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and what is known of perturbations and of genes, which learns faster."""
-        return _groups(self, [self.masks, self.embeddings])
+    def phases(self, n_epochs: int) -> list[Phase]:
+        """Without sparsity, then on the axes on which effects are sparse."""
+        if not (self.fresh and self.rotated):
+            return [Phase(n_epochs)]
+        return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
 
-    def train(self, mode: bool = True) -> "AdditiveModule":
-        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
-        return super().train(mode and not self.frozen)
-
-    def _states(self, cells: Cells) -> Tensor:
-        return self.posterior(cells)["z"]
+    def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
+        """What perturbations do to the latent states of these cells."""
+        n = len(self.n_treated) if n_perturbations is None else n_perturbations
+        return additive_effects(lambda batch: self.guide(batch).mean, cells, n)
 
     def _standard_error(self, effects: LatentEffects) -> Tensor:
         """Of effects on the states, (n_perturbations, n_latent).
@@ -276,166 +313,98 @@ class AdditiveModule(nn.Module):
         return error / effects.covariance.diagonal().clamp(LEAST_VARIANCE, 1)
 
     def find_axes(self, cells: Cells) -> None:
-        """Turn the latent space to where effects are sparse, and start masks from them.
+        """Rotate the latent space to where effects are sparse, and start masks from them.
 
-        Nothing else changes: the decoder makes of the turned states what it made before.
+        Nothing else changes: the decoder makes of the rotated states what it made before.
         """
-        effects = additive_effects(self._states, cells, len(self.n_treated))
+        effects = self.effects(cells)
         R, centre = effects.axes()
-        self._turn(R.float(), centre.float(), moved=bool(effects.controlled))
-        effects = effects.turned(R, centre)
+        self._rotate(R.float(), centre.float(), moved=bool(effects.controlled))
+        effects = effects.rotated(R, centre)
         evidence = effects.difference, self._standard_error(effects)
-        self.masks.start(edge_logit(*evidence, largest_leak=LARGEST_LEAK) > 0)
+        self.masks.start(edge_logit(*evidence, largest_cross_talk=LARGEST_CROSS_TALK) > 0)
         self.embeddings.start(effects.difference.float())
 
     @torch.no_grad()
-    def _turn(self, R: Tensor, centre: Tensor, *, moved: bool) -> None:
-        """Turn all networks; basal states are moved by the centre, or else the effects are."""
+    def _rotate(self, R: Tensor, centre: Tensor, *, moved: bool) -> None:
+        """Rotate all networks; basal states are moved by the centre, or else the effects are."""
         by_basal = self.columns is not None or moved
-        self.encoder.turn(R, centre if by_basal else torch.zeros_like(centre))
-        self.decoder.turn(R, centre)
-        self.embeddings.turn(R)
+        self.encoder.rotate(R, centre if by_basal else torch.zeros_like(centre))
+        self.decoder.rotate(R, centre)
+        self.embeddings.rotate(R)
         if self.columns is not None:
             self.columns.weight.copy_(self.columns.weight @ R)
             self.columns.requires_grad_(True)
 
-    def judge(self, cells: Cells) -> None:
-        """Set masks to the probability of an effect on the mean state, where they are judged."""
-        if not isinstance(self.masks, JudgedMasks):
+    def call_edges(self, cells: Cells) -> None:
+        """Set masks to the probability of an effect on the mean state, unless they are learned."""
+        if not isinstance(self.masks, CalledMasks):
             return
-        effects = additive_effects(self._states, cells, len(self.n_treated))
-        learned = self.masks.most_probable()
-        self.masks.judge(effects.difference, self._standard_error(effects))
+        effects = self.effects(cells)
+        trained = self.masks.most_probable()
+        self.masks.record(effects.difference, self._standard_error(effects))
+        self.masks.call()
         known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
-        self.embeddings.start(torch.where(learned, known, seen))
+        self.embeddings.start(torch.where(trained, known, seen))
 
     def extended(self, cells: Cells, n_new: int) -> "AdditiveModule":
         """A copy with all frozen, and masks and embeddings of ``n_new`` more perturbations."""
-        module = copy.deepcopy(self).requires_grad_(False)
-        module.frozen = True
+        module = self.continued(frozen=True)
         n_known = len(self.n_treated)
         received = torch.zeros(n_known + n_new).to(self.n_treated)
         received.index_add_(0, cells.part.flatten(), (cells.dosage > 0).to(received).flatten())
         module.n_treated = torch.cat([self.n_treated, received[n_known:]])
         module.masks.extend(n_new)
         module.embeddings.extend(torch.zeros(n_new, self.encoder.n_latent))
-        for _ in range(N_SETTLING):
-            effects = additive_effects(module._states, cells, n_known + n_new)
-            module.embeddings.settle(effects.mean[n_known:])
-        if isinstance(module.masks, JudgedMasks):
+        for _ in range(N_READINGS):
+            effects = module.effects(cells, n_known + n_new)
+            module.embeddings.place(effects.mean[n_known:])
+        if isinstance(module.masks, CalledMasks):
             error = self._standard_error(effects)[n_known:]
-            module.masks.judge(effects.mean[n_known:], error)
+            module.masks.record(effects.mean[n_known:], error)
+            module.masks.call()
         return module
 
     def refined(self) -> "AdditiveModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
-        module = copy.deepcopy(self).requires_grad_(True)
-        module.frozen = False
-        module.embeddings.thaw()
-        module.masks.requires_grad_(False)
-        FixedMasks.start(module.masks, self.masks.most_probable())
+        module = super().refined()
+        module.masks.fix(self.masks.most_probable())
         return module
 
 
-class ConditionalModule(nn.Module):
+class ConditionalModule(SampledModule):
     """A decoder, and an encoder, that read the dosages: f(z, a)."""
 
+    rates = {"encoder_columns": 3.0, "decoder_columns": 3.0, "log_dispersion": DISPERSION_RATE}
+
     def __init__(self, encoder, decoder, transform, n_perturbations, *, objective, n_particles):
-        super().__init__()
-        self.encoder = encoder  # q(z | x, a)
-        self.decoder = decoder  # p(x | z, a)
-        self.transform = transform  # of x, for the encoder
-        n_genes, n_hidden = (
-            encoder.hidden.linears[0].in_features,
-            encoder.hidden.linears[0].out_features,
-        )
-        bound = (n_genes + n_perturbations) ** -0.5
-        columns = (2 * torch.rand(2, n_perturbations, n_hidden) - 1) * bound
+        super().__init__(encoder, decoder, transform, objective=objective, n_particles=n_particles)
+        first = encoder.hidden.linears[0]
+        bound = (first.in_features + n_perturbations) ** -0.5
+        columns = (2 * torch.rand(2, n_perturbations, first.out_features) - 1) * bound
         self.encoder_columns, self.decoder_columns = Table(columns[0]), Table(columns[1])
-        self.objective = objective
-        self.n_particles = n_particles
-        self.weights = {}
-        self.frozen = False
 
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
         q_z = self.guide(cells)
-        z = q_z.rsample(_particles(self))
-        per_cell = {"z": _cost_of_state(self, q_z, z, z.new_zeros(1))}
-        return _objective(self, cells.log_prob(self.intervene(z, cells)), per_cell, kl_weight)
+        z = q_z.rsample(self._sample_shape())
+        per_cell = {"z": self._cost_of_state(q_z, z, z.new_zeros(1))}
+        return self._objective(cells.log_prob(self.intervene(z, cells)), per_cell, kl_weight)
 
     def guide(self, cells: Cells) -> Normal:
         """Posterior q(z | x, a)."""
-        q_z: Normal = self.encoder(self.transform(cells.x), cells.shift(self.encoder_columns()))
+        q_z: Normal = self.encoder(self.features(cells.x), cells.shift(self.encoder_columns()))
         return q_z
-
-    def draw(self, n_draws: int) -> None:
-        """Nothing: cells share no latent variable."""
-
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
-        """Log p(x, z | a) - log q(z | x, a) at samples of q."""
-        q_z = self.guide(cells)
-        z, log_q = sampled(q_z, n_particles)
-        return self.log_joint(cells, z) - log_q
 
     def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
         """Log p(x, z | a)."""
         return cells.log_prob(self.intervene(z, cells)) + log_unit_normal(z).sum(-1)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Posterior mean of the state of untreated cells, (n_cells, n_latent)."""
-        mean: Tensor = self.encoder(self.transform(x)).mean
-        return mean
-
-    def posterior(self, cells: Cells) -> dict[str, Tensor]:
-        """Moments of q(z | x, a); the state is that of the cell untreated."""
-        q_z = self.guide(cells)
-        return {"z": q_z.mean, "scale": q_z.stddev, "z_basal": q_z.mean}
-
-    def basal_states(self, n_states: int) -> Tensor:
-        """Latent states, (n_states, n_latent)."""
-        device = self.encoder_columns.rows.device
-        return torch.randn(n_states, self.encoder.n_latent, device=device)
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states under the design of ``cells``."""
         extra = cells.shift(self.decoder_columns())
         p_x: Distribution = self.decoder(z_basal, cells.library, cells.environment, extra)
         return p_x
-
-    def learned(self) -> dict[str, Tensor]:
-        """Nothing: an effect is a function, not a vector."""
-        return {}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and what is known of perturbations and of genes, which learns faster."""
-        return _groups(self, [self.encoder_columns, self.decoder_columns])
-
-    def train(self, mode: bool = True) -> "ConditionalModule":
-        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
-        return super().train(mode and not self.frozen)
-
-    def extended(self, cells: Cells, n_new: int) -> "ConditionalModule":
-        """A copy with all frozen, and columns for ``n_new`` more perturbations."""
-        module = copy.deepcopy(self).requires_grad_(False)
-        module.frozen = True
-        for table in (module.encoder_columns, module.decoder_columns):
-            table.extend(table().new_zeros(n_new, table.rows.shape[1]))
-        return module
-
-    def refined(self) -> "ConditionalModule":
-        """A copy to train on; there is no discrete structure."""
-        module = copy.deepcopy(self).requires_grad_(True)
-        module.frozen = False
-        for table in (module.encoder_columns, module.decoder_columns):
-            table.thaw()
-        return module
-
-
-def _particles(module):
-    """Leading shape of what is sampled in training."""
-    one = module.n_particles == 1 and module.objective != "iwelbo"
-    return () if one else (module.n_particles,)
 
 
 def _sum_of_parts(cells, effect):
@@ -462,45 +431,6 @@ def _sampled(q_z, prior_mean, n_particles):
     z = q_z.mean + q_z.stddev * noise
     log_ratio = (noise.square() - (z - prior_mean).square()) / 2 + q_z.stddev.log()
     return z, log_ratio.sum(-1)
-
-
-def _cost_of_state(module, q_z, z, prior_mean):
-    """Nats of the latent state of each cell, expected under q or at its samples."""
-    square, spread = (z - prior_mean).square(), ((z - q_z.mean) / q_z.stddev).square()
-    if module.objective == "elbo":
-        cost = kl_from_unit_normal(q_z, prior_mean).sum(-1)
-        square = (q_z.mean - prior_mean).square() + q_z.stddev.square()
-    else:
-        cost = ((square - spread) / 2 - q_z.stddev.log()).sum(-1)
-    if "z_basal" not in module.weights:
-        return cost
-    weight = module.weights["z_basal"]
-    log_p = -(square + math.log(2 * math.pi)).sum(-1) / 2
-    of_q, of_p = weight.q + weight.added_q, weight.p + weight.added_p
-    return of_q * cost + (of_q - of_p) * log_p
-
-
-def _objective(module, log_likelihood, per_cell, kl_weight):
-    """Negative ELBO by its terms, or negative importance-weighted ELBO; nats per cell."""
-    if module.objective == "iwelbo":
-        return {"iwelbo": -iwelbo(log_likelihood - kl_weight * sum(per_cell.values())).mean()}
-    terms = {f"kl_{name}": kl_weight * cost.mean() for name, cost in per_cell.items()}
-    return {"reconstruction": -log_likelihood.mean()} | terms
-
-
-def _groups(module, tables):
-    """Networks; tables and dispersions, each with a rate of its own and without decay."""
-    fast = {id(p) for table in tables for p in table.parameters()}
-    groups = [
-        {"params": [], "lr": 1.0},
-        {"params": [], "lr": FAST_RATE, "weight_decay": 0.0},
-        {"params": [], "lr": DISPERSION_RATE, "weight_decay": 0.0},
-    ]
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            kind = 2 if name.endswith("dispersion") else int(id(parameter) in fast)
-            groups[kind]["params"].append(parameter)
-    return [group for group in groups if group["params"]]
 
 
 @with_shared_parameters
@@ -554,6 +484,7 @@ class ConditionalVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -565,6 +496,8 @@ class ConditionalVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -577,11 +510,9 @@ class ConditionalVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        encoder, decoder, transform = _networks(self, cells)
         return ConditionalModule(
-            encoder,
-            decoder,
-            transform,
+            *self._networks(cells),
+            _transform(self, cells),
             len(self.perturbations_),
             objective=self.objective,
             n_particles=self.n_train_particles,
@@ -646,6 +577,7 @@ class CPAVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -657,6 +589,8 @@ class CPAVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -706,12 +640,13 @@ class SAMSVAE(PerturbationVAE):
     Parameters
     ----------
     {n_latent}
+    edges : {"called", "learned"}, default="called"
+        How masks are found. "called" trains with effects on the axes on which they are sparse,
+        and calls edges afterwards, by an empirical-null test of mean latent states that needs no
+        prior (``skpert.sparsity.edges``). "learned" trains masks under their prior, as published.
     mask_prior : float, (float, float) or None, default=None
-        None has the edges judged by what is seen of them: the mean latent state of each
-        perturbation is an effect if it stands out of an empirical null, whatever the number of
-        cells and the size of effects (``skpert.edges``). A number in (0, 1) has them learned
-        under the published prior, which gives every edge that probability; a pair (a, b) has
-        that probability drawn from Beta(a, b) for each edge. With ``init="random"`` None is 0.01.
+        Of learned masks: prior probability of every edge, in (0, 1); or a pair (a, b), from whose
+        Beta distribution it is drawn for each edge. None is 0.01.
     mask_posterior : {"point", "beta"}, default="point"
         With a pair: whether the posterior of each edge's probability is a point or a Beta
         distribution. The posterior of a mask under one prior probability for all is Bernoulli.
@@ -723,7 +658,7 @@ class SAMSVAE(PerturbationVAE):
         "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
         the latent space in which embeddings are sparse, and goes on from there; the encoder
         reads the effects from then on. "random" begins with random weights and masks at one
-        half, as published, and needs many times as long.
+        half, as published, needs many times as long, and has masks learned.
     reweight : dict or None, default=None
         Weights of priors in the objective: a dict from one of four kinds to a dict from
         variables to their weights. "prior_scale" multiplies the log prior of a variable,
@@ -773,6 +708,7 @@ class SAMSVAE(PerturbationVAE):
         PerturbationVAE._parameter_constraints
         | ADDITIVE_CONSTRAINTS
         | {
+            "edges": [StrOptions({"called", "learned"})],
             "mask_prior": [Interval(Real, 0, 1, closed="neither"), tuple, None],
             "mask_posterior": [StrOptions({"point", "beta"})],
             "correlated_embedding": ["boolean", tuple],
@@ -785,6 +721,7 @@ class SAMSVAE(PerturbationVAE):
         self,
         n_latent=10,
         *,
+        edges="called",
         mask_prior=None,
         mask_posterior="point",
         embedding_scale=1.0,
@@ -798,6 +735,7 @@ class SAMSVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -809,6 +747,8 @@ class SAMSVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -820,6 +760,9 @@ class SAMSVAE(PerturbationVAE):
     ):
         self._store(locals())
 
+    def _prepare(self, cells):
+        check_edges(self, {"mask_prior": None, "mask_posterior": "point"})
+
     def _make_module(self, cells):
         return _additive_module(
             self,
@@ -829,14 +772,6 @@ class SAMSVAE(PerturbationVAE):
             network=_embedding_network(self),
             weights=_weights(self.reweight),
         )
-
-    def _optimise(
-        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
-    ):
-        optimise = super()._optimise
-        if warm or self.init == "random":
-            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
-        return in_two_phases(self, optimise, module, cells, validation, monitor)
 
     def joint_score(self, X, A, *, n_particles=None):
         r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
@@ -865,23 +800,12 @@ class SAMSVAE(PerturbationVAE):
         return _joint_score(self, X, A, n_particles)
 
 
-def _networks(estimator, cells):
-    """Encoder, decoder and transform of the input, of the estimator's sizes."""
-    sizes = {"n_hidden": estimator.n_hidden, "n_layers": estimator.n_layers}
-    encoder = GaussianEncoder(
-        cells.n_genes, estimator.n_latent, dropout=estimator.dropout, **sizes
-    )
-    decoder = Decoder(
-        estimator.n_latent,
-        cells.n_genes,
-        likelihood=estimator.likelihood,
-        n_environments=cells.environment.shape[1],
-        **sizes,
-    )
-    kind = estimator.input_transform
+def _transform(estimator, cells):
+    """What the encoder reads of expression."""
+    kind, counts = estimator.input_transform, estimator._counts
     if kind == "auto":
-        kind = "log" if decoder.head.counts else None
-    if kind in ("log", "log_standardize") and not decoder.head.counts:
+        kind = "log" if counts else None
+    if kind in ("log", "log_standardize") and not counts:
         raise ValueError(
             f"input_transform={kind!r} takes the logarithm of counts, which real values are not: "
             "give 'standardize' or None"
@@ -889,11 +813,11 @@ def _networks(estimator, cells):
     transform = InputTransform(cells.n_genes, log=kind in ("log", "log_standardize"))
     if kind in ("standardize", "log_standardize") and not cells.dosage.is_meta:
         transform.standardise(b.x for b in cells.minibatches(ENCODE_SIZE, shuffle=False))
-    return encoder, decoder, transform
+    return transform
 
 
 def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=None):
-    encoder, decoder, transform = _networks(estimator, cells)
+    networks, transform = estimator._networks(cells), _transform(estimator, cells)
     shape = (len(estimator.perturbations_), estimator.n_latent)
     embeddings = Embeddings(shape, estimator.embedding_scale, network)
     columns = None
@@ -908,8 +832,7 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
     n_treated = torch.zeros(shape[0], device=received.device)
     n_treated.index_add_(0, cells.part.flatten(), received)
     return AdditiveModule(
-        encoder,
-        decoder,
+        *networks,
         transform,
         masks,
         embeddings,
@@ -918,22 +841,24 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
         objective=estimator.objective,
         n_particles=estimator.n_train_particles,
         weights=weights,
+        rotated=rotated,
     )
 
 
 def _masks(estimator):
-    """Masks that are judged or learned under the prior; all at one until axes are found."""
+    """Masks that are called, or learned under the prior; all at one until axes are found."""
     shape, prior = (len(estimator.perturbations_), estimator.n_latent), estimator.mask_prior
     logit = torch.full(shape, torch.inf if estimator.init == "rotation" else 0.0)
-    if isinstance(prior, tuple):
-        if len(prior) != 2 or not all(isinstance(c, Real) and 0 < c < math.inf for c in prior):
-            raise ValueError(
-                f"mask_prior={prior!r}: a pair holds the two concentrations of a Beta "
-                "distribution, positive numbers"
-            )
+    pair = isinstance(prior, tuple)
+    if pair and (len(prior) != 2 or not all(isinstance(c, Real) and 0 < c < inf for c in prior)):
+        raise ValueError(
+            f"mask_prior={prior!r}: a pair holds the two concentrations of a Beta "
+            "distribution, positive numbers"
+        )
+    if estimator.edges == "called":
+        return CalledMasks(logit)
+    if pair:
         return BetaBernoulliMasks(logit, prior, estimator.mask_posterior)
-    if prior is None and estimator.init == "rotation":
-        return JudgedMasks(logit)
     return BernoulliMasks(logit, 0.01 if prior is None else prior)
 
 
@@ -969,7 +894,7 @@ def _weights(reweight):
             f"reweight[{kind!r}] must map some of the variables {list(WEIGHTED)} to their "
             f"weights, got {weights!r}"
         )
-    if not all(isinstance(w, Real) and 0 <= w < math.inf for w in weights.values()):
+    if not all(isinstance(w, Real) and 0 <= w < inf for w in weights.values()):
         raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
     return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
 

@@ -17,7 +17,8 @@ causal inference, bioRxiv 2025.06.05.657988). In the code states are rows and
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .._data import Cells
+from .._data import ENCODE_SIZE, Cells
 from .._input.cells import log_normalised, median_library_size
 from .._input.values import listed
-from ..base import (
-    ENCODE_SIZE,
-    Integral,
-    Interval,
-    PerturbationVAE,
-    Real,
-    StrOptions,
-    with_shared_parameters,
-)
-from ..nn import Decoder, GaussianEncoder, NormalHead, Table
-from ..objectives import kl_from_unit_normal, log_unit_normal, sampled
+from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from ..module import PerturbationModule, Phase
+from ..nn import NormalHead, Table
+from ..objectives import kl_from_unit_normal, log_unit_normal
 from ..preprocessing import TargetFeatures
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
@@ -49,8 +43,6 @@ MAX_CONTROLS = 10_000  # control cells that components of genes are computed fro
 N_BASAL_STATES = 1000  # of control cells, kept for predictions
 RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
-FAST_RATE = 10.0  # learning rate of shifts and penetrances relative to the networks'
-SCALE_RATE = 30.0  # of dispersions or scales of genes
 N_ROUNDS = 3  # of fitting penetrances to mean responses
 N_CHOICES = 61  # penetrances that are tried for a perturbation that is added
 RIDGE = 0.1  # penalty of the regression on similarities of features
@@ -170,17 +162,30 @@ class ShiftNetwork(nn.Module):
         self.added.extend(shift[:0])
 
 
-class CausalModule(nn.Module):
+class Blocks(NamedTuple):
+    """Minibatch of blocks of cells of one perturbation each, and a block of control cells."""
+
+    cells: Cells
+    controls: Cells
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells in blocks of perturbations."""
+        return self.cells.n_cells
+
+
+class CausalModule(PerturbationModule):
     """The equation above in torch, with the same symbols."""
 
+    rates = {"penetrance": 10.0, "shifts.logits": 10.0, "log_dispersion": 30.0, "log_scale": 30.0}
     basal: Tensor  # (N_BASAL_STATES, n_latent) z of control cells, for predictions
     control_mean: Tensor  # (n_genes,) what the response of no perturbation is, on average
     library: Tensor  # () median total counts of the training cells
 
     def __init__(
         self,
-        encoder: GaussianEncoder,
-        decoder: Decoder,
+        encoder,
+        decoder,
         structure: StructuralModel | Independence,
         shifts: FreeShifts | ShiftNetwork,
         n_perturbations: int,
@@ -189,39 +194,49 @@ class CausalModule(nn.Module):
         objective: str,
         mmd_weight: float,
         library: float,
+        refit_penetrance: bool = True,
     ):
-        super().__init__()
-        self.encoder = encoder  # q(z + c S | x)
-        self.decoder = decoder  # p(x | u)
+        super().__init__(encoder, decoder)  # q(z + c S | x) and p(x | u)
         self.structure = structure  # v -> u
         self.shifts = shifts  # S
         self.penetrance = Table(torch.ones(n_perturbations, 1))  # c
         self.objective = objective
         self.mmd_weight = mmd_weight
+        self.refit_penetrance = refit_penetrance
         self.register_buffer("basal", torch.randn(N_BASAL_STATES, encoder.n_latent))
         self.register_buffer("control_mean", torch.zeros(n_genes))
         self.register_buffer("library", torch.tensor(library))
-        self.controls: Cells | None = None  # to be paired with, while it is trained
 
     def shift(self, cells: Cells) -> Tensor:
         """Sum of dosage times c S over each cell's perturbations, (n_cells, n_latent)."""
         return cells.shift(self.penetrance() * self.shifts())
 
-    def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
-        """Terms of the objective: cells come in blocks of one perturbation each in training.
+    def minibatches(self, cells: Cells) -> Callable[[int], Iterator[Blocks]]:
+        """Blocks of cells, each minibatch with control cells of its own to be compared with."""
+        controls, of_cells = untreated(cells), blocks(cells)
 
-        Held-out cells come as they are, and have the terms of the ELBO.
-        """
-        if not self.training or self.controls is None:
+        def paired(batch_size: int) -> Iterator[Blocks]:
+            for batch in of_cells(batch_size):
+                device = batch.dosage.device
+                index = torch.randint(controls.n_cells, (BLOCK_SIZE,), device=device)
+                yield Blocks(batch, controls.take(index))
+
+        return paired
+
+    def phases(self, n_epochs: int) -> list[Phase]:
+        """One, after which all is set that has a closed form."""
+        return [Phase(n_epochs, self.finalise)]
+
+    def loss_terms(self, cells: Cells | Blocks, kl_weight: float = 1.0) -> dict[str, Tensor]:
+        """Terms of the objective; held-out cells, which come as they are, have the ELBO's."""
+        if isinstance(cells, Cells):
             return self._elbo_terms(cells, kl_weight)
-        index = torch.randint(self.controls.n_cells, (BLOCK_SIZE,), device=cells.dosage.device)
-        controls = self.controls.take(index)
         if self.objective == "published":
-            return self._published_terms(cells, controls, kl_weight)
-        return self._matched_terms(cells, controls, kl_weight)
+            return self._published_terms(*cells, kl_weight)
+        return self._matched_terms(*cells, kl_weight)
 
     def _elbo_terms(self, cells: Cells, kl_weight: float) -> dict[str, Tensor]:
-        q = self.encoder(self.decoder.features(cells.x))
+        q = self.guide(cells)
         p_x = self.decoder(self.structure(q.rsample()), cells.library, cells.environment)
         kl = _kl(q, self.shift(cells))
         return {"reconstruction": -cells.log_prob(p_x).mean(), "kl_z": kl_weight * kl.mean()}
@@ -229,8 +244,7 @@ class CausalModule(nn.Module):
     def _matched_terms(self, cells: Cells, controls: Cells, kl_weight: float) -> dict[str, Tensor]:
         """The ELBO, and how far counterfactuals of control cells are from measured cells."""
         n, shift = cells.n_cells, self.shift(cells)
-        x = torch.cat([cells.x, controls.x])
-        q = self.encoder(self.decoder.features(x))
+        q = self.encoder(self.features(torch.cat([cells.x, controls.x])))
         v = q.rsample()
         of_blocks = shift[::BLOCK_SIZE, None]  # (n_blocks, 1, n_latent)
         changed = (v[n:] + of_blocks).flatten(0, 1)
@@ -255,7 +269,7 @@ class CausalModule(nn.Module):
 
         Means over genes and over modules; a likelihood of counts takes the place of the errors.
         """
-        q = self.encoder(self.decoder.features(controls.x))
+        q = self.guide(controls)
         z = q.rsample()
         changed = (z + self.shift(cells)[::BLOCK_SIZE, None]).flatten(0, 1)
         h = self._hidden(torch.cat([z, changed]), cells, controls)
@@ -297,18 +311,9 @@ class CausalModule(nn.Module):
         error: Tensor = (p_x.mean - cells.x).square().mean()
         return error
 
-    def draw(self, n_draws: int) -> None:
-        """Cells share nothing that is uncertain."""
-
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
-        """Log p(x, z | a) - log q(z | x, a) at samples of q(z | x, a) = q(z + c S | x) - c S."""
-        q = self.guide(cells)
-        v, log_q = sampled(q, n_particles)
-        return self.log_joint(cells, v) - log_q
-
     def guide(self, cells: Cells) -> Normal:
         """Posterior q(v | x) of v = z + c S."""
-        q: Normal = self.encoder(self.decoder.features(cells.x))
+        q: Normal = self.encoder(self.features(cells.x))
         return q
 
     def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
@@ -318,12 +323,12 @@ class CausalModule(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of u, (n_cells, n_latent)."""
-        u: Tensor = self.structure(self.encoder(self.decoder.features(x)).mean)
+        u: Tensor = self.structure(self.encoder(self.features(x)).mean)
         return u
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Means of u with and without the perturbation, and the scale of z."""
-        q, shift = self.encoder(self.decoder.features(cells.x)), self.shift(cells)
+        q, shift = self.guide(cells), self.shift(cells)
         z = q.mean - shift
         basal, u = self.structure(z), self.structure(q.mean)
         return {"z": u, "z_basal": basal, "scale": q.stddev, "z_exogenous": z}
@@ -355,43 +360,27 @@ class CausalModule(nn.Module):
         weights = self.structure.weights()
         return learned if weights is None else learned | {"graph": weights}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks and graph; shifts of their own and penetrances, which learn faster."""
-        fast = [p for p in self.penetrance.parameters() if p.requires_grad]
-        if isinstance(self.shifts, FreeShifts):
-            fast += [p for p in self.shifts.parameters() if p.requires_grad]
-        names = ("log_dispersion", "log_scale")
-        scales = [p for n, p in self.decoder.head.named_parameters() if n in names]
-        scales = [p for p in scales if p.requires_grad]
-        known = {id(p) for p in fast + scales}
-        slow = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        groups: list[dict[str, Any]] = [
-            {"params": slow},
-            {"params": fast, "lr": FAST_RATE, "weight_decay": 0.0},
-            {"params": scales, "lr": SCALE_RATE, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
-
     @torch.no_grad()
-    def settle(self, cells: Cells, controls: Cells) -> None:
+    def finalise(self, cells: Cells) -> None:
         """Set what has a closed form, given all else, and keep what predictions need.
 
         With a normal likelihood these are the bias of the decoder, from which the mean response
         to nothing is the mean of control cells, and the scales of genes, from the residuals; and
-        always penetrances, so that the size of mean responses is that measured.
+        penetrances, so that the size of mean responses is that measured.
         """
-        self.controls = None
+        controls = untreated(cells)
         self.eval()
         place = torch.linspace(0, controls.n_cells - 1, len(self.basal)).round().long()
         chosen = controls.take(place.to(self.basal.device))
-        self.basal.copy_(self.encoder(self.decoder.features(chosen.x)).sample())
+        self.basal.copy_(self.guide(chosen).sample())
         total = torch.zeros_like(self.control_mean)
         for batch in controls.minibatches(ENCODE_SIZE, shuffle=False):
             total += self._levels_of(batch).sum(0)
         self.control_mean.copy_(total / controls.n_cells)
         if not self.decoder.head.counts:
             self._fit_observations(cells, chosen.environment)
-        self._fit_penetrances(cells)
+        if self.refit_penetrance:
+            self._fit_penetrances(cells)
 
     def _fit_penetrances(self, cells: Cells) -> None:
         """Multiply each penetrance by the slope of the measured on the predicted change.
@@ -437,7 +426,7 @@ class CausalModule(nn.Module):
             return
         total = torch.zeros_like(self.control_mean)
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
-            u = self.structure(self.encoder(batch.x).sample())
+            u = self.structure(self.guide(batch).sample())
             error = head(self.decoder.hidden(u, batch.environment), None).mean - batch.x
             total += error.square().sum(0)
         head.log_scale.copy_((total / cells.n_cells).clamp(min=1e-12).log() / 2)
@@ -448,7 +437,7 @@ class CausalModule(nn.Module):
 
     def reached(self, shift: Tensor, penetrance: Tensor) -> "CausalModule":
         """A copy with all frozen, that knows perturbations of these shifts and penetrances."""
-        module = copy.deepcopy(self)
+        module = self.continued(frozen=True)
         module.shifts.extend(shift)
         module.penetrance.extend(penetrance[:, None])
         module.penetrance.extend(penetrance[:0, None])
@@ -483,11 +472,11 @@ class CausalModule(nn.Module):
         return errors.view(len(shifts), len(grid))
 
     def refined(self) -> "CausalModule":
-        """A copy to be trained on; there is no discrete structure to be fixed."""
-        module = copy.deepcopy(self).requires_grad_(True)
-        module.penetrance.thaw()
+        """A copy to be trained on; shifts that were added to a network's stay."""
+        module = self.continued(frozen=False)
+        module.penetrance.unfreeze()
         if isinstance(module.shifts, FreeShifts):
-            module.shifts.logits.thaw()
+            module.shifts.logits.unfreeze()
         return module
 
 
@@ -596,6 +585,9 @@ class SCCVAE(PerturbationVAE):
         control cells only.
     mmd_weight : float, default=10.0
         Weight of the MMD in the objective.
+    refit_penetrance : bool, default=True
+        Whether penetrances are fitted once more after training, so that the size of the mean
+        response to each perturbation is that measured; False keeps the trained ones, as released.
     {network_parameters}
     {shared_parameters}
 
@@ -661,6 +653,7 @@ class SCCVAE(PerturbationVAE):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"matched", "published"})],
         "mmd_weight": [Interval(Real, 0, None, closed="left")],
+        "refit_penetrance": ["boolean"],
     }
 
     def __init__(
@@ -675,9 +668,11 @@ class SCCVAE(PerturbationVAE):
         n_components=50,
         objective="matched",
         mmd_weight=10.0,
+        refit_penetrance=True,
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="normal",
         control="control",
         sep="+",
@@ -689,6 +684,8 @@ class SCCVAE(PerturbationVAE):
         learning_rate=3e-3,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -704,7 +701,7 @@ class SCCVAE(PerturbationVAE):
 
     def _prepare(self, cells):
         """Fit the features of targets, which need control cells if they are gene components."""
-        controls = _untreated(cells)
+        controls = untreated(cells)
         n_taken = min(controls.n_cells, MAX_CONTROLS)  # rows become dense
         rows = torch.linspace(0, controls.n_cells - 1, n_taken, dtype=torch.float64).long()
         values = controls.take(rows.to(cells.dosage.device)).x.cpu().numpy()
@@ -717,26 +714,18 @@ class SCCVAE(PerturbationVAE):
         self._graph = _graph(self)
 
     def _make_module(self, cells):
-        sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
-        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
-        decoder = Decoder(
-            self.n_latent,
-            cells.n_genes,
-            likelihood=self.likelihood,
-            n_environments=cells.environment.shape[1],
-            **sizes,
-        )
+        networks = self._networks(cells)
         features = torch.from_numpy(self._features_of_targets).float()
         if self.shift_encoder == "kernel":
             shifts = FreeShifts(features, self.n_latent)
         else:
+            sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
             shifts = ShiftNetwork(features, self.n_latent, **sizes)
         structure = Independence()
         if self.graph is not None:
             structure = StructuralModel(torch.from_numpy(self._graph.copy()))
         return CausalModule(
-            encoder,
-            decoder,
+            *networks,
             structure,
             shifts,
             len(features),
@@ -744,24 +733,8 @@ class SCCVAE(PerturbationVAE):
             objective=self.objective,
             mmd_weight=self.mmd_weight,
             library=self._population["median"],
+            refit_penetrance=self.refit_penetrance,
         )
-
-    def _optimise(
-        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
-    ):
-        controls = _untreated(cells)
-        module.controls = controls
-        history = super()._optimise(
-            module,
-            cells,
-            validation,
-            monitor,
-            warm=warm,
-            max_epochs=max_epochs,
-            minibatches=blocks(cells),
-        )
-        module.settle(cells, controls)
-        return history
 
     def with_penetrance(self, penetrance):
         """Set the penetrance of perturbations, seen or not.
@@ -770,7 +743,8 @@ class SCCVAE(PerturbationVAE):
         ----------
         penetrance : dict or Series of str to float
             Names of single perturbations and their penetrances, of any sign: 0 does nothing,
-            beyond those of the training is extrapolation, and below 0 turns the effect round.
+            beyond those of the training is extrapolation, and below 0 reverses the sign of the
+            effect.
 
         Returns
         -------
@@ -926,7 +900,7 @@ class SCCVAE(PerturbationVAE):
         return self._learned("graph")
 
 
-def _untreated(cells):
+def untreated(cells):
     """Control cells; all cells where there are none."""
     control = (cells.dosage == 0).all(1)
     return cells.subset(control.nonzero()[:, 0]) if control.any() else cells

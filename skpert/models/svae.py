@@ -8,99 +8,75 @@ r"""The sVAE+ family: a perturbation shifts few latents of a cell.
 
 with shifts :math:`\mu` (``embedding_``), masks :math:`\gamma`, observed library size :math:`l` and
 no shift for control cells. The members differ in the prior of z alone: ``VAE`` and ``BetaVAE``
-have no shift, ``IVAE`` has :math:`\gamma = 1`, ``SVAE`` pays :math:`\alpha` times the mean of
-:math:`\pi` and ``SVAEPlus`` has :math:`\pi_{ai} \sim \mathrm{Beta}(1, \alpha)` (Lopez et al.,
+have no shift, and ``IVAE`` has :math:`\gamma = 1`. In ``SVAE`` and ``SVAEPlus`` edges are called
+after training; where masks are learned instead, ``SVAE`` pays :math:`\alpha` times the mean of
+:math:`\pi`, and ``SVAEPlus`` has :math:`\pi_{ai} \sim \mathrm{Beta}(1, \alpha)` (Lopez et al.,
 Learning causal representations of single cells via sparse mechanism shift modeling, CLeaR 2023).
 """
 
-import copy
 from functools import partial
+from math import inf
 from numbers import Real
-from typing import Any
 
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Normal, kl_divergence
+from torch import Tensor
+from torch.distributions import Distribution, Normal
 from torch.nn.functional import logsigmoid
 
 from .._data import Cells
-from .._effects import edge_logit, latent_effects
-from .._phases import in_two_phases
 from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
-from ..distributions import StraightThroughBernoulli
-from ..nn import Decoder, GaussianEncoder, Table
-from ..objectives import beta_log_prob, kl_from_unit_normal, log_unit_normal
+from ..module import PerturbationModule, Phase
+from ..nn import Table
+from ..objectives import kl_from_unit_normal, log_unit_normal
+from ..sparsity.edges import check_edges
+from ..sparsity.effects import (
+    LARGEST_CROSS_TALK,
+    LatentEffects,
+    dense_then_sparse,
+    edge_logit,
+    latent_effects,
+)
+from ..sparsity.masks import (
+    LOGIT_START,
+    BetaPenalty,
+    CalledMasks,
+    ExactBetaPenalty,
+    FixedMasks,
+    L1Penalty,
+    PenalisedMasks,
+    rows_of,
+)
 
-LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
-LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
-LARGEST_LEAK = 0.2  # of an effect into other latents before sparsity straightens the axes
-FAST_RATE = 3.0  # learning rate of shifts, masks and dispersions relative to the networks'
+N_LARGEST = 2  # shifts of each perturbation that are shown as the graph where none is masked
 
 
-class ShiftModule(nn.Module):
-    """The equation above in torch, with the same symbols."""
+class ShiftModule(PerturbationModule):
+    """The equation above in torch, with the same symbols; without shifts a plain VAE."""
 
-    def __init__(
-        self,
-        encoder,
-        decoder,
-        embedding=None,
-        mask_logit=None,
-        penalty=None,
-        standard_error=None,
-        beta=1.0,
-    ):
-        super().__init__()
-        self.encoder = encoder  # q(z | x)
-        self.decoder = decoder  # p(x | z)
+    rates = {"embedding": 3.0, "masks": 3.0, "log_dispersion": 3.0}
+
+    def __init__(self, encoder, decoder, embedding=None, masks=None, *, beta=1.0, rotated=False):
+        super().__init__(encoder, decoder)  # q(z | x) and p(x | z)
         self.embedding = embedding  # mu, a Table, or None without shifts
-        self.mask_logit = mask_logit  # logit of pi, a Table, or None without masks
-        self.penalty = penalty  # of the logits of pi: nats per cell; None if they are judged
-        self.standard_error = standard_error  # of mu where edges are judged, a Table
+        self.masks = masks  # gamma, or None without shifts
         self.beta = beta  # weight of the KL of z
-        self.frozen = False
+        self.rotated = rotated  # whether training looks for the axes on which shifts are sparse
 
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
-        q_z = self.encoder(self.decoder.features(cells.x))
+        q_z = self.guide(cells)
         p_x = self.decoder(q_z.rsample(), cells.library, cells.environment)
         kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)
         terms = {
             "reconstruction": -cells.log_prob(p_x).mean(),
             "kl_z": self.beta * kl_weight * kl_z.mean(),
         }
-        if self.mask_logit is not None and self.mask_logit.rows.requires_grad:
-            terms["sparsity"] = self.penalty(self.mask_logit.rows, kl_weight)
-        return terms
-
-    def prior_mean(self, cells: Cells, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
-        if self.embedding is None:
-            return cells.dosage.new_zeros(1)
-        effect = nn.functional.embedding(cells.part, self.embedding())  # a row per part
-        if self.mask_logit is not None:
-            logits = nn.functional.embedding(cells.part, self.mask_logit())
-            q_mask = StraightThroughBernoulli(logits)
-            effect = effect * q_mask.rsample(sample_shape)
-        return (cells.dosage[:, :, None] * effect).sum(-2)
-
-    def draw(self, n_draws: int) -> None:
-        """Nothing: every cell has masks of its own."""
-
-    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
-        """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""
-        q_z = self.encoder(self.decoder.features(cells.x))
-        noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
-        z = q_z.mean + q_z.stddev * noise
-        log_p_z = -(z - self.prior_mean(cells, (n_particles,))).square() / 2
-        log_q_z = -noise.square() / 2 - q_z.stddev.log()
-        p_x = self.decoder(z, cells.library, cells.environment)
-        return cells.log_prob(p_x) + (log_p_z - log_q_z).sum(-1)
+        return terms if self.masks is None else terms | self.masks.penalties(kl_weight)
 
     def guide(self, cells: Cells) -> Normal:
         """Posterior q(z | x)."""
-        q_z: Normal = self.encoder(self.decoder.features(cells.x))
+        q_z: Normal = self.encoder(self.features(cells.x))
         return q_z
 
     def log_joint(self, cells: Cells, z: Tensor, shared: None = None) -> Tensor:
@@ -114,212 +90,118 @@ class ShiftModule(nn.Module):
         if self.embedding is None:
             return untreated.sum(-1)
         treated = log_unit_normal(z - cells.shift(self.embedding()))
-        if self.mask_logit is None:
+        if isinstance(self.masks, FixedMasks):
             return treated.sum(-1)
-        logit = self.mask_logit()[cells.part[:, 0]]  # a cell has one intervention, or none
+        logit = self.masks.logit()[cells.part[:, 0]]  # a cell has one intervention, or none
         on, off = logsigmoid(logit), logsigmoid(-logit)
         return torch.logaddexp(on + treated, off + untreated).sum(-1)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Posterior mean of the latent state, (n_cells, n_latent)."""
-        mean: Tensor = self.encoder(self.decoder.features(x)).mean
-        return mean
+    def prior_mean(self, cells: Cells, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
+        if self.embedding is None:
+            return cells.dosage.new_zeros(1)
+        effect = rows_of(self.embedding(), cells.part)  # a row per part
+        effect = effect * self.masks.sample(cells.part, sample_shape)
+        return (cells.dosage[:, :, None] * effect).sum(-2)
 
-    def _states(self, cells: Cells) -> Tensor:
-        return self.encode(cells.x)
-
-    def posterior(self, cells: Cells) -> dict[str, Tensor]:
-        """Moments of q(z | x), and the state without the shift of the cell's perturbation."""
-        q_z = self.encoder(self.decoder.features(cells.x))
-        z_basal = q_z.mean - self.shift(cells)
-        return {"z": q_z.mean, "scale": q_z.stddev, "z_basal": z_basal}
+    def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
+        """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""
+        q_z = self.guide(cells)
+        noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
+        z = q_z.mean + q_z.stddev * noise
+        log_p_z = -(z - self.prior_mean(cells, (n_particles,))).square() / 2
+        log_q_z = -noise.square() / 2 - q_z.stddev.log()
+        p_x = self.decoder(z, cells.library, cells.environment)
+        return cells.log_prob(p_x) + (log_p_z - log_q_z).sum(-1)
 
     def shift(self, cells: Cells) -> Tensor:
         """Shift of each cell under the most probable mask, (n_cells, n_latent)."""
         if self.embedding is None:
-            return cells.dosage.new_zeros(1)
-        effect = self.embedding()
-        if self.mask_logit is not None:
-            effect = effect * (self.mask_logit() > 0)
-        return cells.shift(effect)
-
-    def basal_states(self, n_states: int) -> Tensor:
-        """Latent states of control cells, (n_states, n_latent)."""
-        device = next(self.parameters()).device
-        return torch.randn(n_states, self.encoder.n_latent, device=device)
+            return super().shift(cells)
+        return cells.shift(self.embedding() * self.masks.most_probable())
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the shifts of ``cells``."""
-        p_x: Distribution = self.decoder(
-            z_basal + self.shift(cells), cells.library, cells.environment
-        )
+        z = z_basal + self.shift(cells)
+        p_x: Distribution = self.decoder(z, cells.library, cells.environment)
         return p_x
 
     def learned(self) -> dict[str, Tensor]:
-        """Shifts and masks, (n_perturbations, n_latent); without masks the two largest shifts."""
+        """Shifts and masks, (n_perturbations, n_latent); without masks the largest shifts."""
         if self.embedding is None:
             return {}
         embedding = self.embedding()
-        if self.mask_logit is None:
-            top = embedding.abs().topk(min(2, embedding.shape[1])).indices
+        if isinstance(self.masks, FixedMasks):
+            top = embedding.abs().topk(min(N_LARGEST, embedding.shape[1])).indices
             mask = torch.zeros_like(embedding, dtype=torch.bool).scatter(1, top, True)
             return {"embedding": embedding, "mask": mask}
-        # In float64, as the last bit in float32 depends on the number of rows.
-        probability = torch.sigmoid(self.mask_logit().double()).float()
-        return {
-            "embedding": embedding,
-            "mask": probability > 0.5,
-            "mask_probability": probability,
-        }
+        probability = self.masks.probability()
+        return {"embedding": embedding, "mask": probability > 0.5, "mask_probability": probability}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks; and shifts, masks and dispersions, which learn faster and do not decay."""
-        tables = [t for t in (self.embedding, self.mask_logit, self.penalty) if t is not None]
-        few = [p for table in tables for p in table.parameters()]
-        few += [p for name, p in self.decoder.named_parameters() if name.endswith("dispersion")]
-        known = {id(p) for p in few}
-        others = [p for p in self.parameters() if id(p) not in known]
-        groups: list[dict[str, Any]] = [{"params": others}]
-        groups.append({"params": few, "lr": FAST_RATE, "weight_decay": 0.0})
-        trained = ({**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups)
-        return [group for group in trained if group["params"]]
+    def phases(self, n_epochs: int) -> list[Phase]:
+        """Without sparsity, then on the axes on which shifts are sparse."""
+        if not (self.fresh and self.rotated):
+            return [Phase(n_epochs)]
+        return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
 
-    def train(self, mode: bool = True) -> "ShiftModule":
-        """As ``nn.Module``; networks that are frozen keep their batch statistics."""
-        return super().train(mode and not self.frozen)
+    def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
+        """What perturbations do to the latent states of these cells."""
+        n = len(self.embedding()) if n_perturbations is None else n_perturbations
+        return latent_effects(lambda batch: self.encode(batch.x), cells, n)
 
     def find_axes(self, cells: Cells) -> None:
-        """Turn the latent space to where shifts are sparse, and start masks from them.
+        """Rotate the latent space to where shifts are sparse, and start masks from them.
 
-        Nothing else changes: the decoder makes of the turned states what it made before.
+        Nothing else changes: the decoder makes of the rotated states what it made before.
         """
-        effects = latent_effects(self._states, cells, len(self.embedding()))
+        effects = self.effects(cells)
         R, centre = effects.axes()
         for network in (self.encoder, self.decoder):
-            network.turn(R.float(), centre.float())
-        effects = effects.turned(R, centre)
+            network.rotate(R.float(), centre.float())
+        effects = effects.rotated(R, centre)
         evidence = effects.difference, effects.standard_error
-        found = edge_logit(*evidence, largest_leak=LARGEST_LEAK) > 0
-        start = torch.inf if self.penalty is None else LOGIT_FOUND
+        self.masks.start(edge_logit(*evidence, largest_cross_talk=LARGEST_CROSS_TALK) > 0)
         self.embedding = Table(effects.difference.float())
-        self.mask_logit = Table(torch.where(found, start, -start).float())
-        self.mask_logit.requires_grad_(self.penalty is not None)
 
-    def judge(self, cells: Cells) -> None:
-        """Set shifts to the mean latent states, and masks to the probability of an effect.
-
-        Where masks are learned, they stay.
-        """
-        if self.penalty is not None:
+    def call_edges(self, cells: Cells) -> None:
+        """Set shifts to the mean latent states, and call edges; those that are learned stay."""
+        if not isinstance(self.masks, CalledMasks):
             return
-        effects = latent_effects(self._states, cells, len(self.embedding()))
+        effects = self.effects(cells)
         self.embedding = Table(effects.mean.float())
-        logit = edge_logit(effects.difference, effects.standard_error)
-        self.mask_logit = Table(logit.float())
-        self.standard_error = Table(effects.standard_error.float())
-        for table in (self.mask_logit, self.standard_error):
-            table.requires_grad_(False)
+        self.masks.record(effects.mean, effects.standard_error)
+        self.masks.call(edge_logit(effects.difference, effects.standard_error))
 
     def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
         """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.
 
         With masks of one and the encoder frozen, the mean of the posterior means minimises the
-        published objective exactly, so that nothing is left to train; with ``sparse`` the new
-        masks are judged beside the known ones, or learned from there.
+        published objective exactly, so that nothing is left to train; with ``sparse`` edges of
+        the new perturbations are called beside the known ones, or learned from there.
         """
-        module = copy.deepcopy(self).requires_grad_(False)
-        module.frozen = True
-        if self.embedding is None:
+        module = self.continued(frozen=True)
+        if module.embedding is None:
             return module
-        n_known, n_latent = self.embedding().shape
-        effects = latent_effects(self._states, cells, n_known + n_new)
+        n_known = len(self.embedding())
+        effects = self.effects(cells, n_known + n_new)
         module.embedding.extend(effects.mean[n_known:])
-        if self.standard_error is not None:
-            module.standard_error.extend(effects.standard_error[n_known:])
-            module.standard_error.requires_grad_(False)
-        learned = sparse and self.penalty is not None
-        if self.mask_logit is not None:
-            start = torch.full((n_new, n_latent), LOGIT_START if learned else torch.inf)
-            if sparse and not learned:
-                start = edge_logit(module.embedding(), module.standard_error())[n_known:]
-            module.mask_logit.extend(start)
-            module.mask_logit.requires_grad_(learned)
-        if self.penalty is not None:
-            module.penalty.extend(n_new, cells.n_cells)
-            module.penalty.requires_grad_(learned)
-        module.embedding.requires_grad_(learned)
+        if isinstance(module.masks, PenalisedMasks):
+            module.masks.extend(n_new, cells.n_cells, learned=sparse)
+        else:
+            module.masks.extend(n_new)
+        if isinstance(module.masks, CalledMasks):
+            module.masks.record(effects.mean[n_known:], effects.standard_error[n_known:])
+            if sparse:
+                module.masks.call()
+        module.embedding.requires_grad_(sparse and isinstance(module.masks, PenalisedMasks))
         return module
 
     def refined(self) -> "ShiftModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
-        module = copy.deepcopy(self).requires_grad_(True)
-        module.frozen = False
-        if self.embedding is not None:
-            module.embedding.thaw()
-        if self.mask_logit is not None:
-            fixed = torch.where(self.mask_logit() > 0, torch.inf, -torch.inf)
-            module.mask_logit = Table(fixed).requires_grad_(False)
-        for part in (module.penalty, module.standard_error):
-            if part is not None:
-                part.requires_grad_(False)
+        module = super().refined()
+        if module.masks is not None:
+            module.masks.fix(self.masks.most_probable())
         return module
-
-
-class L1Penalty(nn.Module):
-    r"""Prior of sVAE: :math:`\alpha` times the mean edge probability, as released."""
-
-    strength: Tensor  # alpha
-
-    def __init__(self, strength: float):
-        super().__init__()
-        self.register_buffer("strength", torch.tensor(float(strength)))
-
-    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
-        """Nats per cell; not warmed up."""
-        return self.strength * torch.sigmoid(logit).mean()
-
-    def extend(self, n_new: int, n_cells: int) -> None:
-        """Serve new rows, on that many cells."""
-
-
-class BetaPenalty(nn.Module):
-    r"""Prior of sVAE+: :math:`-\sum \log \mathrm{Beta}(\pi; 1, \alpha)` once per data set."""
-
-    concentration: Tensor  # alpha
-    n_cells: Tensor
-
-    def __init__(self, concentration: float, n_cells: float):
-        super().__init__()
-        self.register_buffer("concentration", torch.tensor(float(concentration)))
-        self.register_buffer("n_cells", torch.tensor(float(n_cells)))
-
-    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
-        """Nats per cell."""
-        return -kl_weight * beta_log_prob(logit, self.concentration).sum() / self.n_cells
-
-    def extend(self, n_new: int, n_cells: int) -> None:
-        """Serve new rows, on that many cells."""
-        self.n_cells.fill_(n_cells)
-
-
-class ExactBetaPenalty(BetaPenalty):
-    r"""Exact bound of sVAE+: :math:`\sum \mathrm{KL}(\pi \| \psi) - \log \mathrm{Beta}(\psi)`."""
-
-    def __init__(self, concentration: float, n_cells: float, shape: tuple[int, int]):
-        super().__init__(concentration, n_cells)
-        self.prior_logit = Table(torch.ones(shape))  # logit of psi
-
-    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
-        """Nats per cell."""
-        prior_logit = self.prior_logit.rows
-        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, prior_logit))
-        cost = kl_divergence(q, p) - beta_log_prob(prior_logit, self.concentration)
-        return kl_weight * cost.sum() / self.n_cells
-
-    def extend(self, n_new: int, n_cells: int) -> None:
-        """Serve new rows, on that many cells."""
-        super().extend(n_new, n_cells)
-        self.prior_logit.extend(torch.ones(n_new, self.prior_logit.rows.shape[1]))
 
 
 @with_shared_parameters
@@ -368,6 +250,7 @@ class VAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -379,6 +262,8 @@ class VAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -391,7 +276,7 @@ class VAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return _shift_module(self, cells)
+        return ShiftModule(*self._networks(cells))
 
 
 @with_shared_parameters
@@ -443,6 +328,7 @@ class BetaVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -454,6 +340,8 @@ class BetaVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -466,7 +354,7 @@ class BetaVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return _shift_module(self, cells, beta=self.beta)
+        return ShiftModule(*self._networks(cells), beta=self.beta)
 
 
 @with_shared_parameters
@@ -521,6 +409,7 @@ class IVAE(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -532,6 +421,8 @@ class IVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -544,26 +435,33 @@ class IVAE(PerturbationVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return _shift_module(self, cells, dense=True)
+        networks, rows = self._networks(cells), (len(self.perturbations_), self.n_latent)
+        return ShiftModule(*networks, Table(torch.randn(rows)), FixedMasks(torch.full(rows, inf)))
 
 
 @with_shared_parameters
 class SVAE(PerturbationVAE):
-    """Sparse VAE: masked shifts with an L1 prior on the edge probabilities.
+    """Sparse VAE: every perturbation shifts few latents, by masks with an L1 prior if learned.
 
     Parameters
     ----------
     {n_latent}
+    edges : {"called", "learned"}, default="called"
+        How masks are found. "called" trains with shifts on the axes on which they are sparse, and
+        calls edges afterwards, by an empirical-null test of mean latent states
+        (``skpert.sparsity.edges``); ``SVAEPlus`` is then the same model. "learned" is the
+        published way: masks are trained under the L1 penalty.
     sparsity : float or None, default=None
-        None has the edges judged by what is seen of them, as in ``SVAEPlus``, which is then the
-        same model. A number has them learned under the published penalty, that many nats per
-        cell times the mean edge probability: it does not depend on the number of cells, but on
-        the size of effects, those below ``sqrt(2 * sparsity / n_latent)`` are removed. With
-        ``init="random"`` None is 10.
+        Strength of the penalty on learned masks, nats per cell times the mean edge probability;
+        None is 10. It does not depend on the number of cells, but on the size of effects: those
+        below ``sqrt(2 * sparsity / n_latent)`` are removed.
+    norm : {"mean", "sum"}, default="mean"
+        What the penalty on learned masks is of: the "mean" edge probability, as released, or
+        their "sum", the L1 norm as printed.
     init : {"rotation", "random"}, default="rotation"
         "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
         the latent space in which shifts are sparse, and goes on from there; "random" begins
-        with random weights, as published, and needs several times as long.
+        with random weights, as published, needs several times as long, and has masks learned.
     {network_parameters}
     {shared_parameters}
 
@@ -574,7 +472,7 @@ class SVAE(PerturbationVAE):
 
     See Also
     --------
-    SVAEPlus : The same with a Beta prior, whose strength needs less tuning.
+    SVAEPlus : The same with a Beta prior of learned masks, whose strength needs less tuning.
 
     References
     ----------
@@ -595,7 +493,9 @@ class SVAE(PerturbationVAE):
 
     _additive = False
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "edges": [StrOptions({"called", "learned"})],
         "sparsity": [Interval(Real, 0, None, closed="left"), None],
+        "norm": [StrOptions({"mean", "sum"})],
         "init": [StrOptions({"rotation", "random"})],
     }
 
@@ -603,11 +503,14 @@ class SVAE(PerturbationVAE):
         self,
         n_latent=10,
         *,
+        edges="called",
         sparsity=None,
+        norm="mean",
         init="rotation",
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -619,6 +522,8 @@ class SVAE(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -630,18 +535,12 @@ class SVAE(PerturbationVAE):
     ):
         self._store(locals())
 
-    def _make_module(self, cells):
-        if self.init == "rotation" and self.sparsity is None:
-            return _shift_module(self, cells, judged=True)
-        return _shift_module(self, cells, penalty=L1Penalty(_default(self.sparsity, 10.0)))
+    def _prepare(self, cells):
+        check_edges(self, {"sparsity": None, "norm": "mean"})
 
-    def _optimise(
-        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
-    ):
-        optimise = super()._optimise
-        if warm or self.init == "random":
-            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
-        return in_two_phases(self, optimise, module, cells, validation, monitor)
+    def _make_module(self, cells):
+        strength = 10.0 if self.sparsity is None else self.sparsity
+        return _masked_module(self, cells, L1Penalty(strength, self.norm))
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -667,27 +566,31 @@ class SVAE(PerturbationVAE):
 
 @with_shared_parameters
 class SVAEPlus(PerturbationVAE):
-    """Sparse VAE with a Beta prior on the edge probabilities, sVAE+.
+    """Sparse VAE, sVAE+: every perturbation shifts few latents, which are called after training.
+
+    With ``edges="learned"`` masks are trained under a Beta prior, as published.
 
     Parameters
     ----------
     {n_latent}
+    edges : {"called", "learned"}, default="called"
+        How masks are found. "called" trains with shifts on the axes on which they are sparse, and
+        calls edges afterwards, by an empirical-null test of mean latent states that needs no
+        prior (``skpert.sparsity.edges``). "learned" trains masks under the Beta prior.
     sparsity : float or None, default=None
-        None has the edges judged by what is seen of them: the mean latent state of each
-        perturbation is an effect if it stands out of an empirical null, whatever the number of
-        cells and the size of effects (``skpert.edges``). A number of at least 1 has them
-        learned under the published prior Beta(1, sparsity): larger is sparser, and so are fewer
-        cells. With ``init="random"`` None is the published choice, the number of perturbations.
+        Of learned masks: parameter of the prior Beta(1, sparsity) of edge probabilities, at least
+        1; larger is sparser, and so are fewer cells. None is the published choice, the number of
+        perturbations.
     bound : {"practical", "exact"}, default="practical"
-        Of learned edges: "practical" sets their posterior equal to their prior (psi = pi), as
+        Of learned masks: "practical" sets their posterior equal to their prior (psi = pi), as
         in all experiments of the paper; "exact" learns both (its equation 12).
     pseudo_sample_size : float or None, default=None
-        Of learned edges: number of cells against which the prior is weighed (equation 13); None
+        Of learned masks: number of cells against which the prior is weighed (equation 13); None
         is the number of training cells. Smaller is sparser.
     init : {"rotation", "random"}, default="rotation"
         "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
         the latent space in which shifts are sparse, and goes on from there; "random" begins
-        with random weights, as published, and needs several times as long.
+        with random weights, as published, needs several times as long, and has masks learned.
     {network_parameters}
     {shared_parameters}
 
@@ -720,6 +623,7 @@ class SVAEPlus(PerturbationVAE):
 
     _additive = False
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "edges": [StrOptions({"called", "learned"})],
         "sparsity": [Interval(Real, 1, None, closed="left"), None],
         "bound": [StrOptions({"practical", "exact"})],
         "pseudo_sample_size": [Interval(Real, 0, None, closed="neither"), None],
@@ -730,6 +634,7 @@ class SVAEPlus(PerturbationVAE):
         self,
         n_latent=10,
         *,
+        edges="called",
         sparsity=None,
         bound="practical",
         pseudo_sample_size=None,
@@ -737,6 +642,7 @@ class SVAEPlus(PerturbationVAE):
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
+        batch_norm=True,
         likelihood="negative_binomial",
         control="control",
         sep="+",
@@ -748,6 +654,8 @@ class SVAEPlus(PerturbationVAE):
         learning_rate=1e-2,
         schedule="one_cycle",
         weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
         n_epochs_kl_warmup="auto",
         validation_fraction=0.1,
         patience=None,
@@ -759,36 +667,22 @@ class SVAEPlus(PerturbationVAE):
     ):
         self._store(locals())
 
-    def _make_module(self, cells):
-        published = (self.sparsity, self.bound, self.pseudo_sample_size) != (
-            None,
-            "practical",
-            None,
-        )
-        if self.init == "rotation" and not published:
-            return _shift_module(self, cells, judged=True)
-        sparsity = _default(self.sparsity, len(self.perturbations_))
-        n_cells = _default(self.pseudo_sample_size, cells.n_cells)
-        if self.bound == "exact":
-            shape = (len(self.perturbations_), self.n_latent)
-            penalty = ExactBetaPenalty(sparsity, n_cells, shape)
-        else:
-            penalty = BetaPenalty(sparsity, n_cells)
-        return _shift_module(self, cells, penalty=penalty)
+    def _prepare(self, cells):
+        check_edges(self, {"sparsity": None, "bound": "practical", "pseudo_sample_size": None})
 
-    def _optimise(
-        self, module, cells, validation=None, monitor=None, *, warm=False, max_epochs=None
-    ):
-        optimise = super()._optimise
-        if warm or self.init == "random":
-            return optimise(module, cells, validation, monitor, warm=warm, max_epochs=max_epochs)
-        return in_two_phases(self, optimise, module, cells, validation, monitor)
+    def _make_module(self, cells):
+        shape = len(self.perturbations_), self.n_latent
+        sparsity = shape[0] if self.sparsity is None else self.sparsity
+        n_cells = self.pseudo_sample_size or cells.n_cells
+        if self.bound == "exact":
+            return _masked_module(self, cells, ExactBetaPenalty(sparsity, n_cells, shape))
+        return _masked_module(self, cells, BetaPenalty(sparsity, n_cells))
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
 
         Encoder and decoder are frozen; the new perturbations get rows of their own after the
-        known ones, whose values do not change by a bit.
+        known ones, which stay bitwise identical.
 
         Parameters
         ----------
@@ -814,29 +708,14 @@ class SVAEPlus(PerturbationVAE):
         return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
 
 
-def _default(value, default):
-    return default if value is None else value
-
-
-def _shift_module(estimator, cells, *, dense=False, judged=False, penalty=None, beta=1.0):
-    """Module of the estimator's sizes; shifts are dense, or have masks judged or learned."""
-    sizes = {"n_hidden": estimator.n_hidden, "n_layers": estimator.n_layers}
-    n_latent, rows = estimator.n_latent, (len(estimator.perturbations_), estimator.n_latent)
-    encoder = GaussianEncoder(cells.n_genes, n_latent, dropout=estimator.dropout, **sizes)
-    decoder = Decoder(
-        n_latent,
-        cells.n_genes,
-        likelihood=estimator.likelihood,
-        n_environments=cells.environment.shape[1],
-        **sizes,
+def _masked_module(estimator, cells, penalty):
+    """Module with masks that are called after training, or learned under this penalty."""
+    networks, rows = (
+        estimator._networks(cells),
+        (len(estimator.perturbations_), estimator.n_latent),
     )
-    embedding = mask_logit = standard_error = None
-    if dense or judged or penalty is not None:
-        embedding = Table(torch.randn(rows))
-    if judged:
-        standard_error = Table(torch.zeros(rows)).requires_grad_(False)
-    if judged or penalty is not None:
-        found_later = judged or estimator.init == "rotation"
-        mask_logit = Table(torch.full(rows, torch.inf if found_later else LOGIT_START))
-        mask_logit.requires_grad_(not found_later)
-    return ShiftModule(encoder, decoder, embedding, mask_logit, penalty, standard_error, beta)
+    embedding, rotated = Table(torch.randn(rows)), estimator.init == "rotation"
+    logit = torch.full(rows, inf if rotated else LOGIT_START)
+    called = estimator.edges == "called"
+    masks = CalledMasks(logit) if called else PenalisedMasks(logit, penalty)
+    return ShiftModule(*networks, embedding, masks, rotated=rotated)

@@ -65,15 +65,25 @@ def models():
     found = {cls.__name__: small(cls, invariant=["perturbation"]) for cls in classes}
     graph = [[0, 1], [1, 0]]
     return found | {
-        "SVAE-learned": small(SVAE, sparsity=2.0, environment=["donor", "age"]),
-        "SVAEPlus-exact": small(SVAEPlus, bound="exact", init="random", dropout=0.1),
+        "SVAE-learned": small(SVAE, edges="learned", sparsity=2.0, environment=["donor", "age"]),
+        "SVAEPlus-exact": small(
+            SVAEPlus, edges="learned", bound="exact", init="random", dropout=0.1
+        ),
         "SVAEPlus-normal": small(SVAEPlus, likelihood="normal", n_layers=2),
         "CPAVAE-standardised": small(CPAVAE, input_transform="log_standardize"),
         "SAMSVAE-beta": small(
-            SAMSVAE, mask_prior=(1.0, 2.0), mask_posterior="beta", correlated_embedding=(3,)
+            SAMSVAE,
+            edges="learned",
+            mask_prior=(1.0, 2.0),
+            mask_posterior="beta",
+            correlated_embedding=(3,),
         ),
         "SAMSVAE-bernoulli": small(
-            SAMSVAE, mask_prior=0.1, reweight={"kl_scale": {"mask": 2.0}}, correlated_basal=False
+            SAMSVAE,
+            edges="learned",
+            mask_prior=0.1,
+            reweight={"kl_scale": {"mask": 2.0}},
+            correlated_basal=False,
         ),
         "SCCVAE-conditional": small(SCCVAE, graph=None, features=TABLE),
         "SCCVAE-network": small(SCCVAE, graph=graph, cyclic=True, shift_encoder="network"),

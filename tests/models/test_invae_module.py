@@ -400,8 +400,8 @@ def random_module(prior=ExponentialPrior, *, likelihood="negative_binomial", **s
     n_latent = N_INVARIANT + N_SPURIOUS
     module = InvariantModule(
         GaussianEncoder(N_GENES, n_latent, dropout=0.0, **SIZES),
-        nn.Linear(len(COVARIATE), SIZES["n_hidden"], bias=False),
         Decoder(n_latent, N_GENES, likelihood=likelihood, **SIZES),
+        nn.Linear(len(COVARIATE), SIZES["n_hidden"], bias=False),
         prior(5, N_INVARIANT),
         GaussianPrior(2, N_SPURIOUS),
         COVARIATE,
@@ -571,7 +571,7 @@ def test_whitening_changes_how_latents_are_shown_and_nothing_else(prior):
     n = N_INVARIANT
     assert not module.whitening[:n, n:].any()
     assert not module.whitening[n:, :n].any()
-    states = module._guide(cells, module.covariates(cells)).sample((50_000,)) @ module.whitening
+    states = module._read(cells, module.covariates(cells)).sample((50_000,)) @ module.whitening
     shown = module.posterior(cells)
     torch.testing.assert_close(states.mean(0), shown["z"], atol=0.05, rtol=0)
     torch.testing.assert_close(states.std(0), shown["scale"], rtol=0.03, atol=0)
@@ -601,7 +601,7 @@ def test_domains_are_the_known_values_of_the_spurious_covariates():
     site = cells.part[:, 2]
     torch.manual_seed(0)
     tc = module.loss_terms(cells)["total_correlation"].item()
-    q = module._guide(cells, module.covariates(cells))
+    q = module._read(cells, module.covariates(cells))
     torch.manual_seed(0)
     same = site[:, None] == site
     n_cells = 400 * same.float().mean(1)
@@ -729,7 +729,7 @@ def linear_module(factorized, scale=1.0):
     spurious = linear_prior(PRIOR_MEAN[1], PRIOR_VARIANCE[1].item(), True)
     invariant = linear_prior(PRIOR_MEAN[0], PRIOR_VARIANCE[0].item(), factorized)
     settings = SETTINGS | {"tc_weight": 0.0, "regularization": 0.0}
-    parts = LinearEncoder(scale), columns, LinearDecoder(), invariant, spurious
+    parts = LinearEncoder(scale), LinearDecoder(), columns, invariant, spurious
     module = InvariantModule(*parts, torch.tensor([0, 0, 1, 1]), 2, torch.ones(100, 1), **settings)
     return module.double().eval()
 

@@ -12,14 +12,15 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from skpert import CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
 from skpert._data import Cells
-from skpert._effects import additive_effects, latent_effects
-from skpert._shared_variables import BernoulliMasks, Embeddings, FixedMasks, JudgedMasks
 from skpert.datasets import make_additive_shift
 from skpert.exceptions import DataWarning
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
 from skpert.models.sams import AdditiveModule, ConditionalModule, Reweighting, _weights
 from skpert.nn import Decoder, GaussianEncoder, InputTransform
 from skpert.objectives import iwelbo
+from skpert.sparsity.effects import additive_effects, latent_effects
+from skpert.sparsity.embeddings import Embeddings
+from skpert.sparsity.masks import BernoulliMasks, CalledMasks, FixedMasks
 
 N_GENES, N_LATENT, N_PERTURBATIONS = 12, 3, 4
 SIZES = {"n_hidden": 16, "n_layers": 2}
@@ -193,6 +194,7 @@ def test_svae_plus_counts_its_prior_once_over_the_data_as_the_shares_do():
     )
     model = SVAEPlus(
         n_latent=2,
+        edges="learned",
         sparsity=2.0,
         init="random",
         max_epochs=1,
@@ -331,17 +333,17 @@ def test_permuted_perturbations_permute_effects_and_nothing_else():
 
 
 @pytest.mark.parametrize("correlated", [True, False])
-def test_turning_the_latent_space_changes_no_prediction(correlated):
-    masks = JudgedMasks(torch.full((N_PERTURBATIONS, N_LATENT), torch.inf))
+def test_rotating_the_latent_space_changes_no_prediction(correlated):
+    masks = CalledMasks(torch.full((N_PERTURBATIONS, N_LATENT), torch.inf))
     module, cells = random_module(masks, correlated=correlated), random_cells()
     before = module.posterior(cells)["z"]
     expected = module.decoder(before, cells.library, cells.environment).mean
     R, centre = torch.linalg.qr(torch.randn(N_LATENT, N_LATENT)).Q, torch.randn(N_LATENT)
-    module._turn(R, centre, moved=True)
+    module._rotate(R, centre, moved=True)
     after = module.posterior(cells)["z"]
     torch.testing.assert_close(after, (before - centre) @ R, atol=1e-5, rtol=1e-4)
-    turned = module.decoder(after, cells.library, cells.environment).mean
-    torch.testing.assert_close(turned, expected, atol=1e-4, rtol=1e-4)
+    rotated = module.decoder(after, cells.library, cells.environment).mean
+    torch.testing.assert_close(rotated, expected, atol=1e-4, rtol=1e-4)
 
 
 # Effects of combinations and dosages by least squares
@@ -517,7 +519,7 @@ def small_screen(n_combinations=3):
 @pytest.mark.parametrize(
     "model",
     [
-        SAMSVAE(n_latent=2, mask_prior=0.9, init="random"),
+        SAMSVAE(n_latent=2, edges="learned", mask_prior=0.9, init="random"),
         CPAVAE(n_latent=2),
         ConditionalVAE(n_latent=2),
     ],
@@ -558,8 +560,9 @@ def test_all_inference_variants_train_and_come_back_from_a_file(
     screen = small_screen()
     model = SAMSVAE(
         n_latent=2,
+        edges="called" if mask_prior is None else "learned",
         mask_prior=mask_prior,
-        mask_posterior="beta",
+        mask_posterior="point" if mask_prior is None else "beta",
         correlated_basal=correlated_basal,
         correlated_embedding=correlated_embedding,
         **FAST,
@@ -592,8 +595,8 @@ def test_the_joint_bound_pays_for_effects_and_controls_bear_none():
     [
         ({"mask_prior": 0.0}, "mask_prior"),
         ({"mask_prior": 1.0}, "mask_prior"),
-        ({"mask_prior": (1.0, 0.0)}, "two concentrations of a Beta"),
-        ({"mask_prior": (1.0,)}, "two concentrations of a Beta"),
+        ({"edges": "learned", "mask_prior": (1.0, 0.0)}, "two concentrations of a Beta"),
+        ({"edges": "learned", "mask_prior": (1.0,)}, "two concentrations of a Beta"),
         ({"correlated_embedding": (0,)}, "widths of hidden layers"),
         ({"reweight": {"kl": {"mask": 1.0}}}, "one of the keys"),
         ({"reweight": {"kl_scale": {"z": 1.0}}}, "some of the variables"),

@@ -178,7 +178,7 @@ def test_a_random_graph_has_its_density_and_follows_the_seed():
 def test_without_a_graph_there_is_none_to_show():
     _, model = fitted(graph=None)
     assert not hasattr(model, "graph_")
-    with pytest.raises(AttributeError, match="learns no 'graph'"):
+    with pytest.raises(AttributeError, match="no attribute 'graph_'"):
         _ = model.graph_
 
 

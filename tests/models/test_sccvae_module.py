@@ -13,6 +13,7 @@ from skpert._data import Cells
 from skpert.models.sccvae import (
     BLOCK_SIZE,
     RESPONSE_WEIGHT,
+    Blocks,
     CausalModule,
     FreeShifts,
     Independence,
@@ -81,9 +82,8 @@ def minibatch(**settings):
     return random_cells(labels, **settings), random_cells(np.full(70, -1), **settings)
 
 
-def in_training(module, controls):
+def in_training(module):
     """Module in training, whose normalisations have the moments that they keep."""
-    module.controls = controls
     module.train()
     module.encoder.eval()
     module.decoder.eval()
@@ -130,11 +130,12 @@ SETTINGS = pytest.mark.parametrize(
 def terms_and_samples(objective, settings):
     """Terms of the objective, its cells and controls, and what is drawn on the way."""
     cells, controls = minibatch(n_environments=settings.get("n_environments", 0))
-    module = in_training(random_module(objective, **settings), controls)
+    module, controls = in_training(random_module(objective, **settings)), paired_controls(controls)
     torch.manual_seed(7)
-    terms = {name: term.item() for name, term in module.loss_terms(cells, 0.3).items()}
+    minibatch_ = Blocks(cells, controls)
+    terms = {name: term.item() for name, term in module.loss_terms(minibatch_, 0.3).items()}
     torch.manual_seed(7)
-    return module, cells, paired_controls(controls), terms
+    return module, cells, controls, terms
 
 
 @SETTINGS
@@ -194,8 +195,8 @@ def test_counterfactuals_of_no_effect_are_what_they_were(objective, likelihood):
     """All cells are controls, and the same ones: the matched objective has no gap to close."""
     cells = random_cells(np.full(BLOCK_SIZE, -1))
     one = cells.take(torch.zeros(BLOCK_SIZE, dtype=torch.long))
-    module = in_training(random_module(objective, likelihood=likelihood), one)
-    terms = module.loss_terms(one)
+    module = in_training(random_module(objective, likelihood=likelihood))
+    terms = module.loss_terms(Blocks(one, one))
     gap = terms["response"].item(), terms["mmd"].item()
     if objective == "matched":
         assert gap == pytest.approx((0, 0), abs=1e-6)
@@ -211,8 +212,7 @@ def test_every_parameter_gets_a_gradient_and_is_trained(objective, kind):
     cells.part[BLOCK_SIZE : 2 * BLOCK_SIZE] = 1
     cells.dosage[BLOCK_SIZE : 2 * BLOCK_SIZE] = 1.0
     module = random_module(objective, kind=kind).train()
-    module.controls = controls
-    sum(module.loss_terms(cells).values()).backward()
+    sum(module.loss_terms(Blocks(cells, paired_controls(controls))).values()).backward()
     unused = {"decoder.head.log_scale", "shifts.added.rows"}
     if objective == "matched":
         unused = {"shifts.added.rows"}
@@ -255,8 +255,8 @@ def test_no_data_tell_a_graph_from_a_decoder(objective, likelihood):
         torch.manual_seed(5)
         u = m.basal_states(cells.n_cells)
         values.append([m.log_weights(cells, 3), m.intervene(u, cells).mean])
-        m.controls = controls
-        values[-1] += m.train().loss_terms(cells).values()
+        blocks = Blocks(cells, paired_controls(controls))
+        values[-1] += m.train().loss_terms(blocks).values()
     for first, second in zip(*values, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
@@ -370,8 +370,7 @@ def test_nothing_is_left_behind_on_another_device(objective, kind, cyclic):
     tensors += [module.encode(cells.x), *module.posterior(cells).values()]
     tensors += [module.log_weights(cells, 3), *module.loss_terms(cells).values()]
     tensors.append(module.errors(cells.x[0], module.shifts(), z_basal[:3, 0]))
-    module.controls = controls
-    tensors += module.train().loss_terms(cells).values()
-    module.settle(cells, controls)
+    blocks = Blocks(cells, controls.take(torch.arange(BLOCK_SIZE, device="meta")))
+    tensors += module.train().loss_terms(blocks).values()
     tensors += module.state_dict().values()
     assert {tensor.device.type for tensor in tensors} == {"meta"}

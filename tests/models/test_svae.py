@@ -14,9 +14,16 @@ from skpert import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from skpert._data import Cells
 from skpert.datasets import make_sparse_shift
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
-from skpert.models.svae import BetaPenalty, ExactBetaPenalty, L1Penalty, ShiftModule
+from skpert.models.svae import ShiftModule
 from skpert.nn import Decoder, GaussianEncoder, Table
 from skpert.objectives import iwelbo
+from skpert.sparsity.masks import (
+    BetaPenalty,
+    ExactBetaPenalty,
+    FixedMasks,
+    L1Penalty,
+    PenalisedMasks,
+)
 
 NOISE = 0.5  # variance
 
@@ -61,9 +68,10 @@ def linear_module(weight=W, mask_logit=None, scale=None):
     covariance, gain = posterior_weight(weight)
     scale = covariance.diagonal().sqrt() if scale is None else scale
     encoder = LinearEncoder(gain, -gain @ B, scale)
-    table = None if mask_logit is None else Table(mask_logit)
-    penalty = None if mask_logit is None else BetaPenalty(2.0, 100)
-    return ShiftModule(encoder, LinearDecoder(weight, B), Table(MU), table, penalty).eval()
+    masks = FixedMasks(torch.full_like(MU, torch.inf))
+    if mask_logit is not None:
+        masks = PenalisedMasks(mask_logit, BetaPenalty(2.0, 100))
+    return ShiftModule(encoder, LinearDecoder(weight, B), Table(MU), masks).eval()
 
 
 def cells_of(labels, x=None):
@@ -135,13 +143,16 @@ def test_iwelbo_of_uncertain_masks_is_the_evidence_summed_over_masks():
 def random_module(shifted=True, penalty=None, n_genes=12, n_latent=3):
     torch.manual_seed(0)
     sizes = {"n_hidden": 16, "n_layers": 1}
-    return ShiftModule(
+    networks = (
         GaussianEncoder(n_genes, n_latent, dropout=0.0, **sizes),
         Decoder(n_latent, n_genes, likelihood="negative_binomial", **sizes),
-        Table(torch.randn(4, n_latent)) if shifted else None,
-        Table(torch.randn(4, n_latent)) if penalty is not None else None,
-        penalty,
-    ).eval()
+    )
+    if not shifted:
+        return ShiftModule(*networks).eval()
+    embedding, masks = torch.randn(4, n_latent), FixedMasks(torch.full((4, n_latent), torch.inf))
+    if penalty is not None:
+        masks = PenalisedMasks(torch.randn(4, n_latent), penalty)
+    return ShiftModule(*networks, Table(embedding), masks).eval()
 
 
 def random_cells(n_cells=50, n_genes=12):
@@ -159,7 +170,8 @@ def same_noise(function):
 
 def test_ivae_without_shifts_is_the_vae_exactly():
     ivae, vae, cells = random_module(), random_module(shifted=False), random_cells()
-    vae.load_state_dict({k: v for k, v in ivae.state_dict().items() if "embedding" not in k})
+    shifts = ("embedding.", "masks.")
+    vae.load_state_dict({k: v for k, v in ivae.state_dict().items() if not k.startswith(shifts)})
     ivae.embedding.rows.data.zero_()
     first, second = (same_noise(lambda m=m: m.loss_terms(cells)) for m in (ivae, vae))
     assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
@@ -170,15 +182,10 @@ def test_ivae_without_shifts_is_the_vae_exactly():
 def test_masks_of_one_are_ivae_and_masks_of_zero_the_vae_exactly():
     masked, cells = random_module(penalty=L1Penalty(1.0)), random_cells()
     for logit, shift in [(torch.inf, 1.0), (-torch.inf, 0.0)]:
-        masked.mask_logit.rows.data.fill_(logit)
+        masked.masks.logit.rows.data.fill_(logit)
         ivae = random_module()
-        ivae.load_state_dict(
-            {
-                k: v
-                for k, v in masked.state_dict().items()
-                if "mask" not in k and "penalty" not in k
-            }
-        )
+        others = {k: v for k, v in masked.state_dict().items() if not k.startswith("masks.")}
+        ivae.load_state_dict(ivae.state_dict() | others)
         ivae.embedding.rows.data.mul_(shift)
         first, second = (same_noise(lambda m=m: m.loss_terms(cells)) for m in (masked, ivae))
         assert first["reconstruction"].item() == second["reconstruction"].item()
@@ -194,7 +201,7 @@ def test_spike_and_slab_known_kl():
     guide = Normal(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.25, 2.0]]).sqrt())
     module.encoder.forward = lambda x: guide
     for logit, kl in [(torch.inf, 2.5965735903), (-torch.inf, 1.0965735903)]:
-        module.mask_logit.rows.data.fill_(logit)
+        module.masks.logit.rows.data.fill_(logit)
         assert module.loss_terms(cells)["kl_z"].item() == pytest.approx(kl, abs=1e-5)
 
 
@@ -275,14 +282,15 @@ def test_edges_of_ivae_are_the_two_largest_shifts(screen):
 
 def test_default_sparsity_from_random_weights_is_the_number_of_perturbations(screen):
     model, same = (
-        SVAEPlus(sparsity=s, init="random", **FAST).fit(screen.X, screen.A) for s in (None, 6)
+        SVAEPlus(edges="learned", sparsity=s, init="random", **FAST).fit(screen.X, screen.A)
+        for s in (None, 6)
     )
     np.testing.assert_array_equal(model.mask_probability_, same.mask_probability_)
 
 
 def test_a_smaller_pseudo_sample_size_is_sparser(screen):
     dense, sparser = (
-        SVAEPlus(sparsity=6, pseudo_sample_size=n, **FAST).fit(screen.X, screen.A)
+        SVAEPlus(edges="learned", sparsity=6, pseudo_sample_size=n, **FAST).fit(screen.X, screen.A)
         for n in (None, 1.0)
     )
     assert sparser.mask_probability_.mean() < dense.mask_probability_.mean()
@@ -343,7 +351,7 @@ def test_adapted_shifts_are_the_optimum_of_the_published_objective(screen):
 
 def test_adapting_with_sparse_masks_learns_them_and_freezes_the_rest(screen):
     new = screen.A == "P5"
-    model = SVAEPlus(sparsity=6, **FAST).fit(screen.X[~new], screen.A[~new])
+    model = SVAEPlus(edges="learned", sparsity=6, **FAST).fit(screen.X[~new], screen.A[~new])
     adapted = model.adapt(screen.X[new], screen.A[new], sparse=True)
     assert ((adapted.mask_probability_[-1] > 0) & (adapted.mask_probability_[-1] < 1)).all()
     assert (adapted.history_["phase"] == "adapt").all()

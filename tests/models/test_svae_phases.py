@@ -1,4 +1,4 @@
-"""From dense shifts to sparse ones: the axes that are found, and the edges that are judged."""
+"""From dense shifts to sparse ones: the axes that are found, and the edges that are called."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,12 @@ from scipy.spatial.distance import cdist
 
 from skpert import SVAE, SVAEPlus
 from skpert._data import Cells
-from skpert._effects import LatentEffects, latent_effects
 from skpert.datasets import make_sparse_shift
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
 from skpert.models.svae import ShiftModule
 from skpert.nn import Decoder, GaussianEncoder, Table
+from skpert.sparsity.effects import LatentEffects
+from skpert.sparsity.masks import CalledMasks
 
 N_LATENT, N_PERTURBATIONS = 4, 12
 
@@ -23,8 +24,8 @@ def random_module(n_environments=0):
     encoder = GaussianEncoder(10, N_LATENT, dropout=0.0, **sizes)
     decoder = Decoder(N_LATENT, 10, likelihood="normal", n_environments=n_environments, **sizes)
     rows = (N_PERTURBATIONS, N_LATENT)
-    tables = (Table(torch.randn(rows)), Table(torch.full(rows, torch.inf)), None)
-    return ShiftModule(encoder, decoder, *tables, Table(torch.zeros(rows))).eval()
+    masks = CalledMasks(torch.full(rows, torch.inf))
+    return ShiftModule(encoder, decoder, Table(torch.randn(rows)), masks, rotated=True).eval()
 
 
 def random_cells(n_cells=300, n_environments=0, controlled=True):
@@ -37,7 +38,7 @@ def random_cells(n_cells=300, n_environments=0, controlled=True):
 @pytest.mark.parametrize("controlled", [True, False])
 def test_effects_are_differences_of_means_with_their_errors(controlled):
     module, cells = random_module(), random_cells(controlled=controlled)
-    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
+    effects = module.effects(cells)
     z = module.encode(cells.x).detach().double().numpy()
     label = np.where(cells.dosage[:, 0] > 0, cells.part[:, 0], -1)
     means = np.stack([z[label == i].mean(0) for i in range(N_PERTURBATIONS)])
@@ -56,17 +57,17 @@ def test_effects_are_differences_of_means_with_their_errors(controlled):
 
 def test_perturbations_without_cells_do_not_move_the_reference():
     module, cells = random_module(), random_cells(controlled=False)
-    some, more = (latent_effects(module._states, cells, n) for n in (12, 40))
+    some, more = (module.effects(cells, n) for n in (12, 40))
     np.testing.assert_allclose(some.reference, more.reference)
     assert not more.mean[12:].any()
 
 
 @pytest.mark.parametrize("n_environments", [0, 2])
-def test_finding_axes_turns_states_and_leaves_reconstructions(n_environments):
+def test_finding_axes_rotates_states_and_leaves_reconstructions(n_environments):
     module, cells = random_module(n_environments), random_cells(n_environments=n_environments)
     z = module.encode(cells.x)
     before = module.decoder(z, cells.library, cells.environment).mean
-    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
+    effects = module.effects(cells)
     module.find_axes(cells)
     turned = module.encode(cells.x)
     after = module.decoder(turned, cells.library, cells.environment).mean
@@ -78,12 +79,12 @@ def test_finding_axes_turns_states_and_leaves_reconstructions(n_environments):
     torch.testing.assert_close(control, torch.zeros(N_LATENT), rtol=0, atol=1e-5)
 
 
-def test_shifts_start_from_the_turned_differences():
+def test_shifts_start_from_the_rotated_differences():
     module, cells = random_module(), random_cells()
     module.find_axes(cells)
-    effects = latent_effects(module._states, cells, N_PERTURBATIONS)
+    effects = module.effects(cells)
     torch.testing.assert_close(module.embedding(), effects.difference.float(), rtol=0, atol=1e-4)
-    assert set(module.mask_logit().isinf().unique().tolist()) == {True}
+    assert set(module.masks.logit().isinf().unique().tolist()) == {True}
 
 
 def test_without_controls_the_centre_is_found_with_the_axes():
@@ -99,7 +100,7 @@ def test_without_controls_the_centre_is_found_with_the_axes():
         torch.full((30, 1), 0.01, dtype=torch.float64),
         torch.tensor(False),
     )
-    found = effects.turned(*effects.axes()).difference.abs().numpy()
+    found = effects.rotated(*effects.axes()).difference.abs().numpy()
     assert np.sort(found, axis=None)[: (shifts == 0).sum()].max() < 0.01
     truth = np.sort(shifts, axis=0)
     order = linear_sum_assignment(cdist(truth.T, np.sort(found, axis=0).T))[1]
@@ -136,7 +137,7 @@ def test_axes_and_edges_are_found(screen, model):
 
 
 def test_the_rotation_is_worth_more_than_the_same_time_from_random_weights(screen, model):
-    settings = model.get_params() | {"init": "random"}
+    settings = model.get_params() | {"edges": "learned", "init": "random"}
     published = SVAEPlus(**settings).fit(screen.X, screen.A)
     mccs = [
         mean_correlation_coefficient(screen.Z, m.transform(screen.X)) for m in (model, published)
@@ -149,7 +150,7 @@ def test_max_epochs_is_the_total_of_both_phases(model):
     assert model.n_iter_ == 60
 
 
-def test_judged_shifts_are_the_means_of_their_cells(screen, model):
+def test_called_shifts_are_the_means_of_their_cells(screen, model):
     Z = model.transform(screen.X)
     means = np.stack([Z[screen.A == name].mean(0) for name in model.perturbations_])
     assert np.corrcoef(means.ravel(), model.embedding_.ravel())[0, 1] > 0.999
@@ -169,12 +170,12 @@ def test_fewer_edges_at_a_lower_false_discovery_rate(model):
 def test_a_given_sparsity_is_learned_as_published(screen):
     settings = {"n_latent": 4, "max_epochs": 9, "batch_size": 64, "random_state": 0}
     for method in (SVAE, SVAEPlus):
-        model = method(sparsity=2.0, **settings).fit(screen.X, screen.A)
+        model = method(edges="learned", sparsity=2.0, **settings).fit(screen.X, screen.A)
         assert "sparsity" in model.history_[model.history_["phase"] == "sparse"]
         assert ((model.mask_probability_ > 0.01) & (model.mask_probability_ < 0.99)).all()
 
 
-def test_adapting_judges_new_perturbations_beside_the_known(screen, model):
+def test_adapting_calls_edges_of_new_perturbations_beside_the_known(screen, model):
     silent = screen.A == "control"
     moved = screen.A == screen.perturbations[0]
     X = np.vstack([screen.X[silent], screen.X[moved]])

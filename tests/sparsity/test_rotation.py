@@ -4,7 +4,7 @@ from scipy.linalg import expm
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
 
-from skpert.rotation import _disjoint_pairs, sparse_rotation
+from skpert.sparsity.rotation import _disjoint_pairs, sparse_rotation
 
 
 def sparse_matrix(rng, n_rows=80, n_latent=12, size=5.0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from skpert.edges import edge_probability, edges_at_fdr
+from skpert.sparsity.edges import edge_probability, edges_at_fdr
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from scipy.linalg import polar
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_random_state, check_scalar
 
-from ._input.expression import read_matrix
+from .._input.expression import read_matrix
 
 ROUGH = 0.06  # scale of the first search, in usual lengths of a row
 FINE = 2.5  # scale of the last, in medians of the entries' sizes

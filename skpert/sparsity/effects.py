@@ -1,4 +1,4 @@
-"""Mean latent states of perturbations: what axes are found from and edges are judged by."""
+"""Mean latent states of perturbations, from which axes are found and edges are called."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,14 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._data import Cells
+from .._data import ENCODE_SIZE, Cells
+from ..module import Phase
 from .edges import edge_probability
 from .rotation import sparse_rotation
 
-ENCODE_SIZE = 4096  # cells that are encoded at once
-N_TURNS = 4  # of the search for axes and their centre
-SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below cannot be told apart
+DENSE_SHARE = 3  # a third of the epochs trains without sparsity
+N_ROUNDS = 4  # of the search for axes and their centre
+LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
+SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
+
+
+def dense_then_sparse(
+    n_epochs: int, find_axes: Callable[[Cells], None], call_edges: Callable[[Cells], None]
+) -> list[Phase]:
+    """Phases of a training without sparsity, for a third of the epochs, and of one with it."""
+    n_dense = -(-n_epochs // DENSE_SHARE)
+    return [
+        Phase(n_dense, find_axes, "dense"),
+        Phase(n_epochs - n_dense, call_edges, "sparse"),
+    ]
 
 
 class LatentEffects(NamedTuple):
@@ -40,18 +53,18 @@ class LatentEffects(NamedTuple):
         """Rotation that makes differences sparse, (n_latent, n_latent), and its centre.
 
         A median depends on the axes along which it is taken, and is best on the sparse ones. So
-        without control cells axes and centre are found in turns.
+        without control cells axes and centre are found alternately.
         """
         spread = self.share[:, 0].sqrt().cpu().numpy()
         centre, R = self.reference, torch.eye(len(self.reference)).to(self.mean)
-        for _ in range(1 if self.controlled else N_TURNS):
+        for _ in range(1 if self.controlled else N_ROUNDS):
             difference = (self.mean - centre).cpu().numpy()
             R = torch.from_numpy(sparse_rotation(difference, standard_error=spread)).to(R)
             centre = centre if self.controlled else R @ (self.mean @ R).median(0).values
         return R, centre
 
-    def turned(self, R: Tensor, centre: Tensor) -> "LatentEffects":
-        """Effects in a latent space that is turned by R around this centre."""
+    def rotated(self, R: Tensor, centre: Tensor) -> "LatentEffects":
+        """Effects in a latent space that is rotated by R around this centre."""
         return self._replace(
             mean=(self.mean - centre) @ R,
             reference=torch.zeros_like(centre),
@@ -59,17 +72,19 @@ class LatentEffects(NamedTuple):
         )
 
 
-def edge_logit(difference: Tensor, standard_error: Tensor, *, largest_leak: float = 0.0) -> Tensor:
+def edge_logit(
+    difference: Tensor, standard_error: Tensor, *, largest_cross_talk: float = 0.0
+) -> Tensor:
     """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent).
 
-    What is below the share ``largest_leak`` of a perturbation's largest effect is no edge.
+    What is below the share ``largest_cross_talk`` of a perturbation's largest effect is no edge.
     If the edges leave over differences as large as the spread of equally treated cells, shifts
     are not sparse on these axes, and every perturbation targets every latent in use.
     """
     effect, error = (t.detach().double().cpu().numpy() for t in (difference, standard_error))
     probability = edge_probability(effect, error)
     size = np.abs(effect)
-    probability[size < largest_leak * size.max(1, keepdims=True)] = 0
+    probability[size < largest_cross_talk * size.max(1, keepdims=True)] = 0
     in_use = size.max(0) > LARGEST_REST
     rest = effect[:, in_use][probability[:, in_use] < 0.5]
     if len(rest) and np.sqrt(np.mean(rest**2)) > LARGEST_REST:
@@ -128,7 +143,7 @@ def additive_effects(
     if not (cells.dosage == 0).all(1).any():
         gram[n], gram[:, n], product[n] = 0, 0, 0
     seen = (gram.diagonal() > 0).sum()
-    # What only comes together has the least effects of the sum that is seen.
+    # Co-occurring perturbations get the minimum-norm solution.
     inverse = torch.linalg.pinv(gram, rtol=SINGULAR, hermitian=True)
     effect = inverse @ product
     within = square - effect.T @ product

@@ -8,14 +8,8 @@ import torch
 from scipy import stats
 from torch.distributions import Bernoulli, Beta, Normal, kl_divergence
 
-from skpert._shared_variables import (
-    BernoulliMasks,
-    BetaBernoulliMasks,
-    EmbeddingNetwork,
-    Embeddings,
-    FixedMasks,
-    JudgedMasks,
-)
+from skpert.sparsity.embeddings import EmbeddingNetwork, Embeddings
+from skpert.sparsity.masks import BernoulliMasks, BetaBernoulliMasks, CalledMasks, FixedMasks
 
 EVERY, SOME = None, torch.tensor([[1], [0], [1]])
 
@@ -133,27 +127,29 @@ def test_the_network_adds_nothing_at_first_and_depends_on_the_mask_later():
     assert (with_edges - without).abs().min() > 0
 
 
-def test_turned_embeddings_keep_lengths_and_total_variance():
+def test_rotated_embeddings_keep_lengths_and_total_variance():
     torch.manual_seed(0)
     embeddings = Embeddings((5, 3), 1.0)
     embeddings.loc.rows.data, embeddings.log_scale.rows.data = torch.randn(2, 5, 3)
     before = embeddings.loc(), embeddings.log_scale().exp().square().sum(1)
     R = torch.linalg.qr(torch.randn(3, 3)).Q
-    embeddings.turn(R)
+    embeddings.rotate(R)
     torch.testing.assert_close(embeddings.loc() @ R.T, before[0])
     torch.testing.assert_close(embeddings.log_scale().exp().square().sum(1), before[1])
 
 
-def test_judged_masks_of_new_rows_leave_the_known_ones():
+def test_called_masks_of_new_rows_leave_the_known_ones():
     torch.manual_seed(0)
-    masks = JudgedMasks(torch.full((6, 2), torch.inf))
+    masks = CalledMasks(torch.full((6, 2), torch.inf))
     effect = torch.tensor([[3.0, 0.0]] * 3 + [[0.0, -2.5]] * 3) + 0.05 * torch.randn(6, 2)
-    masks.judge(effect, torch.full((6, 2), 0.1))
+    masks.record(effect, torch.full((6, 2), 0.1))
+    masks.call()
     assert torch.equal(masks.most_probable(), effect.abs() > 1)
     known = masks.probability()
     masks.extend(2)
     assert masks.most_probable()[6:].all()
-    masks.judge(torch.tensor([[2.9, 0.1], [0.0, 0.1]]), torch.full((2, 2), 0.1))
+    masks.record(torch.tensor([[2.9, 0.1], [0.0, 0.1]]), torch.full((2, 2), 0.1))
+    masks.call()
     assert torch.equal(masks.probability()[:6], known)
     assert masks.most_probable()[6:].tolist() == [[True, False], [False, False]]
 

@@ -45,7 +45,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, softmax
 
-from ._input.expression import read_matrix
+from .._input.expression import read_matrix
+from ..exceptions import warn_of_data
 
 __all__ = ["edge_probability", "edges_at_fdr"]
 
@@ -359,3 +360,23 @@ def _slab_densities(v, variance, m, w):
 
 def _normal(distance, variance):
     return np.exp(-(distance**2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+
+
+def check_edges(estimator, of_learned):
+    """Refuse what contradicts edges that are called, and warn of what only learned ones use.
+
+    ``of_learned`` has the parameters of priors, with their defaults.
+    """
+    if estimator.edges == "learned":
+        return
+    if estimator.init == "random":
+        raise ValueError(
+            "edges='called' needs init='rotation', which finds the axes on which they are called: "
+            "set that, or edges='learned' for masks that are trained from random weights"
+        )
+    given = [name for name, value in of_learned.items() if getattr(estimator, name) != value]
+    if given:
+        warn_of_data(
+            f"{' and '.join(given)} of {type(estimator).__name__} has no effect with "
+            "edges='called': set edges='learned' to learn masks under that prior"
+        )

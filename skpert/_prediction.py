@@ -1,0 +1,149 @@
+"""Latent states and predicted expression, as functions of module, designs and population."""
+
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ._data import ENCODE_SIZE, Cells
+from .module import PerturbationModule
+
+N_BASAL = 1000  # basal states over which a predicted response is averaged
+LARGEST = 1e15  # library size, of which counts can be drawn and responses be summed
+
+Array = NDArray[np.float32]
+
+
+class Population(TypedDict):
+    """What predictions draw on."""
+
+    median: float  # library size of a training cell
+    library: Array  # (n_control_cells, 1) library sizes of untreated cells
+    environment: Array  # (N_BASAL, n_environments) of training cells
+
+
+def population_of(cells: Cells, random: np.random.Generator) -> Population:
+    """Library sizes of untreated cells, or of all if there are none; environments of all."""
+    library, control = cells.library.numpy(), (cells.dosage == 0).all(1).numpy()
+    drawn = random.integers(cells.n_cells, size=N_BASAL)
+    return {
+        "median": float(np.median(library)),
+        "library": library[control] if control.any() else library,
+        "environment": cells.environment.numpy()[drawn],
+    }
+
+
+def check_library_size(value: Any) -> None:
+    """ValueError unless it is a number of counts that can be drawn."""
+    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+    if not number or not torch.finfo(torch.float32).tiny <= value <= LARGEST:
+        raise ValueError(
+            f"library_size must be a positive number, such as 1e4, and at most {LARGEST:.0e}, "
+            f"got {value!r}"
+        )
+
+
+def populations(designs: Cells, population: Population, n_cells: int) -> Iterator[Cells]:
+    """``n_cells`` cells of each design in turn, in the environments of training if unsaid."""
+    rows = population["environment"]
+    environment = torch.from_numpy(rows[np.arange(n_cells) % len(rows)])
+    for i in range(designs.n_cells):
+        cells = designs.take(torch.full((n_cells,), i))
+        if designs.environment.shape[1] < environment.shape[1]:
+            cells = cells._replace(environment=environment)
+        yield cells
+
+
+def encoded(module: PerturbationModule, X: Any, n_latent: int) -> Array:
+    """Posterior means of all latents, (n_cells, n_latent)."""
+    x = Cells.rows(X)
+    Z = np.empty((X.shape[0], n_latent), dtype=np.float32)
+    for index in torch.arange(len(Z)).split(ENCODE_SIZE):
+        Z[index] = module.encode(x.index_select(0, index).to(module.device)).cpu()
+    return Z
+
+
+def moments(module: PerturbationModule, cells: Cells) -> dict[str, Array]:
+    """What ``module.posterior`` gives, for any number of cells."""
+    batches = cells.minibatches(ENCODE_SIZE, shuffle=False)
+    parts = [module.posterior(batch.to(module.device)) for batch in batches]
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+
+def expected(module: PerturbationModule, designs: Cells, population: Population) -> Array:
+    """Mean expression over one sample of basal states, (n_designs, n_genes)."""
+    z_basal = module.basal_states(N_BASAL)
+    means = [
+        module.intervene(z_basal, cells.to(module.device)).mean.mean(0)
+        for cells in populations(designs, population, N_BASAL)
+    ]
+    expression: Array = torch.stack(means).cpu().numpy()
+    return expression
+
+
+def counterfactual(module: PerturbationModule, designs: Cells, X: Any, own: bool) -> Array:
+    """Mean expression of these cells under one design, or one each, (n_cells, n_genes).
+
+    With ``own`` each cell keeps its library size.
+    """
+    x, responses = Cells.rows(X), np.empty(X.shape, dtype=np.float32)
+    for index in torch.arange(X.shape[0]).split(ENCODE_SIZE):
+        rows = x.index_select(0, index).to(module.device)
+        cells = designs.take(index if designs.n_cells > 1 else torch.zeros_like(index))
+        cells = cells.to(module.device)._replace(x=rows)
+        if own:
+            cells = cells._replace(library=rows.sum(1, keepdim=True))
+        responses[index] = module.intervene(module.encode(rows), cells).mean.cpu()
+    return responses
+
+
+class Source:
+    """Cells from which drawn ones have their states, if cells are given, and library sizes."""
+
+    def __init__(self, library: Array, X: Any = None, states: Array | None = None):
+        self.library, self.states = library, states
+        self.x = None if X is None else Cells.rows(X)
+
+    @classmethod
+    def of(cls, module: PerturbationModule, X: Any, n_latent: int) -> "Source":
+        """Source of these cells, with their posterior means."""
+        library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+        return cls(library, X, encoded(module, X, n_latent))
+
+    def draw(
+        self, module: PerturbationModule, cells: Cells, drawn: NDArray[np.int64], own: bool
+    ) -> tuple[Tensor, Cells]:
+        """Basal states, and the cells with what they have of the chosen ones."""
+        if own:
+            sizes = torch.from_numpy(self.library[drawn]).to(module.device)
+            cells = cells._replace(library=sizes)
+        if self.states is None or self.x is None:
+            return module.basal_states(cells.n_cells), cells
+        rows = self.x.index_select(0, torch.from_numpy(drawn)).to(module.device)
+        states = torch.from_numpy(self.states[drawn]).to(module.device)
+        return states, cells._replace(x=rows)
+
+
+def drawn(
+    module: PerturbationModule,
+    designs: Cells,
+    population: Population,
+    source: Source,
+    samples: Array,
+    own: bool,
+    random: np.random.Generator,
+) -> Array:
+    """Fill the array, (n_designs, n_samples, n_genes), with cells of each design.
+
+    With ``own`` they have library sizes of the source.
+    """
+    n_samples = samples.shape[1]
+    for i, cells in enumerate(populations(designs, population, n_samples)):
+        chosen = random.integers(len(source.library), size=n_samples)
+        z_basal, cells = source.draw(module, cells.to(module.device), chosen, own)
+        samples[i] = module.intervene(z_basal, cells, sampled=True).sample().cpu()
+    return samples

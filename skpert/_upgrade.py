@@ -1,0 +1,47 @@
+"""States of estimators that earlier versions wrote, as this version has them."""
+
+import numpy as np
+
+RENAMED = {  # weights of the sVAE family, before format 3
+    "mask_logit.": "masks.logit.",
+    "penalty.": "masks.penalty.",
+    "standard_error.": "masks.standard_error.",
+}
+OF_LEARNED = {  # parameters that had masks learned unless they were these, before format 3
+    "SVAE": {"sparsity": None},
+    "SVAEPlus": {"sparsity": None, "bound": "practical", "pseudo_sample_size": None},
+    "SAMSVAE": {"mask_prior": None},
+}
+
+
+def upgraded(cls, state):
+    """State with the parameters and weights that ``cls`` has now; one that has them stays."""
+    name = cls.__name__
+    if name in OF_LEARNED and "edges" not in state:
+        unset = OF_LEARNED[name].items()
+        called = state["init"] == "rotation" and all(state[k] == v for k, v in unset)
+        state = state | {"edges": "called" if called else "learned"}
+    elif name != "IVAE":
+        return state
+    weights = state.get("module_", {})
+    if not weights or (name == "IVAE" and "masks.logit.rows" in weights):
+        return state
+    return state | {"module_": _renamed(name, weights, state.get("edges"))}
+
+
+def _renamed(name, weights, edges):
+    if name == "SAMSVAE":  # a prior of all masks had a place where each has its own
+        of_each = "masks.concentrations" in weights
+        return {k: v for k, v in weights.items() if not (of_each and k == "masks.prior_logit")}
+    weights = weights.copy()
+    for key in list(weights):
+        for old, new in RENAMED.items():
+            if key.startswith(old):
+                weights[new + key.removeprefix(old)] = weights.pop(key)
+    for part in ("frozen", "rows"):
+        embedding = weights[f"embedding.{part}"]
+        if name == "IVAE":
+            weights[f"masks.logit.{part}"] = np.full_like(embedding, np.inf)
+        elif edges == "called":
+            weights[f"masks.difference.{part}"] = embedding.copy()
+    return weights

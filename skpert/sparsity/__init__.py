@@ -1,0 +1,1 @@
+"""Which latents a perturbation moves: masks, embeddings, effects, sparse axes, and edges."""

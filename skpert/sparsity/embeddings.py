@@ -1,0 +1,109 @@
+r"""Embeddings of perturbations, with a normal prior and a normal posterior each.
+
+.. math:: e_{ti} \sim \mathcal{N}(0, s^2)
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn.functional import leaky_relu
+
+from ..nn import Table
+from .masks import Costs, rows_of
+
+SCALE_START = 0.1  # standard deviation of an embedding's posterior
+
+
+class Embeddings(nn.Module):
+    """Embeddings with prior N(0, scale^2) and a Gaussian posterior each.
+
+    With a network the posterior depends on the mask: q(e | m).
+    """
+
+    prior_scale: Tensor
+
+    def __init__(self, shape: tuple[int, int], prior_scale: float, network: Any = None):
+        super().__init__()
+        self.loc = Table(torch.zeros(shape))
+        self.log_scale = Table(torch.full(shape, math.log(SCALE_START)))
+        self.network = network
+        self.register_buffer("prior_scale", torch.tensor(float(prior_scale)))
+
+    def posterior(self, part: Tensor | None, mask: Tensor) -> Normal:
+        """q(e | m) of these perturbations, (..., n_latent)."""
+        loc, log_scale = rows_of(self.loc(), part), rows_of(self.log_scale(), part)
+        if self.network is not None:
+            of_loc, of_scale = self.network(part, mask).chunk(2, -1)
+            loc, log_scale = loc + of_loc, log_scale + of_scale
+        return Normal(loc, log_scale.exp() + 1e-4, validate_args=False)
+
+    def draw(self, part: Tensor | None, mask: Tensor, analytic: bool) -> tuple[Tensor, Costs]:
+        """Embeddings of the shape of the masks, and their costs."""
+        q = self.posterior(part, mask)
+        noise = torch.randn(mask.shape, device=mask.device)
+        drawn = q.mean + q.stddev * noise
+        log_p_scale = self.prior_scale.log() + math.log(2 * math.pi) / 2
+        log_q = -q.stddev.log() - math.log(2 * math.pi) / 2
+        if analytic:
+            square = q.mean.square() + q.stddev.square()
+            log_q = log_q - 0.5
+        else:
+            square = drawn.square()
+            log_q = log_q - noise.square() / 2
+        log_p = -square / (2 * self.prior_scale.square()) - log_p_scale
+        return drawn, {"embedding": (log_p.sum(-1), log_q.sum(-1))}
+
+    def start(self, loc: Tensor) -> None:
+        """Go on from these locations."""
+        self.loc = Table(loc)
+
+    def place(self, loc: Tensor) -> None:
+        """Set the locations of the rows that were appended last."""
+        self.loc.rows = nn.Parameter(loc.to(self.loc.rows))
+
+    @torch.no_grad()
+    def rotate(self, R: Tensor) -> None:
+        """Rotate by R; the network, which reads other axes before, is trained from here on."""
+        variance = self.log_scale().exp().square() @ R.square()
+        self.loc, self.log_scale = Table(self.loc() @ R), Table(variance.log() / 2)
+        if self.network is not None:
+            self.network.requires_grad_(True)
+
+    def extend(self, loc: Tensor) -> None:
+        """Freeze the rows there are and append new ones, to be learned."""
+        self.loc.extend(loc)
+        self.log_scale.extend(torch.full_like(loc, math.log(SCALE_START)))
+        if self.network is not None:
+            self.network.extend(len(loc))
+
+
+class EmbeddingNetwork(nn.Module):
+    """What the mask of a perturbation adds to the posterior of its embedding; nothing at first."""
+
+    def __init__(self, n_perturbations: int, n_latent: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.of_mask = nn.Linear(n_latent, widths[0])
+        bound = (n_perturbations + n_latent) ** -0.5
+        self.of_perturbation = Table((2 * torch.rand(n_perturbations, widths[0]) - 1) * bound)
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.moments = nn.Linear(widths[-1], 2 * n_latent)
+        nn.init.zeros_(self.moments.weight)
+        nn.init.zeros_(self.moments.bias)
+
+    def forward(self, part: Tensor | None, mask: Tensor) -> Tensor:
+        """Differences of location and of log-scale, side by side, (..., 2 n_latent)."""
+        h = leaky_relu(self.of_mask(mask) + rows_of(self.of_perturbation(), part))
+        for layer in self.hidden:
+            block = leaky_relu(layer(h))
+            h = h + block if block.shape == h.shape else block
+        moments: Tensor = self.moments(h)
+        return moments
+
+    def extend(self, n_new: int) -> None:
+        """Append rows for new perturbations, to be learned."""
+        rows = self.of_perturbation()
+        self.of_perturbation.extend(rows.new_zeros(n_new, rows.shape[1]))

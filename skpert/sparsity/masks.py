@@ -1,0 +1,362 @@
+r"""Masks: which latents each perturbation moves, and what is known of that.
+
+.. math:: m_{ti} \sim \mathrm{Bernoulli}(\pi_{ti})
+
+Masks are given, called after training from the effects that are seen, or learned under a prior of
+the probabilities :math:`\pi`. A family that draws one mask per perturbation takes it, and what it
+costs, from ``draw``: the logarithms of prior and posterior, summed over latents; expectations
+under the posterior are used where they have a closed form, and the difference is then minus the
+KL. A family in which every cell has a mask of its own takes it from ``sample``.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Beta, kl_divergence
+from torch.nn.functional import embedding, logsigmoid
+
+from ..distributions import StraightThroughBernoulli
+from ..nn import Table
+from ..objectives import beta_log_prob
+from .effects import edge_logit
+
+LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
+LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
+
+Costs = dict[str, tuple[Tensor, Tensor]]  # by variable: log p and log q, (..., n_rows)
+
+
+def rows_of(table: Tensor, part: Tensor | None) -> Tensor:
+    """Rows of these perturbations, or all."""
+    rows: Tensor = table if part is None else embedding(part, table)
+    return rows
+
+
+class Masks(nn.Module, ABC):
+    """Masks of which each edge has a probability; an infinite logit is a mask that is fixed."""
+
+    def __init__(self, logit: Tensor):
+        super().__init__()
+        self.logit = Table(logit)  # of the probability of an edge
+        free = logit.is_meta or bool(logit.isfinite().all())
+        self.logit.requires_grad_(free and self.are_learned)
+
+    are_learned = False
+
+    def probability(self) -> Tensor:
+        """Probability of each edge, (n_perturbations, n_latent)."""
+        # In float64, as the last bit in float32 depends on the number of rows.
+        return torch.sigmoid(self.logit().double()).float()
+
+    def most_probable(self) -> Tensor:
+        """Mask of the edges more likely than not, bool, (n_perturbations, n_latent)."""
+        mask: Tensor = self.logit() > 0
+        return mask
+
+    def fix(self, mask: Tensor) -> None:
+        """Go on with these edges, bool, and learn none."""
+        self.requires_grad_(False)
+        self.logit = Table(torch.where(mask, torch.inf, -torch.inf)).requires_grad_(False)
+
+    def penalties(self, kl_weight: float) -> dict[str, Tensor]:
+        """Terms of the objective that belong to no cell, nats per cell."""
+        return {}
+
+    def _hard(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
+        """The most probable masks, (*sample_shape, *part.shape, n_latent)."""
+        mask = (rows_of(self.logit(), part) > 0).to(self.logit.rows.dtype)
+        return mask.expand(*sample_shape, *mask.shape)
+
+    def _drawn(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
+        """Masks drawn by their probability, (*sample_shape, *part.shape, n_latent)."""
+        return StraightThroughBernoulli(rows_of(self.logit(), part)).rsample(sample_shape)
+
+    def _append(self, logit: float, n_new: int) -> None:
+        self.logit.extend(self.logit().new_full((n_new, self.logit.rows.shape[1]), logit))
+
+
+class SharedMasks(Masks):
+    """Masks that all cells of a perturbation share."""
+
+    @abstractmethod
+    def draw(
+        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
+    ) -> tuple[Tensor, Costs]:
+        """Masks, (*sample_shape, *part.shape, n_latent), and their costs."""
+
+    @abstractmethod
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool, that were found beforehand."""
+
+    @abstractmethod
+    def extend(self, n_new: int) -> None:
+        """Freeze the rows there are and append new ones."""
+
+
+class FixedMasks(SharedMasks):
+    """Masks that are given: they cost nothing, and new perturbations have every edge."""
+
+    def draw(
+        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
+    ) -> tuple[Tensor, Costs]:
+        """Masks, (*sample_shape, *part.shape, n_latent), without costs."""
+        return self._hard(part, sample_shape), {}
+
+    def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+        """Masks, (*sample_shape, *part.shape, n_latent)."""
+        return self._hard(part, sample_shape)
+
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool."""
+        self.fix(found)
+
+    def extend(self, n_new: int) -> None:
+        """Freeze the rows there are and append new ones, with every edge."""
+        self._append(torch.inf, n_new)
+        self.requires_grad_(False)
+
+
+class CalledMasks(SharedMasks):
+    """Masks that are called from what is seen of each perturbation: an effect and its error.
+
+    All edges are there until they are called.
+    """
+
+    def __init__(self, logit: Tensor):
+        super().__init__(logit)
+        self.difference = Table(torch.zeros_like(logit)).requires_grad_(False)
+        self.standard_error = Table(torch.zeros_like(logit)).requires_grad_(False)
+
+    def draw(
+        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
+    ) -> tuple[Tensor, Costs]:
+        """Masks, (*sample_shape, *part.shape, n_latent), without costs."""
+        return self._hard(part, sample_shape), {}
+
+    def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+        """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
+        return self._drawn(part, sample_shape)
+
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool."""
+        self.fix(found)
+
+    def record(self, difference: Tensor, standard_error: Tensor) -> None:
+        """Keep the effects, of all rows or of those appended last, and their errors."""
+        for table, rows in ((self.difference, difference), (self.standard_error, standard_error)):
+            table.rows = nn.Parameter(rows.float(), requires_grad=False)
+
+    def call(self, logit: Tensor | None = None) -> None:
+        """Set these logits, or those that follow from what is known of all perturbations."""
+        if logit is None:
+            logit = edge_logit(self.difference(), self.standard_error())
+        rows = logit[len(self.logit.frozen) :].float()
+        self.logit.rows = nn.Parameter(rows, requires_grad=False)
+
+    def extend(self, n_new: int) -> None:
+        """Freeze the rows there are and append new ones, with every edge until called."""
+        self._append(torch.inf, n_new)
+        nothing = self.logit().new_zeros(n_new, self.logit.rows.shape[1])
+        for table in (self.difference, self.standard_error):
+            table.extend(nothing)
+        self.requires_grad_(False)
+
+
+class LearnedMasks(SharedMasks):
+    """Masks with a free posterior probability each."""
+
+    are_learned = True
+
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool, with a probability of 0.88 and the others of 0.12."""
+        self.logit = Table(torch.where(found, LOGIT_FOUND, -LOGIT_FOUND))
+
+    def extend(self, n_new: int) -> None:
+        """Freeze the rows there are and append new ones, to be learned."""
+        self._append(LOGIT_FOUND, n_new)
+        for table in self.children():
+            if isinstance(table, Table) and table is not self.logit:
+                table.extend(table().new_zeros(n_new, table.rows.shape[1]))
+
+
+class BernoulliMasks(LearnedMasks):
+    """Masks with one prior probability for all."""
+
+    prior_logit: Tensor
+
+    def __init__(self, logit: Tensor, prior: float):
+        super().__init__(logit)
+        self.register_buffer("prior_logit", torch.logit(torch.tensor(float(prior))))
+
+    def draw(
+        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
+    ) -> tuple[Tensor, Costs]:
+        """Masks, (*sample_shape, *part.shape, n_latent), and their costs."""
+        logit = rows_of(self.logit(), part)
+        mask = StraightThroughBernoulli(logit).rsample(sample_shape)
+        chosen = torch.sigmoid(logit) if analytic else mask
+        finite = logit.clamp(-1e4, 1e4)
+        log_p, log_q = (
+            _bernoulli_log_prob(chosen, t).masked_fill(logit.isinf(), 0).sum(-1)
+            for t in (self.prior_logit, finite)
+        )
+        return mask, {"mask": (log_p, log_q)}
+
+
+class BetaBernoulliMasks(LearnedMasks):
+    """Masks whose prior probabilities are themselves Beta(a, b), one each.
+
+    The posterior of a mask given its probability is its prior, so that only the probability
+    costs. Its own posterior is a point, or a Beta distribution.
+    """
+
+    concentrations: Tensor  # a and b
+
+    def __init__(self, logit: Tensor, concentrations: tuple[float, float], posterior: str):
+        super().__init__(logit)
+        a, b = concentrations
+        self.register_buffer("concentrations", torch.tensor([float(a), float(b)]))
+        self.log_size = Table(torch.zeros_like(logit)) if posterior == "beta" else None
+
+    def draw(
+        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
+    ) -> tuple[Tensor, Costs]:
+        """Masks, (*sample_shape, *part.shape, n_latent), and the costs of their probability."""
+        logit = rows_of(self.logit(), part)
+        finite = logit.clamp(-15, 15)
+        if self.log_size is None:
+            drawn, shape = finite, sample_shape
+            q = finite.new_tensor([1.0, 1.0]).unbind()  # a point has no density
+            moments = logsigmoid(finite), logsigmoid(-finite)
+        else:
+            size = 2 * rows_of(self.log_size(), part).exp()
+            q = size * torch.sigmoid(finite), size * torch.sigmoid(-finite)
+            drawn = torch.logit(Beta(*q, validate_args=False).rsample(sample_shape), 1e-6)
+            shape, moments = (), (logsigmoid(drawn), logsigmoid(-drawn))
+            if analytic:
+                total = torch.digamma(sum(q))
+                moments = torch.digamma(q[0]) - total, torch.digamma(q[1]) - total
+        mask = StraightThroughBernoulli(torch.where(logit.isinf(), logit, drawn)).rsample(shape)
+        log_p, log_q = (
+            _beta_log_prob(*moments, *c).masked_fill(logit.isinf(), 0).sum(-1)
+            for c in (self.concentrations, q)
+        )
+        return mask, {"mask_probability": (log_p, log_q)}
+
+
+def _bernoulli_log_prob(mask: Tensor, logit: Tensor) -> Tensor:
+    """Log-mass of a mask, or its expectation for a probability in place of one."""
+    return mask * logsigmoid(logit) + (1 - mask) * logsigmoid(-logit)
+
+
+def _beta_log_prob(log_x: Tensor, log_rest: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Log-density of Beta(a, b) at x, from log(x) and log(1 - x) or their expectations."""
+    normaliser = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+    return (a - 1) * log_x + (b - 1) * log_rest - normaliser
+
+
+class PenalisedMasks(Masks):
+    """Masks of single cells, with a point estimate of their probability under a penalty."""
+
+    are_learned = True
+
+    def __init__(self, logit: Tensor, penalty: "Penalty"):
+        super().__init__(logit)
+        self.penalty = penalty
+
+    def penalties(self, kl_weight: float) -> dict[str, Tensor]:
+        """The penalty, nats per cell, as long as masks are learned."""
+        if not self.logit.rows.requires_grad:
+            return {}
+        return {"sparsity": self.penalty(self.logit.rows, kl_weight)}
+
+    def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+        """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
+        return self._drawn(part, sample_shape)
+
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool, with a probability of 0.88 and the others of 0.12."""
+        self.logit = Table(torch.where(found, LOGIT_FOUND, -LOGIT_FOUND))
+
+    def extend(self, n_new: int, n_cells: int, *, learned: bool) -> None:
+        """Freeze the rows there are and append new ones, with every edge or to be learned."""
+        self._append(LOGIT_START if learned else torch.inf, n_new)
+        self.penalty.extend(n_new, n_cells)
+        self.requires_grad_(learned)
+
+
+class Penalty(nn.Module, ABC):
+    """What the probabilities of edges cost."""
+
+    @abstractmethod
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell."""
+
+    @abstractmethod
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
+
+
+class L1Penalty(Penalty):
+    r"""Prior of sVAE: :math:`\alpha` times the mean, or the sum, of edge probabilities."""
+
+    strength: Tensor  # alpha
+
+    def __init__(self, strength: float, norm: str = "mean"):
+        super().__init__()
+        self.register_buffer("strength", torch.tensor(float(strength)))
+        self.norm = norm
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell; not warmed up."""
+        probability = torch.sigmoid(logit)
+        return self.strength * (probability.mean() if self.norm == "mean" else probability.sum())
+
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows: the penalty is the same."""
+
+
+class BetaPenalty(Penalty):
+    r"""Prior of sVAE+: :math:`-\sum \log \mathrm{Beta}(\pi; 1, \alpha)` once per data set."""
+
+    concentration: Tensor  # alpha
+    n_cells: Tensor
+
+    def __init__(self, concentration: float, n_cells: float):
+        super().__init__()
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.register_buffer("n_cells", torch.tensor(float(n_cells)))
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell."""
+        return -kl_weight * beta_log_prob(logit, self.concentration).sum() / self.n_cells
+
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
+        self.n_cells.fill_(n_cells)
+
+
+class ExactBetaPenalty(Penalty):
+    r"""Exact bound of sVAE+: :math:`\sum \mathrm{KL}(\pi \| \psi) - \log \mathrm{Beta}(\psi)`."""
+
+    concentration: Tensor  # alpha
+    n_cells: Tensor
+
+    def __init__(self, concentration: float, n_cells: float, shape: tuple[int, int]):
+        super().__init__()
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.register_buffer("n_cells", torch.tensor(float(n_cells)))
+        self.prior_logit = Table(torch.ones(shape))  # logit of psi
+
+    def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
+        """Nats per cell."""
+        prior_logit = self.prior_logit.rows
+        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, prior_logit))
+        cost = kl_divergence(q, p) - beta_log_prob(prior_logit, self.concentration)
+        return kl_weight * cost.sum() / self.n_cells
+
+    def extend(self, n_new: int, n_cells: int) -> None:
+        """Serve new rows, on that many cells."""
+        self.n_cells.fill_(n_cells)
+        self.prior_logit.extend(torch.ones(n_new, self.prior_logit.rows.shape[1]))
