@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.utils import Bunch, check_random_state
 
 from .._input.cells import log_normalised, median_library_size
-from .._penetrance import check_grid, check_names
+from .._input.penetrances import check_grid, check_names
 from ..base import REAL_VALUED
 from ..metrics import energy_distance
 from ..preprocessing import check_cells

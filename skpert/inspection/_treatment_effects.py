@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 
 from .._input.values import is_positive_integer
 from ..exceptions import DataWarning
-from ..metrics._effect_agreement import log_relative_counts
+from ..metrics._cells import log_relative_counts
 from ..preprocessing import perturbation_labels
 
 CHUNK = 1000  # cells drawn at once, as many as a prediction averages over

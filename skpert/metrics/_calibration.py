@@ -1,7 +1,19 @@
-"""Scores on the scale from a useless prediction to a replicate of the experiment."""
+"""Which way metrics improve, and scores from a useless prediction to a replicate."""
 
 import numpy as np
 import pandas as pd
+
+GREATER_IS_BETTER = {
+    "response_mse": False,
+    "weighted_mse": False,
+    "delta_pearson": True,
+    "delta_pearson_perturbed": True,
+    "direction_same": True,
+    "direction_opposite": False,
+    "perturbation_discrimination": True,
+    "energy_distance": False,
+    "maximum_mean_discrepancy": False,
+}
 
 
 def calibrate(value, floor, ceiling):

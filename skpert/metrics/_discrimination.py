@@ -5,8 +5,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from .._input.expression import LARGEST, read_matrix
-from ._effect_agreement import _check_names
-from ._profiles import aggregated, kept_genes, read_profiles, read_reference
+from ._profiles import aggregated, check_names, kept_genes, read_profiles, read_reference
 
 DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors are smaller
 
@@ -107,7 +106,7 @@ def _with_candidates(profiles, candidates, reference):
         twice = profiles.names.intersection(candidates.index)
         if len(twice):
             raise ValueError(f"candidates repeat {len(twice)} perturbations, such as {twice[0]!r}")
-        _check_names(profiles.genes, candidates.columns, "genes", ("true", "candidates"))
+        check_names(profiles.genes, candidates.columns, "genes", ("true", "candidates"))
         candidates = candidates[profiles.genes]
     candidates = read_matrix(candidates, "candidates", largest=LARGEST)
     if candidates.shape[1] != measured.shape[1]:

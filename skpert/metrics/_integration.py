@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from ._batch_mixing import acceptance, connectivity, overlap
+from ._batches import acceptance, connectivity, overlap
 from ._cell_groups import (
     check_n_neighbors,
     mean_by_group,

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
 from .._input.design import read_design, treatment_labels, warn_of_names
 from .._input.values import text
-from ._cells import dense, read_cells
-from ._expression import MAX_ELEMENTS
+from ._cells import blocks, dense, read_cells
 from ._profiles import kept_genes, read_profiles
 
 DEPTH = 5e4  # counts that the sum over cells is scaled to before the logarithm
@@ -171,7 +169,7 @@ def _jackknife(X, name):
         raise ValueError(f"the cells of {name!r} have no counts, so that there is no profile")
     profile = np.log1p(DEPTH * total / depth)
     first, second = np.zeros((2, len(total)))
-    for rows in gen_batches(n_cells, max(MAX_ELEMENTS // len(total), 1)):
+    for rows in blocks(X):
         cells = dense(X[rows])
         rest = depth - cells.sum(1, keepdims=True)
         rest[rest <= 1e-9 * depth] = np.inf  # one cell holds all counts: nothing is left

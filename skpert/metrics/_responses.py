@@ -1,10 +1,20 @@
 """Agreement of predicted with measured profiles, the mean expression under each perturbation."""
 
+from numbers import Integral
+
 import numpy as np
 import pandas as pd
+from sklearn.metrics import r2_score
 
-from ._effect_agreement import _pearson
-from ._profiles import aggregated, by_row, kept_genes, read_differences, read_profiles
+from ._profiles import (
+    aggregated,
+    aligned,
+    by_row,
+    kept_genes,
+    pearson,
+    read_differences,
+    read_profiles,
+)
 
 
 def response_mse(true, predicted, *, exclude=None, aggregate=None):
@@ -85,7 +95,7 @@ def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
     >>> profile_pearson([[1, 2, 9]], [[2, 1, 9]]).round(3).tolist()
     [0.974]
     """
-    scores = by_row(_pearson, read_profiles(true, predicted), exclude, "profile_pearson")
+    scores = by_row(pearson, read_profiles(true, predicted), exclude, "profile_pearson")
     return aggregated(scores, aggregate)
 
 
@@ -134,7 +144,7 @@ def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
     [-0.5]
     """
     profiles = read_differences(true, predicted, reference)
-    return aggregated(by_row(_pearson, profiles, exclude, "delta_pearson"), aggregate)
+    return aggregated(by_row(pearson, profiles, exclude, "delta_pearson"), aggregate)
 
 
 def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=None):
@@ -183,5 +193,117 @@ def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=N
     return aggregated(counts.div(kept.sum(1), axis=0), aggregate)
 
 
+def ate_pearson(effect_true, effect, *, top=None, average="pooled"):
+    """Pearson correlation of predicted with measured effects, in [-1, 1]; higher is better.
+
+    Pooled over perturbations and genes, as published, it asks for the pattern of effects, with
+    the strong perturbations counting most; it is blind to a common scale and offset, which
+    :func:`ate_r2` is not.
+
+    Parameters
+    ----------
+    effect_true : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured effects, such as those of :func:`differential_expression`.
+    effect : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Predicted effects, such as :func:`skpert.inspection.average_treatment_effect` gives. If
+        both are DataFrames, the rows and columns of ``effect_true`` are looked up in ``effect``
+        by name, which may have more; else they are in the same order.
+    top : int or None, default=None
+        Only the ``top`` genes with the largest ``|effect_true|`` of each perturbation count; 20
+        in publications. None: all genes.
+    average : {"pooled", "perturbation"}, default="pooled"
+        One correlation over all perturbations and genes, or one over genes for each perturbation.
+
+    Returns
+    -------
+    r : float or Series of shape (n_perturbations,)
+        A number if pooled. NaN where either side is constant, so that nothing can correlate.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, names are missing or not unique, values are missing or infinite, or
+        ``top`` is not from 1 to the number of genes.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023, Table 1 and Figure 3.
+
+    Examples
+    --------
+    >>> from skpert.metrics import ate_pearson
+    >>> effect_true = [[1, 2, 3], [0, -4, 1]]
+    >>> round(ate_pearson(effect_true, [[2, 4, 6], [0, -8, 2]]), 6)
+    1.0
+    >>> ate_pearson(effect_true, [[3, 2, 1], [0, -4, 1]], average="perturbation").round(6).tolist()
+    [-1.0, 1.0]
+    """
+    return _agreement(pearson, "ate_pearson", effect_true, effect, top, average)
+
+
+def ate_r2(effect_true, effect, *, top=None, average="pooled"):
+    """R2, the share of variance of measured effects predicted, at most 1; higher is better.
+
+    Unlike :func:`ate_pearson` it sees the scale of effects: 0 is as good as the mean effect for
+    all, and predictions that are too strong score below.
+
+    Parameters
+    ----------
+    effect_true : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Measured effects, the truth here.
+    effect : {array-like, DataFrame} of shape (n_perturbations, n_genes)
+        Predicted effects, matched by name if both are DataFrames.
+    top : int or None, default=None
+        Only the ``top`` genes with the largest ``|effect_true|`` of each perturbation count.
+    average : {"pooled", "perturbation"}, default="pooled"
+        One number over all perturbations and genes, or one over genes for each perturbation.
+
+    Returns
+    -------
+    r2 : float or Series of shape (n_perturbations,)
+        A number if pooled. NaN where ``effect_true`` is constant.
+
+    Raises
+    ------
+    ValueError
+        As :func:`ate_pearson`.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023.
+
+    Examples
+    --------
+    >>> from skpert.metrics import ate_r2
+    >>> ate_r2([[1, 2, 3]], [[1, 2, 3]]), ate_r2([[1, 2, 3]], [[2, 2, 2]])
+    (1.0, 0.0)
+    """
+    return _agreement(_r2, "ate_r2", effect_true, effect, top, average)
+
+
 def _mse(true, predicted):
     return np.mean((true - predicted) ** 2)
+
+
+def _r2(true, predicted):
+    return np.nan if np.ptp(true) == 0 else r2_score(true, predicted)
+
+
+def _agreement(score, name, effect_true, effect, top, average):
+    """Score of all values, or of each row, in the order (true, predicted)."""
+    if average not in ("pooled", "perturbation"):
+        raise ValueError(f"average must be 'pooled' or 'perturbation', got {average!r}")
+    true, predicted, rows = aligned(effect_true, effect, ("effect_true", "effect"))
+    n_genes = true.shape[1]
+    if top is not None:
+        if not isinstance(top, Integral) or not 1 <= top <= n_genes:
+            raise ValueError(f"top must be an integer from 1 to n_genes={n_genes}, got {top!r}")
+        largest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :top]
+        true = np.take_along_axis(true, largest, 1)
+        predicted = np.take_along_axis(predicted, largest, 1)
+    if average == "pooled":
+        return score(true.ravel(), predicted.ravel())
+    scores = [score(t, p) for t, p in zip(true, predicted, strict=True)]
+    return pd.Series(scores, index=rows, name=name)

@@ -1,21 +1,14 @@
 """Errors that weigh each gene by how clearly the perturbation moves it."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import issparse
 from sklearn.metrics import r2_score
-from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_consistent_length
 
 from .._input.values import listed, text
-from ..exceptions import DataWarning
-from ..preprocessing import perturbation_labels
-from ._cells import as_logarithms, dense, read_cells
-from ._effect_agreement import _check_names
-from ._expression import MAX_ELEMENTS
-from ._profiles import aggregated, read_differences, read_profiles
+from ..exceptions import warn_of_data
+from ._cells import as_logarithms, dense, group_blocks, read_cells, read_conditions
+from ._profiles import aggregated, in_order, read_differences, read_profiles
 
 
 def response_weights(
@@ -77,19 +70,15 @@ def response_weights(
     JAK2          0.97  0.0  0.03
     """
     X, genes = read_cells(X, space, layer, design=A)
-    labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
-    check_consistent_length(X, labels)
-    codes, names = pd.factorize(labels, sort=True)
+    codes, names = read_conditions(X, A, control=control, sep=sep, perturbation=perturbation)
     total, squares = _moments(X, codes, len(names), space)
     n_cells = np.bincount(codes)[:, None]
     treated = names != text(control)
     single = treated & (n_cells[:, 0] == 1)
     if single.any():
-        warnings.warn(
+        warn_of_data(
             f"Perturbations with one cell only ({single.sum()}), left out because a variance "
-            f"needs two: {listed(names[single], 5)}",
-            DataWarning,
-            stacklevel=2,
+            f"needs two: {listed(names[single], 5)}"
         )
     rows = treated & ~single
     if not rows.any() or len(names) < 2 or len(codes) - n_cells[rows].max() < 2:
@@ -191,11 +180,8 @@ def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
 
 def read_weights(weights, profiles):
     """Weights that sum to one for each perturbation, (n_perturbations, n_genes)."""
-    if isinstance(weights, pd.DataFrame) and profiles.genes is not None:
-        names = ("the profiles", "weights")
-        _check_names(profiles.names, weights.index, "perturbations", names)
-        _check_names(profiles.genes, weights.columns, "genes", names)
-        weights = weights.loc[profiles.names, profiles.genes]
+    if isinstance(weights, pd.DataFrame):
+        weights = in_order(weights, profiles, "weights")
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape not in (profiles.true.shape[1:], profiles.true.shape):
         raise ValueError(
@@ -212,12 +198,10 @@ def read_weights(weights, profiles):
 def _moments(X, codes, n_groups, space):
     """Sums of values and of squares over the cells of each group, (n_groups, n_genes) each."""
     total, squares = np.zeros((2, n_groups, X.shape[1]))
-    for rows in gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1)):
-        Y = as_logarithms(X[rows], space)
-        members = codes[rows], np.arange(Y.shape[0])
-        groups = csr_array((np.ones(Y.shape[0]), members), (n_groups, Y.shape[0]))
-        for sums, values in ((total, Y), (squares, Y * Y if not issparse(Y) else Y.power(2))):
-            sums += dense(groups @ values)
+    for cells, groups in group_blocks(X, codes, n_groups):
+        Y = as_logarithms(cells, space)
+        total += dense(groups @ Y)
+        squares += dense(groups @ (Y.power(2) if issparse(Y) else Y**2))
     return total, squares
 
 

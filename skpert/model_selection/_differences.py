@@ -3,7 +3,7 @@
 import pandas as pd
 from scipy.stats import t as student
 
-from ..metrics._directions import GREATER_IS_BETTER
+from ..metrics._calibration import GREATER_IS_BETTER
 from ._truth import METRICS
 
 

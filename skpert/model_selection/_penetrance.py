@@ -5,8 +5,8 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from .._input.expression import read_matrix
+from .._input.penetrances import check_grid, check_names
 from .._input.values import listed
-from .._penetrance import check_grid, check_names
 
 
 def select_penetrance(estimator, perturbations, reference=None, *, grid=None):

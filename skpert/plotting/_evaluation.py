@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from .._input.values import listed
-from ..metrics._directions import GREATER_IS_BETTER
+from ..metrics._calibration import GREATER_IS_BETTER
 from ._shared import check_matplotlib, clipped
 
 _KEYS = ("estimator", "split", "perturbation", "n_cells")

@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 
 from skpert import IVAE, VAE
 from skpert.exceptions import DataWarning
-from skpert.inspection import _effects, average_treatment_effect
+from skpert.inspection import _treatment_effects, average_treatment_effect
 from skpert.preprocessing import PerturbationEncoder
 
 FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 3, "batch_size": 32}
@@ -131,7 +131,7 @@ def test_the_mean_is_the_difference_of_predictions(model):
 
 
 def test_drawn_cells_are_those_of_the_estimator(model, monkeypatch):
-    monkeypatch.setattr(_effects, "CHUNK", 20)
+    monkeypatch.setattr(_treatment_effects, "CHUNK", 20)
     random = np.random.RandomState(7)
     draws = [(n, random.randint(2**31 - 1)) for n in (20, 20, 10)]
 
