@@ -20,41 +20,30 @@ from ._cell_groups import (
 def silhouette_batch(Z, labels, batch):
     r"""Overlap of batches within labels by their silhouette, in [0, 1]; higher is better.
 
-    The silhouette :math:`s` of a cell, among cells of its label with the batch as its cluster, is
-    0 where its own and the nearest other batch are equally far; the score is the mean of
-    :math:`1 - \lvert s \rvert` over the cells of a label, then over labels. Published embeddings
+    Among cells of one label, the silhouette :math:`s` of a cell with batches as clusters is 0
+    where its own and the nearest other batch are equally far. The score is the mean of :math:`1 -
+    \lvert s \rvert` over the cells of a label, then over labels, as in scIB. Published embeddings
     lie between 0.8 and 1. As only the nearest batch counts, batches that overlap in pairs score
-    high however far pairs are apart [2]_: read it beside :func:`kbet`.
+    high however far pairs are apart (Rautenstrauch and Ohler, Nature Biotechnology 2025): read it
+    beside :func:`kbet`.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells. The score does not change under rotation, offset or scale.
-    labels : array-like of shape (n_cells,)
-        Biological label, such as the cell type, of each cell. A label in one batch only, or with
-        one cell of each batch, is left out; a batch without cells of the label does not count.
-        The only cell of a batch in a label has :math:`s = 0`.
-    batch : array-like of shape (n_cells,)
-        Batch of each cell.
+    Z, labels, batch : as in :func:`integration_scores`
+        Cells. A label in one batch only, or with one cell of each batch, is left out; a batch
+        without cells of the label does not count. The only cell of a batch in a label has
+        :math:`s = 0`.
 
     Returns
     -------
     score : float
-        Mean over labels with two batches or more. Exact; time grows with the square of the cells
+        Mean over labels with two or more batches. Exact; time grows with the square of the cells
         of a label, memory does not.
 
     Raises
     ------
     ValueError
-        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
-        one batch only, or no label can be scored.
-
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
-    .. [2] Rautenstrauch and Ohler, Shortcomings of silhouette in single-cell integration
-       benchmarking, Nature Biotechnology 2025.
+        As :func:`integration_scores`, or if no label can be scored.
 
     Examples
     --------
@@ -63,16 +52,10 @@ def silhouette_batch(Z, labels, batch):
     >>> round(silhouette_batch(Z, ["T cell"] * 4, batch), 4)
     0.1003
     """
-    Z, labels, batch = _read(Z, labels, batch)
-    return overlap(Z, labels, batch)
-
-
-def overlap(Z, labels, batch):
-    """Mean of 1 - |silhouette| of batches, of labels with two batches and more cells."""
     scores = []
-    for cells, batches in _by_label(labels, batch):
+    for cells, batches in _by_label(Z, labels, batch):
         if 1 < len(np.unique(batches)) < len(batches):
-            scores.append(1 - np.abs(silhouette_widths(Z[cells], batches)).mean())
+            scores.append(1 - np.abs(silhouette_widths(cells, batches)).mean())
     if not scores:
         raise ValueError(
             "no label has cells from two batches, one of them with two cells or more: whether "
@@ -84,30 +67,26 @@ def overlap(Z, labels, batch):
 def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
     """Share of neighbourhoods mixed like their label (kBET), in [0, 1]; higher is better.
 
-    In each label by itself, a chi-square test compares the batches of a cell and of its nearest
-    neighbours of the same label with the batches of the whole label; the score is the share of
-    cells whose neighbourhood is not rejected, then the mean over labels. Batches that are drawn
-    at random score about ``1 - alpha``, or more as the tests are discrete.
+    Within each label, a chi-square test compares the batches of a cell and of its nearest
+    neighbours with the batches of the whole label [1]_. The score is the share of cells whose
+    neighbourhood is not rejected, averaged over labels. Batches drawn at random score about
+    ``1 - alpha``, or more as the tests are discrete.
 
-    Neighbours are the nearest in the embedding, and exact. scIB takes cells that are near in a
-    diffusion along a graph of neighbours instead; on simulated cells its scores were within 0.03
-    of these for mixed batches, and up to 0.12 lower for batches that are shifted.
+    Neighbours are the nearest in the embedding, and exact. scIB takes neighbours in a diffusion
+    along a graph instead; on simulated cells its scores were within 0.03 of these for mixed
+    batches, and up to 0.12 lower for shifted ones.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells. The score does not change under rotation, offset or scale.
-    labels : array-like of shape (n_cells,)
-        Biological label of each cell. A label in one batch only is left out, and so is one with
-        no more cells than a neighbourhood, which any batches would pass: fewer than twelve by
-        default. One name for all cells tests the neighbourhoods of the whole embedding.
-    batch : array-like of shape (n_cells,)
-        Batch of each cell. A batch without cells of a label is not expected in it.
+    Z, labels, batch : as in :func:`integration_scores`
+        Cells. A label in one batch only is left out, and so is one with no more cells than a
+        neighbourhood (fewer than twelve by default), which any batches would pass. One label for
+        all tests the whole embedding. A batch without cells of a label is not expected in it.
     n_neighbors : int or None, default=None
         Cells in a neighbourhood, the cell itself counted. None, as published: one more than a
         quarter of the mean number of cells per batch of the label, this from 10 to 70.
     alpha : float, default=0.05
-        Significance level of a test, between 0 and 1.
+        Significance level of a test, in (0, 1).
 
     Returns
     -------
@@ -117,15 +96,13 @@ def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
     Raises
     ------
     ValueError
-        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
-        one batch only, no label can be tested, or ``n_neighbors`` or ``alpha`` is out of range.
+        As :func:`integration_scores`, if no label can be tested, or if ``n_neighbors`` or
+        ``alpha`` is out of range.
 
     References
     ----------
     .. [1] Buettner, Miao, Wolf, Teichmann and Theis, A test metric for assessing single-cell
        RNA-seq batch correction, Nature Methods 16, 2019.
-    .. [2] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
 
     Examples
     --------
@@ -135,21 +112,16 @@ def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
     >>> kbet(Z, labels, np.arange(200) % 2), kbet(Z, labels, np.arange(200) < 100)
     (1.0, 0.045)
     """
-    Z, labels, batch = _read(Z, labels, batch)
+    groups = _by_label(Z, labels, batch)
     if n_neighbors is not None:
-        check_n_neighbors(n_neighbors, len(Z))
+        check_n_neighbors(n_neighbors, sum(len(batches) for _, batches in groups))
     check_scalar(alpha, "alpha", Real, min_val=0, max_val=1, include_boundaries="neither")
-    return acceptance(Z, labels, batch, n_neighbors, alpha)
-
-
-def acceptance(Z, labels, batch, n_neighbors=None, alpha=0.05):
-    """Share of neighbourhoods whose batches pass the test, mean of labels that can be tested."""
     scores = []
-    for cells, batches in _by_label(labels, batch):
+    for Z, batches in groups:
         codes, counts = np.unique(batches, return_inverse=True, return_counts=True)[1:]
         size = n_neighbors or 1 + int(np.clip(counts.mean() // 4, 10, 70))
         if len(counts) > 1 and len(codes) > size:
-            nearest = codes[neighbourhoods(Z[cells], size)]
+            nearest = codes[neighbourhoods(Z, size)]
             scores.append((_p_values(nearest, counts / len(codes)) >= alpha).mean())
     if not scores:
         raise ValueError(
@@ -162,18 +134,16 @@ def acceptance(Z, labels, batch, n_neighbors=None, alpha=0.05):
 def graph_connectivity(Z, labels, *, n_neighbors=15):
     """Share of a label's cells that its graph of neighbours connects, in (0, 1]; higher is better.
 
-    Each cell points to its nearest neighbours among all cells; of this graph, the arrows between
-    cells of one label are kept. The share of its cells in the largest part in which every cell is
-    reached from every other along the arrows is the score of a label, and the mean over labels is
-    returned. A label that is broken in two halves scores 0.5; one with a single cell, 1. Batches
-    enter by breaking labels apart only.
+    Each cell points to its nearest neighbours among all cells, and edges within a label are kept.
+    A label scores the share of its cells in the largest strongly connected component, as in scIB:
+    0.5 where it is broken in two halves, 1 for a single cell. Batches lower the score only by
+    breaking labels apart.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells. The score does not change under rotation, offset or scale.
-    labels : array-like of shape (n_cells,)
-        Biological label of each cell.
+    Z, labels : array-like of shape (n_cells, n_latent) and of shape (n_cells,)
+        Embedding and biological label of each cell. Errors are those of
+        :func:`integration_scores`.
     n_neighbors : int, default=15
         Cells in a neighbourhood, the cell itself counted. More neighbours connect more.
 
@@ -181,17 +151,6 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     -------
     score : float
         Mean over labels, each of the same weight.
-
-    Raises
-    ------
-    ValueError
-        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
-        are fewer cells than ``n_neighbors``.
-
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
 
     Examples
     --------
@@ -203,11 +162,6 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     Z = read_embedding(Z, labels=labels)
     labels = read_groups(labels, len(Z), "labels")
     check_n_neighbors(n_neighbors, len(Z))
-    return connectivity(Z, labels, n_neighbors)
-
-
-def connectivity(Z, labels, n_neighbors):
-    """Share of cells in the largest strongly connected part, mean of labels."""
     nearest = neighbourhoods(Z, n_neighbors)
     cell, neighbour = np.nonzero(labels[nearest] == labels[:, None])
     edges = cell, nearest[cell, neighbour]
@@ -224,37 +178,22 @@ def principal_component_regression(Z, batch):
     .. math:: \frac{\sum_k \sigma_k^2 R^2_k}{\sum_k \sigma_k^2}
 
     with the variance :math:`\sigma_k^2` of principal component :math:`k` and the coefficient of
-    determination :math:`R^2_k` of its regression on indicators of the batch. Over all components
-    it is the sum of squares between batches over the total, and no rotation changes it. Batches
-    drawn at random explain about ``(n_batches - 1) / (n_cells - 1)``; batches that differ in cell
-    types explain more, and rightly so.
+    determination :math:`R^2_k` of its regression on indicators of the batch, as in the source of
+    :func:`kbet`. Over all components it is the sum of squares between batches over the total,
+    which no rotation changes. Batches drawn at random explain about ``(n_batches - 1) / (n_cells -
+    1)``; batches that differ in cell types explain more, and rightly so.
 
     Parameters
     ----------
     Z : array-like of shape (n_cells, n_latent)
         Embedding of cells, or their expression.
     batch : array-like of shape (n_cells,)
-        Batch of each cell; numbers are names here.
+        Batch of each cell; numbers are names here. Errors are those of :func:`integration_scores`.
 
     Returns
     -------
     share : float
         1 if all cells of a batch are the same.
-
-    Raises
-    ------
-    ValueError
-        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
-        is one batch only.
-
-    See Also
-    --------
-    pcr_comparison : The share before and after integration, as a score.
-
-    References
-    ----------
-    .. [1] Buettner, Miao, Wolf, Teichmann and Theis, A test metric for assessing single-cell
-       RNA-seq batch correction, Nature Methods 16, 2019.
 
     Examples
     --------
@@ -268,18 +207,15 @@ def principal_component_regression(Z, batch):
 def pcr_comparison(Z_before, Z, batch):
     """Share of batch variance that integration removed, in [0, 1]; higher is better.
 
-    It is ``1 - after / before`` of :func:`principal_component_regression`, and 0, as published,
-    if batches explain more of ``Z`` than of ``Z_before``. An embedding without any biology scores
-    1.
+    It is ``1 - after / before`` of :func:`principal_component_regression` and, as in scIB, 0 if
+    batches explain more of ``Z`` than of ``Z_before``. An embedding without any biology scores 1.
 
     Parameters
     ----------
     Z_before : array-like of shape (n_cells, n_features)
         Cells before integration, such as principal components of their expression.
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of the same cells in the same order.
-    batch : array-like of shape (n_cells,)
-        Batch of each cell.
+    Z, batch : array-like of shape (n_cells, n_latent) and of shape (n_cells,)
+        Embedding of the same cells in the same order, and the batch of each.
 
     Returns
     -------
@@ -289,12 +225,7 @@ def pcr_comparison(Z_before, Z, batch):
     Raises
     ------
     ValueError
-        As :func:`principal_component_regression`, or if batches explain nothing of ``Z_before``.
-
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
+        As :func:`integration_scores`, or if batches explain nothing of ``Z_before``.
 
     Examples
     --------
@@ -313,17 +244,12 @@ def pcr_comparison(Z_before, Z, batch):
     return max(0.0, 1 - _explained(Z, batch) / before)
 
 
-def _read(Z, labels, batch):
+def _by_label(Z, labels, batch):
+    """Embedding and batches of the cells of each label."""
     Z = read_embedding(Z, labels=labels, batch=batch)
     labels = read_groups(labels, len(Z), "labels")
-    return Z, labels, read_groups(batch, len(Z), "batch", least=2)
-
-
-def _by_label(labels, batch):
-    """Cells of each label and their batches."""
-    for label in range(labels.max() + 1):
-        cells = np.flatnonzero(labels == label)
-        yield cells, batch[cells]
+    batch = read_groups(batch, len(Z), "batch", least=2)
+    return [(Z[labels == label], batch[labels == label]) for label in range(labels.max() + 1)]
 
 
 def _p_values(nearest, share):

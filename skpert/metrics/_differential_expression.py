@@ -35,6 +35,8 @@ def differential_expression(
 ):
     """Measured effect of each perturbation on each gene: mean of its cells minus that of controls.
 
+    As in section 5 of SAMS-VAE (Bereket and Karaletsos, NeurIPS 2023).
+
     Parameters
     ----------
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
@@ -70,11 +72,6 @@ def differential_expression(
     DataWarning
         If "perturbseq" leaves out cells without counts, whose share of a gene is undefined, and
         with them conditions that have no other cells.
-
-    References
-    ----------
-    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
-       mechanism shift variational autoencoder, NeurIPS 2023, section 5.
 
     Examples
     --------
@@ -126,9 +123,8 @@ def de_table(
 ):
     """Log2 fold changes against controls, and their significance by Wilcoxon's rank-sum test.
 
-    For predicted cells, stack them upon the measured controls: a prediction that brought controls
-    of its own could move every fold change. Compare at equal numbers of cells, because p-values
-    are of the numbers given.
+    For predicted cells, stack them upon the measured controls: a prediction with controls of its
+    own could move every fold change. Compare at equal numbers of cells, which p-values depend on.
 
     Parameters
     ----------
@@ -141,14 +137,8 @@ def de_table(
         What X holds: counts, which are scaled to ten thousand in each cell, or natural logarithms
         of one plus normalised counts. In fold changes, logarithms below zero, as predictions can
         be, count as 0.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
+    control, sep, perturbation, layer : str or None
+        As in :func:`differential_expression`.
     min_control_mean : float, default=0.05
         Genes whose mean over controls is not above this are left out, in counts per ten thousand;
         0.05 is 5 per million. Log-normalised values have the unit that they were normalised to.
@@ -158,12 +148,10 @@ def de_table(
     Returns
     -------
     table : Bunch
-        log2_fold_change : DataFrame of shape (n_conditions, n_tested_genes)
-            Log2 ratio of mean normalised expression to that of controls.
-        p_value : DataFrame of shape (n_conditions, n_tested_genes)
-            Two-sided, by the normal approximation with ties and continuity corrected.
-        fdr : DataFrame of shape (n_conditions, n_tested_genes)
-            p-values adjusted over the genes of a perturbation by Benjamini and Hochberg.
+        DataFrames of shape (n_conditions, n_tested_genes): ``log2_fold_change``, the log2 ratio of
+        mean normalised expression to that of controls; ``p_value``, two-sided, by the normal
+        approximation with ties and continuity corrected; ``fdr``, p-values adjusted over the genes
+        of a perturbation by Benjamini and Hochberg.
 
     Raises
     ------

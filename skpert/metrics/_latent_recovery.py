@@ -14,11 +14,11 @@ from .._input.expression import check_same_cells, read_matrix
 def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
     """Mean correlation coefficient (MCC) of matched latents, in [0, 1]; higher is better.
 
-    Each true latent is paired with one inferred latent so that the absolute correlations sum to
-    the most possible; their mean over the true latents is returned. It is 1 when ``Z`` is
-    ``Z_true`` up to order, sign, scale and offset ("pearson") or up to order and a monotone
-    function of each latent ("spearman"). True latents without a partner count as 0. Noise does
-    not score 0 but about the size of a chance correlation, ``1 / sqrt(n_cells)`` and more.
+    Each true latent is paired with one inferred latent such that absolute correlations have the
+    largest sum [1]_; their mean over true latents is returned. It is 1 when ``Z`` is ``Z_true`` up
+    to order, sign, scale and offset ("pearson") or up to order and a monotone function of each
+    latent ("spearman"). True latents without a partner count as 0. Noise does not score 0 but
+    about the size of a chance correlation, ``1 / sqrt(n_cells)`` and more.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
 
     References
     ----------
-    Hyvarinen and Morioka (2016). Unsupervised feature extraction by time-contrastive learning.
-    NeurIPS. Used as here by Lopez et al. (2023), CLeaR, Table 1.
+    .. [1] Hyvarinen and Morioka, Unsupervised feature extraction by time-contrastive learning,
+       NeurIPS 2016. Used as here by Lopez et al., CLeaR 2023, Table 1.
 
     Examples
     --------
@@ -55,17 +55,13 @@ def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
 def match_latents(Z_true, Z, *, method="pearson"):
     """Inferred latent that belongs to each true one, by absolute correlation.
 
-    The pairs are one to one and those of :func:`mean_correlation_coefficient`. The sign of a
-    latent means nothing, so a flipped latent is matched like any other.
+    The pairs are those of :func:`mean_correlation_coefficient`, one to one. The sign of a latent
+    means nothing, so a flipped latent is matched like any other.
 
     Parameters
     ----------
-    Z_true : array-like of shape (n_cells, n_true)
-        True latent states.
-    Z : array-like of shape (n_cells, n_latent)
-        Inferred latent states; the number of latents may differ.
-    method : {"pearson", "spearman"}, default="pearson"
-        Correlation of values or of ranks. A constant latent has correlation 0.
+    Z_true, Z, method : as in :func:`mean_correlation_coefficient`
+        True and inferred latent states, and their correlation.
 
     Returns
     -------
@@ -88,27 +84,20 @@ def match_latents(Z_true, Z, *, method="pearson"):
 def latent_r2(Z_true, Z):
     """Variance of true latents explained by a linear map of ``Z``, in [0, 1]; higher is better.
 
-    Least squares with an intercept, fitted and scored on the same cells; the mean of the
-    coefficients of determination (R2) of the true latents. It is 1 when ``Z`` holds ``Z_true`` up
-    to an invertible affine map, and tends to it whenever there are hardly more cells than
-    latents. A constant true latent, of which there is nothing to explain, counts as 0.
+    Mean coefficient of determination (R2) over true latents, of least squares with an intercept,
+    fitted and scored on the same cells. It is 1 when ``Z`` is ``Z_true`` up to an invertible
+    affine map, and tends to 1 whenever there are hardly more cells than latents. A constant true
+    latent counts as 0. Used as here by Lopez et al., CLeaR 2023, Table 1.
 
     Parameters
     ----------
-    Z_true : array-like of shape (n_cells, n_true)
-        True latent states.
-    Z : array-like of shape (n_cells, n_latent)
-        Inferred latent states; the number of latents may differ.
+    Z_true, Z : as in :func:`mean_correlation_coefficient`
+        True and inferred latent states.
 
     Returns
     -------
     score : float
         Mean R2 over the true latents.
-
-    References
-    ----------
-    Lopez et al. (2023). Learning causal representations of single cells via sparse mechanism
-    shift modeling. CLeaR, Table 1.
 
     Examples
     --------
@@ -126,8 +115,8 @@ def latent_r2(Z_true, Z):
 def graph_scores(mask_true, mask, *, match=None):
     """Precision, recall and F1 of the edges perturbation -> latent, each in [0, 1], higher better.
 
-    The latents of ``mask`` come in any order, so they are first matched with the true ones. Edges
-    of a latent that is matched with none are wrong (inferred) or missed (true).
+    The latents of ``mask`` come in any order, so they are first matched with the true ones [1]_.
+    Edges of a latent without a partner are wrong (inferred) or missed (true).
 
     Parameters
     ----------
@@ -143,18 +132,14 @@ def graph_scores(mask_true, mask, *, match=None):
     Returns
     -------
     scores : Bunch
-        precision : float
-            Correct edges among those inferred; 0 if none was inferred.
-        recall : float
-            Correct edges among the true ones; 0 if there are none.
-        f1 : float
-            Harmonic mean of the two; 0 if there are no edges at all.
+        ``precision``, correct edges among those inferred; ``recall``, correct edges among the true
+        ones; ``f1``, their harmonic mean. Each 0 if there is no edge to divide by.
 
     References
     ----------
-    Lopez et al. (2023). Learning causal representations of single cells via sparse mechanism
-    shift modeling. CLeaR, Table 1. The released code matches by signed correlation and so loses
-    latents whose sign is flipped; pass ``match=match_latents(Z_true, Z)`` instead.
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism shift
+       modeling, CLeaR 2023, Table 1. The released code matches by signed correlation and so loses
+       latents whose sign is flipped; pass ``match=match_latents(Z_true, Z)`` instead.
 
     Examples
     --------
@@ -186,6 +171,8 @@ def graph_scores(mask_true, mask, *, match=None):
 def top_k_mask(embedding, k=2):
     """Mask of the k largest absolute entries of each row, for models without a learned mask.
 
+    Lopez et al. (CLeaR 2023) read the graph of an iVAE in this way, with ``k=2``.
+
     Parameters
     ----------
     embedding : array-like of shape (n_perturbations, n_latent)
@@ -198,10 +185,6 @@ def top_k_mask(embedding, k=2):
     -------
     mask : ndarray of shape (n_perturbations, n_latent), bool
         The ``k`` strongest targets of each perturbation.
-
-    References
-    ----------
-    Lopez et al. (2023), CLeaR, read the graph of an iVAE in this way, with ``k=2``.
 
     Examples
     --------

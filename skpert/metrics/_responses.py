@@ -20,7 +20,7 @@ from ._profiles import (
 def response_mse(true, predicted, *, exclude=None, aggregate=None):
     """Mean squared error of profiles over genes, at least 0; lower is better.
 
-    Most genes respond to nothing, so that the mean of all cells has a low error too. Sampling
+    Most genes respond to nothing, so that the mean of all cells has a low error too [1]_. Sampling
     noise in ``true`` adds the variance of a mean: compare at equal numbers of cells, or take
     :func:`expression_error`.
 
@@ -67,27 +67,19 @@ def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
     """Pearson correlation of profiles over genes, in [-1, 1]; higher is better.
 
     As published with many models, and near 0.99 for any prediction whatsoever, controls included:
-    it asks which genes are expressed highly, which no perturbation changes much. What a
-    prediction is worth shows in :func:`delta_pearson`.
+    it asks which genes are expressed highly, which no perturbation changes much. Use
+    :func:`delta_pearson` to see what a prediction is worth.
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
-    exclude : mapping, "targets" or None, default=None
-        Genes that do not count, as in :func:`response_mse`.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    true, predicted, exclude, aggregate : as in :func:`response_mse`
+        Measured and predicted profiles, genes that do not count, and the average. Errors are the
+        same.
 
     Returns
     -------
     r : Series of shape (n_perturbations,) or float
         NaN where either profile is constant.
-
-    Raises
-    ------
-    ValueError
-        As :func:`response_mse`.
 
     Examples
     --------
@@ -102,25 +94,23 @@ def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
 def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
     """Pearson correlation of responses over genes, in [-1, 1]; higher is better.
 
-    A response is a profile less the reference. Against the mean of control cells, what all
-    perturbations have in common is enough for a high score, and the noise of the reference, which
-    both sides share, adds to it. Against the mean of the training perturbations [1]_ that is
-    taken out, and what is left is what sets a perturbation apart. For the genes that respond most,
-    give differences to :func:`ate_pearson` with ``top=20`` and ``average="perturbation"``.
+    A response is a profile minus the reference. Against the mean of control cells, what all
+    perturbations have in common suffices for a high score, and the noise of the reference, which
+    both sides share, adds to it. Against the mean of the training perturbations [1]_, only what
+    distinguishes a perturbation is left. For the genes that respond most, give differences to
+    :func:`ate_pearson` with ``top=20`` and ``average="perturbation"``.
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
+    true, predicted : as in :func:`response_mse`
+        Measured and predicted profiles.
     reference : {array-like, Series} of shape (n_genes,), {array-like, DataFrame} of shape \
             (n_perturbations, n_genes), or float
         What is subtracted from both: the mean of measured control cells, or the mean of training
         perturbations; 0 for profiles that are differences already. Matched by name where it and
         ``true`` have names.
-    exclude : mapping, "targets" or None, default=None
-        Genes that do not count, as in :func:`response_mse`.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    exclude, aggregate : as in :func:`response_mse`
+        Genes that do not count, and the average.
 
     Returns
     -------
@@ -156,25 +146,18 @@ def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=N
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
+    true, predicted : as in :func:`response_mse`
+        Measured and predicted profiles.
     reference : array-like of shape (n_genes,) or (n_perturbations, n_genes), or float
-        What is subtracted from both, as in :func:`delta_pearson`; published with the mean of
-        control cells.
-    exclude : mapping, "targets" or None, default=None
-        Genes that do not count, as in :func:`response_mse`.
-    aggregate : {"mean", "median"} or None, default=None
-        One number per column over perturbations; None: one for each perturbation.
+        As in :func:`delta_pearson`; published with the mean of control cells.
+    exclude, aggregate : as in :func:`response_mse`
+        Genes that do not count, and the average of each column. Errors are those of
+        :func:`delta_pearson`.
 
     Returns
     -------
     fractions : DataFrame of shape (n_perturbations, 2), or Series of shape (2,)
         Columns "same" and "opposite", published as "fraction same" and "fraction changed".
-
-    Raises
-    ------
-    ValueError
-        As :func:`delta_pearson`.
 
     Examples
     --------
@@ -196,8 +179,8 @@ def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=N
 def ate_pearson(effect_true, effect, *, top=None, average="pooled"):
     """Pearson correlation of predicted with measured effects, in [-1, 1]; higher is better.
 
-    Pooled over perturbations and genes, as published, it asks for the pattern of effects, with
-    the strong perturbations counting most; it is blind to a common scale and offset, which
+    Pooled over perturbations and genes, as published [1]_, it asks for the pattern of effects,
+    with the strong perturbations counting most; it is blind to a common scale and offset, which
     :func:`ate_r2` is not.
 
     Parameters
@@ -246,33 +229,18 @@ def ate_r2(effect_true, effect, *, top=None, average="pooled"):
     """R2, the share of variance of measured effects predicted, at most 1; higher is better.
 
     Unlike :func:`ate_pearson` it sees the scale of effects: 0 is as good as the mean effect for
-    all, and predictions that are too strong score below.
+    all, and predictions that are too strong score below. Bereket and Karaletsos (NeurIPS 2023).
 
     Parameters
     ----------
-    effect_true : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured effects, the truth here.
-    effect : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Predicted effects, matched by name if both are DataFrames.
-    top : int or None, default=None
-        Only the ``top`` genes with the largest ``|effect_true|`` of each perturbation count.
-    average : {"pooled", "perturbation"}, default="pooled"
-        One number over all perturbations and genes, or one over genes for each perturbation.
+    effect_true, effect, top, average : as in :func:`ate_pearson`
+        Measured effects, the truth here, and predicted ones; the genes that count; the average.
+        Errors are the same.
 
     Returns
     -------
     r2 : float or Series of shape (n_perturbations,)
         A number if pooled. NaN where ``effect_true`` is constant.
-
-    Raises
-    ------
-    ValueError
-        As :func:`ate_pearson`.
-
-    References
-    ----------
-    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
-       mechanism shift variational autoencoder, NeurIPS 2023.
 
     Examples
     --------

@@ -17,7 +17,7 @@ def response_weights(
     """Weight of each gene for each perturbation, a row summing to one.
 
     The absolute Welch t statistic of the perturbation's cells against all others, controls and
-    other perturbations alike, is scaled to [0, 1] over genes and squared. Genes that all
+    other perturbations alike, is scaled to [0, 1] over genes and squared [1]_. Genes that all
     perturbations move weigh little.
 
     Parameters
@@ -29,14 +29,8 @@ def response_weights(
     space : {"counts", "lognorm"}
         What X holds. Counts are made log2 of one plus counts per ten thousand; values that are
         normalised and logarithmic already are taken as they are.
-    control : str, default="control"
-        Label of untreated cells, which get no row.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
+    control, sep, perturbation, layer : str or None
+        As in :func:`differential_expression`. Untreated cells get no row.
 
     Returns
     -------
@@ -91,19 +85,20 @@ def response_weights(
 def weighted_mse(true, predicted, weights, *, aggregate=None):
     """Weighted mean squared error of profiles over genes, at least 0; lower is better.
 
-    With :func:`response_weights` the genes count that tell a perturbation from the others, so that
-    a prediction of the mean response, which has a low :func:`response_mse`, scores badly.
+    With :func:`response_weights` the genes that distinguish a perturbation from the others count
+    most, so that a prediction of the mean response, which has a low :func:`response_mse`, scores
+    badly (Mejia et al., arXiv:2506.22641).
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
+    true, predicted : as in :func:`response_mse`
+        Measured and predicted profiles.
     weights : {array-like, DataFrame} of shape (n_perturbations, n_genes), or array-like of \
             shape (n_genes,)
         Not negative; scaled to sum to one for each perturbation. A weight of zero leaves a gene
         out. Matched by name if ``true`` is a DataFrame too.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    aggregate : as in :func:`response_mse`
+        The average.
 
     Returns
     -------
@@ -114,10 +109,6 @@ def weighted_mse(true, predicted, weights, *, aggregate=None):
     ------
     ValueError
         As :func:`response_mse`, and if weights are negative, missing or all zero.
-
-    References
-    ----------
-    .. [1] Mejia et al., Diversity by design, arXiv:2506.22641, 2025.
 
     Examples
     --------
@@ -134,20 +125,18 @@ def weighted_mse(true, predicted, weights, *, aggregate=None):
 def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
     """Weighted R2 of responses over genes, at most 1; higher is better.
 
-    0 is as good as the weighted mean of the response, the same for all genes.
+    0 is as good as the weighted mean of the response, the same for all genes. From the same source
+    as :func:`weighted_mse`.
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
-    weights : {array-like, DataFrame} of shape (n_perturbations, n_genes), or array-like of \
-            shape (n_genes,)
-        As in :func:`weighted_mse`.
+    true, predicted, weights : as in :func:`weighted_mse`
+        Measured and predicted profiles, and the weights of genes.
     reference : array-like of shape (n_genes,) or (n_perturbations, n_genes), or float
         What is subtracted from both, as in :func:`delta_pearson`: the mean of all perturbations,
         or of controls.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    aggregate : as in :func:`response_mse`
+        The average.
 
     Returns
     -------
@@ -158,10 +147,6 @@ def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
     ------
     ValueError
         As :func:`weighted_mse`, and if the reference fits no profile.
-
-    References
-    ----------
-    .. [1] Mejia et al., Diversity by design, arXiv:2506.22641, 2025.
 
     Examples
     --------
