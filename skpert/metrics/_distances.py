@@ -3,8 +3,9 @@
 from numbers import Integral
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import issparse, vstack
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, gen_batches
 
 from .._input.expression import by_name, read_expression
@@ -197,6 +198,19 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
         orders = random_state.permutation(len(x)), random_state.permutation(len(y))
         energies.append(_released_energy(x, y, *orders))
     return float(np.mean(energies))
+
+
+def kernel_bandwidths(populations):
+    """Widths b / 4 * 2^i, b the mean squared distance of two cells of all populations.
+
+    None where no two cells differ.
+    """
+    stack = vstack if any(map(issparse, populations)) else np.concatenate
+    values = stack(populations)
+    n_cells = values.shape[0]
+    variance = StandardScaler(with_mean=False).fit(values).var_.sum()
+    base = 2 * variance * n_cells / max(n_cells - 1, 1)
+    return base / 4 * 2.0 ** np.arange(5) if base > 0 else None
 
 
 def _mmd(X, Y, bandwidths, unbiased):

@@ -106,7 +106,7 @@ def latent_r2(Z_true, Z):
     1.0
     """
     Z_true, Z = _check_latents(Z_true, Z)
-    Z_true, Z = _standardize(Z_true), _standardize(Z)
+    Z_true, Z = standardize(Z_true), standardize(Z)
     coefficients, *_ = np.linalg.lstsq(Z, Z_true, rcond=None)
     explained = ((Z @ coefficients) ** 2).sum(axis=0)  # of the unit length of each true latent
     return float(np.clip(explained, 0, 1).mean())
@@ -208,10 +208,10 @@ def _absolute_correlation(Z_true, Z, method):
     Z_true, Z = _check_latents(Z_true, Z)
     if method == "spearman":
         Z_true, Z = rankdata(Z_true, axis=0), rankdata(Z, axis=0)
-    return np.clip(np.abs(_standardize(Z_true).T @ _standardize(Z)), 0, 1)
+    return np.clip(np.abs(standardize(Z_true).T @ standardize(Z)), 0, 1)
 
 
-def _standardize(Z):
+def standardize(Z):
     """Columns with mean 0 and length 1; constant ones become 0."""
     constant = np.ptp(Z, axis=0) == 0  # exactly: the mean of equal numbers may be rounded
     centred = np.where(constant, 0.0, Z - Z.mean(axis=0))

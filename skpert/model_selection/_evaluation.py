@@ -2,18 +2,21 @@
 
 import warnings
 from collections import defaultdict
+from functools import partial
 from numbers import Integral
 
 import pandas as pd
+from scipy.stats import t as student
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from .._input.values import listed
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
 from ..metrics import calibrate
-from ._rounds import Plan, Split
-from ._screen import Screen, split_cells, unwrapped
-from ._truth import check_metrics, scores
+from ..metrics._calibration import GREATER_IS_BETTER
+from ._fitting import recorded, warn_once
+from ._rounds import Plan, Screen, Split, split_cells, unwrapped
+from ._truth import METRICS, check_metrics, scores
 
 FLOOR, CEILING = "floor (perturbed mean)", "ceiling (split half)"
 
@@ -177,15 +180,19 @@ def evaluate_perturbations(
     splits = split_cells(cv, screen, random_state)
     plan = Plan(metrics, n_samples, max_cells, check_random_state(random_state).randint(2**31 - 1))
     rows = {**estimators, FLOOR: None, CEILING: None}
-    tables, caught, unknown = zip(
-        *Parallel(n_jobs=n_jobs)(
-            delayed(_evaluate)(name, estimator, screen, index, train, test, plan)
-            for name, estimator in rows.items()
-            for index, (train, test) in enumerate(splits)
-        ),
-        strict=True,
+    names = [name for name in rows for _ in splits]
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(recorded)(
+            f"{name!r}, split {index}",
+            partial(_evaluate, name, estimator, screen, index, train, test, plan),
+        )
+        for name, estimator in rows.items()
+        for index, (train, test) in enumerate(splits)
     )
-    _warn(tables, caught, unknown)
+    scored, caught = zip(*found, strict=True)
+    tables, unknown = zip(*scored, strict=True)
+    warn_once(caught, list(map(repr, names)))
+    _warn_of_unknown(names, unknown)
     table = pd.concat(tables, ignore_index=True)
     summary = _summary(table, metrics).loc[list(rows)]
     calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
@@ -198,49 +205,114 @@ def evaluate_perturbations(
     )
 
 
+def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
+    """Mean difference of each estimator from a reference, over the perturbations of both.
+
+    Perturbations differ much more in how well they can be predicted than estimators do, so that
+    estimators are to be compared perturbation by perturbation.
+
+    Parameters
+    ----------
+    per_perturbation : DataFrame
+        Of :func:`evaluate_perturbations`.
+    metric : str
+        Column to compare.
+    reference : str
+        Estimator to compare with, such as the floor.
+    confidence : float, default=0.95
+        Level of the interval, in (0, 1).
+
+    Returns
+    -------
+    differences : DataFrame of shape (n_estimators - 1, 6)
+        ``mean`` of estimator minus reference, in units of the metric; its ``standard_error``,
+        and ``lower`` and ``upper`` bounds of the t interval; ``share_better``, the share of
+        perturbations in which the estimator is better, in the direction of the metric; and
+        ``n_perturbations``, how many both predicted. Missing where there are too few.
+
+    Raises
+    ------
+    ValueError
+        If the metric or the reference is not in the table, or the level is not in (0, 1).
+
+    Notes
+    -----
+    Differences are averaged over splits first. The interval takes perturbations for independent,
+    though those of a split are predicted by one fit: it holds for new perturbations, not for new
+    seeds. It is for one comparison; with many estimators some intervals leave out 0 by chance.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpert.model_selection import paired_differences
+    >>> table = pd.DataFrame({"estimator": ["a", "a", "b", "b"], "split": 0,
+    ...                       "perturbation": ["JAK2", "SMAD4"] * 2,
+    ...                       "response_mse": [1.0, 3.0, 2.0, 5.0]})
+    >>> paired_differences(table, "response_mse", "b").round(2).T
+    estimator            a
+    mean             -1.50
+    standard_error    0.50
+    lower            -7.85
+    upper             4.85
+    share_better      1.00
+    n_perturbations   2.00
+    """
+    if metric not in METRICS or metric not in per_perturbation:
+        known = [name for name in per_perturbation if name in METRICS]
+        raise ValueError(f"the table has no metric {metric!r}: it has {known}")
+    names = list(per_perturbation["estimator"].unique())
+    if reference not in names:
+        raise ValueError(f"no estimator {reference!r}: the table has {names}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+    keys = ["perturbation", "split"]
+    scored = per_perturbation.pivot(index=keys, columns="estimator", values=metric)[names]
+    difference = scored.sub(scored[reference], axis=0).drop(columns=reference)
+    difference = difference.groupby(level="perturbation").mean()
+    gain = difference if GREATER_IS_BETTER[metric] else -difference
+    n, mean, error = difference.count(), difference.mean(), difference.sem()
+    width = error * student.ppf((1 + confidence) / 2, (n - 1).where(n > 1))
+    return pd.DataFrame(
+        {
+            "mean": mean,
+            "standard_error": error,
+            "lower": mean - width,
+            "upper": mean + width,
+            "share_better": (gain > 0).sum() / n.where(n > 0),
+            "n_perturbations": n,
+        }
+    )
+
+
 def _evaluate(name, estimator, screen, index, train, test, plan):
-    """Scores of one row in one split, warnings as (category, text), and what is unknown."""
-    unknown = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
-        try:
-            split = Split(screen, index, train, test, plan)
-            truth = split.truth()
-            if name == FLOOR:
-                predicted = split.floor(truth)
-            elif name == CEILING:
-                truth, predicted = split.ceiling(truth)
-            else:
-                predicted, unknown = split.predicted(name, estimator)
-            table = scores(truth, predicted, plan.metrics)
-        except Exception as error:
-            error.add_note(f"in {name!r}, split {index}")
-            raise
+    """Scores of one row in one split, and what could not be predicted."""
+    warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
+    split, unknown = Split(screen, index, train, test, plan), {}
+    truth = split.truth()
+    if name == FLOOR:
+        predicted = split.floor(truth)
+    elif name == CEILING:
+        truth, predicted = split.ceiling(truth)
+    else:
+        predicted, unknown = split.predicted(name, estimator)
+    table = scores(truth, predicted, plan.metrics)
     n_cells = [len(split.tested[label]) for label in table.index]
     for column, value in enumerate([name, index, table.index, n_cells]):
         table.insert(column, ("estimator", "split", "perturbation", "n_cells")[column], value)
-    return table, [(warning.category, str(warning.message)) for warning in caught], unknown
+    return table, unknown
 
 
-def _warn(tables, caught, unknown):
-    """Give each warning once, and one for each estimator that cannot predict all."""
-    names = [table["estimator"].iloc[0] for table in tables]
-    sources, failed = defaultdict(list), defaultdict(dict)
-    for name, warned, missing in zip(names, caught, unknown, strict=True):
+def _warn_of_unknown(names, unknown):
+    """One warning for each estimator that cannot predict all perturbations."""
+    failed = defaultdict(dict)
+    for name, missing in zip(names, unknown, strict=True):
         failed[name].update(missing)
-        for warning in warned:
-            sources[warning].append(name)
-    for (category, message), of in sources.items():
-        which = "" if set(of) == set(names) else f" ({listed(list(dict.fromkeys(of)), 5)})"
-        warnings.warn(message + which, category, stacklevel=3)
     for name, missing in failed.items():
         if missing:
-            warnings.warn(
+            warn_of_data(
                 f"{name!r} cannot predict {len(missing)} perturbations that it was not trained "
                 f"on, whose scores are NaN: {listed(sorted(missing), 10)}. It says: "
-                f"{next(iter(missing.values()))}",
-                DataWarning,
-                stacklevel=3,
+                f"{next(iter(missing.values()))}"
             )
 
 

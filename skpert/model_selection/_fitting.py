@@ -1,12 +1,14 @@
 """Many estimators fitted on the same cells at once."""
 
 import warnings
-from collections import defaultdict
+from functools import partial
 
 from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
+
+from ..exceptions import warn_of_data
 
 
 def fit_many(estimators, X, A, *, n_jobs=None):
@@ -77,11 +79,11 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     check_consistent_length(X, A)
     n_jobs = min(effective_n_jobs(-1 if n_jobs is None else n_jobs), len(estimators))
     results = Parallel(n_jobs=n_jobs)(
-        delayed(_fit)(clone(estimator), X, A, f"estimators[{i}]")
+        delayed(recorded)(f"estimators[{i}], {estimator!r}", partial(clone(estimator).fit, X, A))
         for i, estimator in enumerate(estimators)
     )
     fitted, caught = zip(*results, strict=True)
-    _warn_once(caught)
+    warn_once(caught, [f"estimators[{i}]" for i in range(len(estimators))])
     return list(fitted)
 
 
@@ -106,23 +108,23 @@ def _checked(estimators):
     return estimators
 
 
-def _fit(estimator, X, A, name):
-    """The fitted estimator, and what it warned of as (category, text)."""
+def recorded(name, call):
+    """What a call returns and its warnings, (category, text); its error has a note of ``name``."""
     with warnings.catch_warnings(record=True) as caught:
         try:
-            estimator.fit(X, A)
+            result = call()
         except Exception as error:
-            error.add_note(f"in {name}, {estimator!r}")
+            error.add_note(f"in {name}")
             raise
-    return estimator, [(warning.category, str(warning.message)) for warning in caught]
+    return result, [(warning.category, str(warning.message)) for warning in caught]
 
 
-def _warn_once(caught):
-    """Give each warning once, and which fits it is of unless it is of all."""
-    fits = defaultdict(list)
-    for i, warned in enumerate(caught):
-        for warning in dict.fromkeys(warned):
-            fits[warning].append(f"estimators[{i}]")
-    for (category, message), names in fits.items():
-        which = "" if len(names) == len(caught) else f" ({', '.join(names)})"
-        warnings.warn(message + which, category, stacklevel=3)
+def warn_once(caught, names):
+    """Give each warning once, and say whose it is unless it is of all."""
+    sources = {}
+    for name, warned in zip(names, caught, strict=True):
+        for warning in warned:
+            sources.setdefault(warning, {})[name] = None
+    for (category, message), of in sources.items():
+        which = "" if len(of) == len(set(names)) else f" ({', '.join(of)})"
+        warn_of_data(message + which, category)

@@ -6,6 +6,7 @@ from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
 from .._input.values import text
+from ..metrics._latent_recovery import standardize
 
 
 def interventional_nll(
@@ -128,7 +129,7 @@ def udr_score(estimators, X, *, threshold=0.01):
     if len(estimators) < 2:
         raise ValueError(f"a ranking needs at least two estimators, got {len(estimators)}")
     posteriors = [estimator.posterior(X, None) for estimator in estimators]
-    ranks = [_standardised(rankdata(q.z, axis=0)) for q in posteriors]
+    ranks = [standardize(rankdata(q.z, axis=0)) for q in posteriors]
     informative = [
         ((q.scale**2 + q.z**2 - 1) / 2 - np.log(q.scale)).mean(0) > threshold for q in posteriors
     ]
@@ -139,13 +140,6 @@ def udr_score(estimators, X, *, threshold=0.01):
                 similarity = np.abs(ranks[i].T @ ranks[j])
                 pairs[i, j] = _pair_ranking(similarity, informative[i], informative[j])
     return np.nanmedian(pairs, axis=1)
-
-
-def _standardised(Z):
-    """Columns centred and of unit norm, those without spread zero."""
-    Z = Z - Z.mean(0)
-    norm = np.linalg.norm(Z, axis=0)
-    return Z / np.where(norm > 0, norm, 1)
 
 
 def _pair_ranking(similarity, informative, other_informative):

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse, vstack
-from sklearn.preprocessing import StandardScaler
 
 from ..metrics import (
     delta_pearson,
@@ -63,16 +61,6 @@ def screen_weights(values, labels, *, control):
     kept = np.flatnonzero((counts > 1) | (labels == control))
     # labels were read before
     return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=None)
-
-
-def kernel_bandwidths(populations):
-    """Widths b / 4 * 2^i, b the mean squared distance of two cells of all populations."""
-    stack = vstack if any(map(issparse, populations)) else np.concatenate
-    values = stack(populations)
-    n_cells = values.shape[0]
-    variance = StandardScaler(with_mean=False).fit(values).var_.sum()
-    base = 2 * variance * n_cells / max(n_cells - 1, 1)
-    return base / 4 * 2.0 ** np.arange(5) if base > 0 else None
 
 
 def scores(truth, predicted, metrics):
