@@ -40,18 +40,17 @@ def evaluate_perturbations(
 ):
     """Compare estimators by what they predict for held-out cells of perturbations.
 
-    For each split the estimators are fitted on the training cells and predict every perturbation
-    of the test cells: its mean expression and a population of cells. Both are compared with the
-    test cells in log-normalised expression, where two rows are added: the floor, a prediction
-    that knows no perturbation [1]_, and the ceiling, what a replicate of the experiment reaches.
+    In each split the estimators are fitted on the training cells and predict the mean expression
+    and a population of cells of every test perturbation. Both are compared with the test cells in
+    log-normalised expression. Two rows are added: the floor, a prediction that knows no
+    perturbation [1]_, and the ceiling, what a replicate of the experiment reaches.
 
     Parameters
     ----------
     estimators : dict of str to estimator
         Models of perturbations by the name of their row, with ``fit``, ``predict_intervention``
-        and ``sample_intervention``; they stay as they are. With counts, a
-        ``make_pipeline(LogNormalize(), estimator)`` is for those that want log-normalised
-        expression.
+        and ``sample_intervention``; they stay as they are. With counts, those that want
+        log-normalised expression go into ``make_pipeline(LogNormalize(), estimator)``.
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
         Expression. Sparse stays sparse, but for predicted cells.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
@@ -71,20 +70,14 @@ def evaluate_perturbations(
         Predicted cells of each perturbation, at least 2. None: for distances as many as were
         measured, and for means of counts ``max_cells``.
     max_cells : int, default=500
-        Measured cells of a perturbation that distances look at, drawn at random from more, at
+        Measured cells of a perturbation that distances use, drawn at random from more, at
         least 2. Means are of all cells. Time grows with its square.
     n_jobs : int or None, default=None
         Number of processes over pairs of estimator and split; None is 1. It changes no result.
     random_state : int, RandomState instance or None, default=None
         Seeds the default splits, all draws of cells, and estimators without ``random_state``.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression, also for the estimators; None is its ``X``.
+    control, sep, perturbation, layer : str or None
+        As in :func:`skpert.metrics.differential_expression`; ``layer`` holds for estimators too.
 
     Returns
     -------
@@ -109,9 +102,9 @@ def evaluate_perturbations(
     Warns
     -----
     DataWarning
-        If an estimator cannot predict some perturbations, which it was not trained on and for
-        which it raises a ValueError, or if no training cell is a control, so that the mean of
-        all training cells is the reference. Warnings of estimators are given once.
+        If an estimator raises a ValueError for perturbations that it was not trained on, or if no
+        training cell is a control, so that the mean of all training cells is the reference.
+        Warnings of estimators are given once.
 
     See Also
     --------
@@ -125,26 +118,26 @@ def evaluate_perturbations(
     ``energy_distance`` and ``maximum_mean_discrepancy``; higher for ``delta_pearson``,
     ``delta_pearson_perturbed``, ``direction_same`` and ``perturbation_discrimination``.
 
-    * The reference of responses is the mean of training controls; for
-      ``delta_pearson_perturbed`` it is the mean of training perturbations, each counted once, as
-      in Systema [2]_. A prediction that is the reference has no response: its correlation is 0,
-      and no gene goes the same or the opposite way.
-    * ``perturbation_discrimination`` (cosine) tells a perturbation from all others of the
-      screen, by test cells where it is tested and training cells where it is not. The floor of
-      unseen perturbations may come out below 0.5, as it is a mean of all but the one asked for.
+    * The reference of responses is the mean of training controls; for ``delta_pearson_perturbed``
+    it
+      is the mean of training perturbations, each counted once, as in Systema [2]_. A prediction
+      that is the reference has no response: its correlation is 0, and no gene goes the same or the
+      opposite way.
+    * ``perturbation_discrimination`` (cosine) compares a perturbation with all others of the
+    screen,
+      by test cells where it is tested and training cells where it is not. The floor of unseen
+      perturbations may come out below 0.5, as it is a mean of all but the one asked for.
     * Distances are unbiased, and NaN where one cell was measured. The bandwidths of a split are
       those of its measured test cells and training controls, the same for all estimators.
-    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``.
-    * A pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of
-      the split makes, whatever the target sum of its own.
+    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``. * A
+    pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of the
+      split makes, whatever the target sum of its own.
 
     The floor is the mean of the training perturbations' means, its cells those of training
     perturbations drawn with equal weight. The ceiling is one random half of the test cells as the
-    prediction of the other half. It is conservative, as a half has half the cells: a good
-    prediction of the mean may come out above it.
-
-    Means over perturbations are over those that were predicted. Where an estimator cannot predict
-    all, compare it by :func:`paired_differences`.
+    prediction of the other half. With half of the cells it is conservative: a good prediction of
+    the mean may come out above it. Means are over the perturbations that an estimator predicted:
+    compare one that cannot predict all by :func:`paired_differences`.
 
     References
     ----------
@@ -208,8 +201,8 @@ def evaluate_perturbations(
 def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
     """Mean difference of each estimator from a reference, over the perturbations of both.
 
-    Perturbations differ much more in how well they can be predicted than estimators do, so that
-    estimators are to be compared perturbation by perturbation.
+    Perturbations differ much more in how well they can be predicted than estimators do, so compare
+    estimators perturbation by perturbation.
 
     Parameters
     ----------
@@ -237,9 +230,9 @@ def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
 
     Notes
     -----
-    Differences are averaged over splits first. The interval takes perturbations for independent,
+    Differences are averaged over splits first. The interval treats perturbations as independent,
     though those of a split are predicted by one fit: it holds for new perturbations, not for new
-    seeds. It is for one comparison; with many estimators some intervals leave out 0 by chance.
+    seeds. It is for one comparison; with many estimators some intervals exclude 0 by chance.
 
     Examples
     --------

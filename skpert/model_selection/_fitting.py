@@ -46,22 +46,20 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     ValueError
         If it is empty, or X and A have different lengths.
 
-    Notes
-    -----
-    Processes are what pays on a CPU, as ``benchmarks/fit_many.py`` measures. Threads wait for
-    each other, because torch has one random generator for all of them, and networks stacked
-    along one more dimension for the seeds save little where a step is mostly arithmetic. The
-    first call starts the processes, which takes a few seconds, more than some small fits; they
-    wait some minutes for the next one. They share the arrays of X, mapped into memory, but each
-    keeps the training cells in float32 while it fits. A warning is given once, not per fit.
+    Notes ----- On a CPU processes pay off, as ``benchmarks/fit_many.py`` measures: threads wait
+    for the one random generator of torch, and stacking networks of several seeds saves little
+    where a step is mostly arithmetic. The first call starts the processes, which takes a few
+    seconds, more than some small fits; they wait some minutes for the next one. They share the
+    arrays of X, mapped into memory, but each keeps the training cells in float32 while it fits. A
+    warning is given once, not per fit.
 
-    A process has its share of the cores as threads. That changes no bit as long as a minibatch
-    has fewer than a million numbers, for which ``fit`` takes one thread anyway.
+    A process has its share of the cores as threads. That changes no bit as long as a minibatch has
+    fewer than a million numbers, for which ``fit`` takes one thread anyway.
 
-    On a GPU, where this was not measured, processes share the device and pay for a context each,
-    some hundred MB; they are expected to gain less than their number, as long as one small
-    network leaves the GPU idle most of the time. Stacked networks would do better there. Set
-    ``n_jobs`` by the GPU's memory; fitted models come back on the CPU.
+    On a GPU, where this was not measured, processes share the device, and each holds a context of
+    some hundred MB; expect a gain smaller than their number while one small network leaves the GPU
+    idle most of the time. Stacked networks would do better there. Choose ``n_jobs`` by the GPU's
+    memory; fitted models come back on the CPU.
 
     Examples
     --------

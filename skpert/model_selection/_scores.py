@@ -14,7 +14,7 @@ def interventional_nll(
 ):
     """Interventional negative log-likelihood of perturbations never trained on; lower is better.
 
-    The published protocol: fix the masks and train on with the training cells (step 2), learn
+    The published protocol [1]_: fix the masks and train on with the training cells (step 2), learn
     shifts of the new perturbations with encoder and decoder frozen (step 3), then average the
     importance-weighted log-likelihood over the cells of each and over perturbations (step 4).
 
@@ -75,17 +75,15 @@ def interventional_nll(
 def interventional_nll_scorer(estimator, X, y):
     """Minus the interventional NLL of held-out perturbations, a scorer for ``cross_validate``.
 
-    To be used with ``LeavePerturbationsOut``: the fitted model is adapted to the perturbations
-    of the test fold, step 3 of the published protocol, and scored on the same cells.
+    Use it with ``LeavePerturbationsOut``: the model is adapted to the perturbations of the test
+    fold, step 3 of :func:`interventional_nll`, and scored on the same cells.
 
     Parameters
     ----------
     estimator : estimator
         Fitted on the training fold.
-    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-        Cells of the test fold.
-    y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Their design A.
+    X, y : as X and A of :func:`interventional_nll`
+        Cells of the test fold and their design.
 
     Returns
     -------
@@ -99,13 +97,14 @@ def interventional_nll_scorer(estimator, X, y):
 def udr_score(estimators, X, *, threshold=0.01):
     """Unsupervised disentanglement ranking of each fitted estimator, in [0, 1]; higher is better.
 
-    Estimators that found axes which others found too rank high; no ground truth is needed. Give
-    several seeds of one setting, and choose the setting whose median is best.
+    Estimators whose latents others found too rank high, without any ground truth (Duan et al.,
+    Unsupervised model selection for variational disentangled representation learning, ICLR 2020).
+    Give several seeds of one setting, and choose the setting whose median is best.
 
     Parameters
     ----------
     estimators : list of estimators
-        At least two, fitted on the same genes.
+        At least two, fitted on the same genes; fewer are a ValueError.
     X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
         Cells on which to compare the latents; about a thousand are enough.
     threshold : float, default=0.01
@@ -115,16 +114,6 @@ def udr_score(estimators, X, *, threshold=0.01):
     -------
     scores : ndarray of shape (n_estimators,)
         Median over the other estimators of the pairwise ranking.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two estimators.
-
-    References
-    ----------
-    .. [1] Duan et al., Unsupervised model selection for variational disentangled representation
-       learning, ICLR 2020.
     """
     if len(estimators) < 2:
         raise ValueError(f"a ranking needs at least two estimators, got {len(estimators)}")

@@ -84,9 +84,9 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
 class PerturbationKFold(_PerturbationSplit):
     """K shuffled folds with the same share of every perturbation, for any form of design.
 
-    Each condition's cells, controls included, are dealt evenly to the folds. A condition with
-    fewer cells than folds is allowed: some folds then lack it in test, and the one fold that
-    would test the only cell of a perturbation is not made: such a cell is always trained on.
+    The cells of each condition, controls included, are spread evenly over the folds. A condition
+    may have fewer cells than folds: some folds then lack it in test. The only cell of a
+    perturbation is always trained on.
 
     Parameters
     ----------
@@ -134,14 +134,10 @@ class LeavePerturbationsOut(_PerturbationSplit):
     n_splits : int, default=5
         Number of folds, at least 2 and at most the number of perturbations; as many leave one
         perturbation out at a time.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination; each combination counts as a perturbation.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read; each combination counts as a perturbation.
     random_state : int, RandomState instance or None, default=None
-        Seeds the order in which perturbations are dealt.
+        Seeds the order in which perturbations are assigned to folds.
 
     Examples
     --------
@@ -166,15 +162,14 @@ class LeavePerturbationsOut(_PerturbationSplit):
 class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
     """Random splits that hold out combinations; controls and single perturbations are trained on.
 
-    A combination is a treatment with more than one part. Two questions can be asked. Out of
-    distribution: what do combinations do that no one has measured? All cells of some
-    combinations are held out. Data efficiency: how many cells of combinations does a model need?
-    Some cells of combinations are held out, whichever they belong to, and of the others only
-    some are trained on.
+    A combination is a treatment with more than one part. The two modes ask two questions. Out of
+    distribution: what do unmeasured combinations do? All cells of some combinations are held out.
+    Data efficiency: how many cells of combinations does a model need? Some cells of combinations
+    are held out, whichever they belong to, and only some of the others are trained on.
 
     Train sets grow with ``train_fraction``, each containing the smaller ones, while the test set
     of a ``random_state`` stays the same, so that a learning curve compares like with like. Cells
-    in neither set are left out, and so is no control and no single perturbation.
+    in neither set are left out, but no control and no single perturbation.
 
     Parameters
     ----------
@@ -187,23 +182,17 @@ class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
         controls and single perturbations only.
     mode : {"out_of_distribution", "data_efficiency"}, default="out_of_distribution"
         Whether combinations or their cells are held out.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read.
     random_state : int, RandomState instance or None, default=None
         Seeds the shuffling.
 
-    Notes
-    -----
-    Models to which a combination is an intervention of its own, such as ``SVAEPlus``, cannot
-    predict those out of distribution, nor one whose cells are all held out.
+    Notes ----- Models to which a combination is an intervention of its own, such as ``SVAEPlus``,
+    cannot predict those out of distribution, nor one whose cells are all held out.
 
     No model can know a perturbation that it never saw. A combination with a part that is not
     measured alone is held out of distribution only if other combinations with that part stay in
-    training, where one of them then comes first; a ``DataWarning`` tells if this leaves fewer to
+    training, where one of them then comes first; a ``DataWarning`` says if this leaves fewer to
     hold out. ``split`` raises a ``ValueError`` if there is nothing to hold out, if the train set
     still lacks a part of a tested combination, or for parameters out of range.
 
