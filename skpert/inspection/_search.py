@@ -15,13 +15,13 @@ def posterior_search(
 ):
     """Find the latent state of each cell among the posterior means of training cells.
 
-    Of ``n_candidates`` training cells drawn for each cell, the one whose state explains it best,
-    by log p(x | z), lends it. This is how the authors' released code of inVAE reads cells of which
-    no covariates are known [1]_. ``estimator.transform`` is the default way here: its encoder has
-    learned to do without covariates, and costs one pass. A search asks nothing of the encoder for
-    the new cells, and so tells whether that fails where they are unlike the training cells. But
-    it ignores the prior, has no state in between those of training cells, and gets
-    noisier the fewer candidates there are.
+    For each cell ``n_candidates`` training cells are drawn, and the state that explains it best,
+    by log p(x | z), is taken. The authors' released code of inVAE reads cells without covariates
+    in this way [1]_. ``estimator.transform`` is the default here: its encoder has learned to do
+    without covariates, and costs one pass. A search does not use the encoder for the new cells,
+    and so shows whether that fails where they are unlike the training cells. But it ignores the
+    prior, has no state between those of training cells, and gets noisier the fewer candidates
+    there are.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def posterior_search(
     search : Bunch
         ``Z``, ndarray of shape (n_cells, n_latent), the states, of all latents, invariant ones
         first; ``log_likelihood``, ndarray of shape (n_cells,), log p(x | z), nats per cell; and
-        ``index``, ndarray of shape (n_cells,), the training cell that lent the state.
+        ``index``, ndarray of shape (n_cells,), the training cell whose state was taken.
 
     Raises
     ------
@@ -59,13 +59,11 @@ def posterior_search(
     TypeError
         If the estimator has no ``log_likelihood``.
 
-    Notes
-    -----
-    The "IRM" classifier of the released code is a network trained on the states of training
-    cells and asked about states that were found in this way. Its loss is the mean over batches of
-    each batch's own, without the penalty of invariant risk minimisation, so that nothing but the
-    weights of batches sets it apart from any classifier; it is hence not offered. Put any
-    classifier of scikit-learn in its place.
+    Notes ----- The "IRM" classifier of the released code is a network trained on the states of
+    training cells and applied to states found in this way. Its loss is the mean of each batch's
+    own loss, without the penalty of invariant risk minimisation, so that it differs from any
+    classifier only by the weights of batches; it is hence not offered. Use any classifier of
+    scikit-learn in its place.
 
     References
     ----------

@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from scipy.sparse import issparse, vstack
+from scipy.sparse import issparse
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, gen_batches
@@ -200,15 +200,10 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
     return float(np.mean(energies))
 
 
-def kernel_bandwidths(populations):
-    """Widths b / 4 * 2^i, b the mean squared distance of two cells of all populations.
-
-    None where no two cells differ.
-    """
-    stack = vstack if any(map(issparse, populations)) else np.concatenate
-    values = stack(populations)
-    n_cells = values.shape[0]
-    variance = StandardScaler(with_mean=False).fit(values).var_.sum()
+def kernel_bandwidths(X):
+    """Widths b / 4 * 2^i, b the mean squared distance of two cells; None if all are the same."""
+    n_cells = X.shape[0]
+    variance = StandardScaler(with_mean=False).fit(X).var_.sum()
     base = 2 * variance * n_cells / max(n_cells - 1, 1)
     return base / 4 * 2.0 ** np.arange(5) if base > 0 else None
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
+from scipy.sparse import issparse, vstack
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
@@ -132,7 +132,9 @@ class Split:
             weights = screen_weights(self.values[rows], labels, control=self.screen.control)
         if "maximum_mean_discrepancy" in self.plan.metrics:
             controls = self.some(self.controls, self.random(CONTROLS))
-            bandwidths = kernel_bandwidths([*cells.values(), controls])
+            populations = [*cells.values(), controls]
+            stack = vstack if issparse(controls) else np.concatenate
+            bandwidths = kernel_bandwidths(stack(populations))
         return Truth(
             means=self._means(self.tested),
             cells=cells,
