@@ -7,6 +7,7 @@ from .._input.values import listed
 from ._shared import (
     COLUMN,
     ROW,
+    check_axes,
     check_frame,
     check_matplotlib,
     clipped,
@@ -26,9 +27,10 @@ _LINE = 11.0  # points between the names of two pathways
 class PathwayTargetsDisplay:
     """Masks, and beside them embeddings, of perturbations grouped by pathway.
 
-    Pathways stand in the order in which they are given, and in each pathway those perturbations
-    together whose embeddings are alike. Columns are the latents that are more likely than not
-    moved by some perturbation shown, from those of the first rows to those of the last.
+    As in Figure 2 of Bereket and Karaletsos (SAMS-VAE, NeurIPS 2023). Pathways stand in the order
+    in which they are given, and in each pathway perturbations with similar embeddings stand
+    together. Columns are the latents that some perturbation shown moves with a probability above
+    one half, from those of the first rows to those of the last.
 
     Parameters
     ----------
@@ -49,19 +51,10 @@ class PathwayTargetsDisplay:
         What is drawn, in the order of the figure.
     pathways_ : Series of shape (n_shown,)
         Pathway of each row, missing where it has none; categorical, in the order of the figure.
-    axes_ : ndarray of matplotlib Axes of shape (2,)
-        Maps of the masks and of the embeddings.
-    images_ : list of matplotlib AxesImage
-        These maps.
-    colorbars_ : list of matplotlib Colorbar
-        Their scales.
-    figure_ : matplotlib Figure
-        Figure that holds them.
-
-    References
-    ----------
-    Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive mechanism
-    shift variational autoencoder, NeurIPS 2023, Figure 2.
+    axes_, figure_ : ndarray of matplotlib Axes of shape (2,), matplotlib Figure
+        Axes of the masks and of the embeddings, and their figure.
+    images_, colorbars_ : list of matplotlib AxesImage, list of matplotlib Colorbar
+        These maps and their scales.
 
     Examples
     --------
@@ -94,25 +87,16 @@ class PathwayTargetsDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``mask_probability_`` and ``embedding_``.
-        pathways : dict of str to list of str, or Series
-            Members of each pathway, or the pathway of each perturbation.
-        show_others : bool, default=True
-            Whether perturbations in no pathway stand below the others or are left out.
-        axes : array of matplotlib Axes of shape (2,), default=None
-            Where to draw; None makes a figure whose size follows from the number of rows.
-        cmaps : tuple of two str or matplotlib Colormap, default=("Greys", "RdBu_r")
-            Colours of probabilities, and diverging ones of embeddings.
+            With ``mask_probability_``, without which it is a ValueError, and ``embedding_``.
+        pathways, show_others : as in :class:`PathwayTargetsDisplay`
+            What is shown.
+        axes, cmaps : as in :meth:`plot`
+            How it is drawn.
 
         Returns
         -------
         display : PathwayTargetsDisplay
             The maps, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no masks, or no perturbation is in a pathway.
         """
         check_is_fitted(estimator)
         probability = named_rows(estimator, "mask_probability_")
@@ -151,9 +135,8 @@ class PathwayTargetsDisplay:
         self.probability_ = probability.iloc[rows, columns]
         self.embedding_ = embedding.iloc[rows, columns]
         self.pathways_ = pathways.iloc[rows]
-        self.axes_ = np.ravel(_axes(len(rows), len(columns)) if axes is None else axes)
-        if len(self.axes_) != 2:
-            raise ValueError(f"axes must be 2, for masks and embeddings; got {len(self.axes_)}")
+        axes = _axes(len(rows), len(columns)) if axes is None else axes
+        self.axes_ = check_axes(axes, 2, ", for masks and embeddings")
         self.figure_ = self.axes_[0].figure
         limit = self.embedding_.abs().max(axis=None) or 1.0
         drawn = [

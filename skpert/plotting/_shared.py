@@ -134,14 +134,23 @@ def map_size(n_rows, n_columns):
     return np.clip(2.8 + COLUMN * n_columns, 4.5, 12), np.clip(1.6 + ROW * n_rows, 3, 14)
 
 
-def panel_axes(n_panels):
-    """Axes of a new figure, at most four in a row."""
+def panel_axes(n_panels, n_columns, size, margin=(0, 0)):
+    """Axes of a new figure, at most ``n_columns`` in a row, each of a size in inches."""
     import matplotlib.pyplot as plt
 
-    n_columns = min(n_panels, 4)
+    n_columns = min(n_panels, n_columns)
     n_rows = -(-n_panels // n_columns)
-    figure = plt.figure(figsize=(2.9 * n_columns, 2.6 * n_rows), layout="constrained")
+    figsize = size[0] * n_columns + margin[0], size[1] * n_rows + margin[1]
+    figure = plt.figure(figsize=figsize, layout="constrained")
     return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
+
+
+def check_axes(axes, n_axes, what=""):
+    """So many axes, as an array."""
+    axes = np.ravel(axes)
+    if len(axes) != n_axes:
+        raise ValueError(f"axes must be {n_axes}{what}; got {len(axes)}")
+    return axes
 
 
 def draw_map(ax, frame, cmap, limits):

@@ -33,14 +33,11 @@ class TargetsDisplay:
     ----------
     ordered_ : DataFrame of shape (n_perturbations, n_targeted)
         What is drawn, in the order of the figure from the top and from the left.
-    im_ : matplotlib AxesImage
-        The map; ``im_.set_clim(-2, 2)`` sets other limits of the colours than the largest effect.
-    ax_, dendrogram_ax_ : matplotlib Axes
-        Axes of the map and of the dendrogram at its left.
-    colorbar_ : matplotlib Colorbar
-        Scale of the colours, above it.
-    figure_ : matplotlib Figure
-        Figure that holds them.
+    im_, colorbar_ : matplotlib AxesImage, matplotlib Colorbar
+        The map and, above it, the scale of its colours; ``im_.set_clim(-2, 2)`` sets other limits
+        of the colours than the largest effect.
+    ax_, dendrogram_ax_, figure_ : matplotlib Axes, matplotlib Figure
+        Axes of the map and of the dendrogram at its left, and their figure.
 
     Examples
     --------
@@ -67,21 +64,15 @@ class TargetsDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``targets_``, or else with ``embedding_``, all of which is then drawn.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure whose size follows from the number of rows.
-        cmap : str or matplotlib Colormap, default="RdBu_r"
-            Diverging colours, the middle of which is zero.
+            With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
+            either is a ValueError.
+        ax, cmap : as in :meth:`plot`
+            How it is drawn.
 
         Returns
         -------
         display : TargetsDisplay
             The map, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no effects on latents.
         """
         check_is_fitted(estimator)
         return cls(effects(estimator)).plot(ax, cmap=cmap)
