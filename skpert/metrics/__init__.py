@@ -10,11 +10,7 @@ from ._batches import (
 from ._calibration import calibrate
 from ._differential_expression import de_table, differential_expression
 from ._discrimination import perturbation_discrimination
-from ._distances import (
-    energy_distance,
-    maximum_mean_discrepancy,
-    released_energy_distance,
-)
+from ._distances import energy_distance, maximum_mean_discrepancy, released_energy_distance
 from ._integration import (
     integration_scores,
     isolated_label_score,

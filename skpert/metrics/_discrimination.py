@@ -11,14 +11,7 @@ DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors
 
 
 def perturbation_discrimination(
-    true,
-    predicted,
-    *,
-    reference,
-    distance="cosine",
-    exclude=None,
-    candidates=None,
-    aggregate=None,
+    true, predicted, *, reference, distance="cosine", exclude=None, candidates=None, aggregate=None
 ):
     r"""Perturbation discrimination score (PDS), in [0, 1]; higher is better, 0.5 is chance.
 
