@@ -173,29 +173,11 @@ def evaluate_perturbations(
     splits = split_cells(cv, screen, random_state)
     plan = Plan(metrics, n_samples, max_cells, check_random_state(random_state).randint(2**31 - 1))
     rows = {**estimators, FLOOR: None, CEILING: None}
-    names = [name for name in rows for _ in splits]
-    found = Parallel(n_jobs=n_jobs)(
-        delayed(recorded)(
-            f"{name!r}, split {index}",
-            partial(_evaluate, name, estimator, screen, index, train, test, plan),
-        )
-        for name, estimator in rows.items()
-        for index, (train, test) in enumerate(splits)
-    )
-    scored, caught = zip(*found, strict=True)
-    tables, unknown = zip(*scored, strict=True)
-    warn_once(caught, list(map(repr, names)))
-    _warn_of_unknown(names, unknown)
-    table = pd.concat(tables, ignore_index=True)
+    table = _scored(rows, screen, splits, plan, n_jobs)
     summary = _summary(table, metrics).loc[list(rows)]
     calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
-    return Bunch(
-        per_perturbation=table,
-        summary=summary,
-        calibrated=calibrated,
-        floor=FLOOR,
-        ceiling=CEILING,
-    )
+    names = {"floor": FLOOR, "ceiling": CEILING}
+    return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated, **names)
 
 
 def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
@@ -275,6 +257,24 @@ def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
             "n_perturbations": n,
         }
     )
+
+
+def _scored(rows, screen, splits, plan, n_jobs):
+    """Scores of all rows in all splits; every warning is given once."""
+    jobs = [
+        (name, estimator, screen, index, train, test, plan)
+        for name, estimator in rows.items()
+        for index, (train, test) in enumerate(splits)
+    ]
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(recorded)(f"{job[0]!r}, split {job[3]}", partial(_evaluate, *job)) for job in jobs
+    )
+    scored, caught = zip(*found, strict=True)
+    tables, unknown = zip(*scored, strict=True)
+    names = [job[0] for job in jobs]
+    warn_once(caught, list(map(repr, names)))
+    _warn_of_unknown(names, unknown)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _evaluate(name, estimator, screen, index, train, test, plan):
