@@ -154,10 +154,12 @@ def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
         If there are not two control cells, a perturbation is unknown and cannot be predicted, or
         ``max_cells`` is below 2.
 
-    Notes ----- Counts are log-normalised to the median of their totals, real values taken as they
-    are. All perturbations are compared with one kernel, whose bandwidths follow the mean squared
-    distance of two cells of X. In the paper (Liu, Zhang and Uhler, bioRxiv 2025.06.05.657988,
-    Figure 4) each comparison has a kernel of its own, which makes large distances look smaller.
+    Notes
+    -----
+    Counts are log-normalised to the median of their totals, real values taken as they are. All
+    perturbations are compared with one kernel, whose bandwidths follow the mean squared distance
+    of two cells of X. In the paper (Liu, Zhang and Uhler, bioRxiv 2025.06.05.657988, Figure 4)
+    each comparison has a kernel of its own, which makes large distances look smaller.
 
     Examples
     --------

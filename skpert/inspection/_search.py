@@ -59,11 +59,12 @@ def posterior_search(
     TypeError
         If the estimator has no ``log_likelihood``.
 
-    Notes ----- The "IRM" classifier of the released code is a network trained on the states of
-    training cells and applied to states found in this way. Its loss is the mean of each batch's
-    own loss, without the penalty of invariant risk minimisation, so that it differs from any
-    classifier only by the weights of batches; it is hence not offered. Use any classifier of
-    scikit-learn in its place.
+    Notes
+    -----
+    The "IRM" classifier of the released code is a network trained on the states of training cells
+    and applied to states found in this way. Its loss is the mean of each batch's own loss, without
+    the penalty of invariant risk minimisation, so that it differs from any classifier only by the
+    weights of batches; it is hence not offered. Use any classifier of scikit-learn in its place.
 
     References
     ----------

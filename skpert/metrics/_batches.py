@@ -21,11 +21,11 @@ def silhouette_batch(Z, labels, batch):
     r"""Overlap of batches within labels by their silhouette, in [0, 1]; higher is better.
 
     Among cells of one label, the silhouette :math:`s` of a cell with batches as clusters is 0
-    where its own and the nearest other batch are equally far. The score is the mean of :math:`1 -
-    \lvert s \rvert` over the cells of a label, then over labels, as in scIB. Published embeddings
-    lie between 0.8 and 1. As only the nearest batch counts, batches that overlap in pairs score
-    high however far pairs are apart (Rautenstrauch and Ohler, Nature Biotechnology 2025): read it
-    beside :func:`kbet`.
+    where its own and the nearest other batch are equally far. As in scIB, the score is the mean
+    of :math:`1 - \lvert s \rvert` over the cells of a label, then over labels. Published
+    embeddings lie between 0.8 and 1. As only the nearest batch counts, batches that overlap in
+    pairs score high however far pairs are apart (Rautenstrauch and Ohler, Nature Biotechnology
+    2025): read it beside :func:`kbet`.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def silhouette_batch(Z, labels, batch):
     Raises
     ------
     ValueError
-        As :func:`integration_scores`, or if no label can be scored.
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
+        one batch only, or no label can be scored.
 
     Examples
     --------
@@ -96,8 +97,8 @@ def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
     Raises
     ------
     ValueError
-        As :func:`integration_scores`, if no label can be tested, or if ``n_neighbors`` or
-        ``alpha`` is out of range.
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
+        one batch only, no label can be tested, or ``n_neighbors`` or ``alpha`` is out of range.
 
     References
     ----------
@@ -142,8 +143,7 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     Parameters
     ----------
     Z, labels : array-like of shape (n_cells, n_latent) and of shape (n_cells,)
-        Embedding and biological label of each cell. Errors are those of
-        :func:`integration_scores`.
+        Embedding and biological label of each cell.
     n_neighbors : int, default=15
         Cells in a neighbourhood, the cell itself counted. More neighbours connect more.
 
@@ -151,6 +151,12 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     -------
     score : float
         Mean over labels, each of the same weight.
+
+    Raises
+    ------
+    ValueError
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
+        are fewer cells than ``n_neighbors``.
 
     Examples
     --------
@@ -180,20 +186,26 @@ def principal_component_regression(Z, batch):
     with the variance :math:`\sigma_k^2` of principal component :math:`k` and the coefficient of
     determination :math:`R^2_k` of its regression on indicators of the batch, as in the source of
     :func:`kbet`. Over all components it is the sum of squares between batches over the total,
-    which no rotation changes. Batches drawn at random explain about ``(n_batches - 1) / (n_cells -
-    1)``; batches that differ in cell types explain more, and rightly so.
+    which no rotation changes. By chance batches explain about ``(n_batches - 1) / (n_cells - 1)``,
+    and rightly more if they differ in cell types.
 
     Parameters
     ----------
     Z : array-like of shape (n_cells, n_latent)
         Embedding of cells, or their expression.
     batch : array-like of shape (n_cells,)
-        Batch of each cell; numbers are names here. Errors are those of :func:`integration_scores`.
+        Batch of each cell; numbers are names here.
 
     Returns
     -------
     share : float
         1 if all cells of a batch are the same.
+
+    Raises
+    ------
+    ValueError
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
+        is one batch only.
 
     Examples
     --------
@@ -225,7 +237,7 @@ def pcr_comparison(Z_before, Z, batch):
     Raises
     ------
     ValueError
-        As :func:`integration_scores`, or if batches explain nothing of ``Z_before``.
+        As :func:`principal_component_regression`, or if batches explain nothing of ``Z_before``.
 
     Examples
     --------

@@ -120,7 +120,8 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
     Raises
     ------
     ValueError
-        As :func:`integration_scores`, or if ``method`` is unknown.
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
+        one label or one batch only or one cell per label, or ``method`` is unknown.
 
     Examples
     --------
@@ -149,8 +150,7 @@ def kmeans_agreement(Z, labels, *, random_state=None):
     Parameters
     ----------
     Z, labels : as in :func:`integration_scores`
-        Embedding and biological label of each cell. Errors are those of
-        :func:`integration_scores`. k-means rarely finds a label of few cells.
+        Embedding and biological label of each cell. k-means rarely finds a label of few cells.
     random_state : int, RandomState instance or None, default=None
         Seeds the starts.
 
@@ -160,6 +160,12 @@ def kmeans_agreement(Z, labels, *, random_state=None):
         "nmi": mutual information of label and cluster over the mean of their entropies, in
         [0, 1], not adjusted for chance, so that many small labels raise it. "ari": adjusted
         Rand index, in [-0.5, 1] and near 0 by chance.
+
+    Raises
+    ------
+    ValueError
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
+        is one label only or one cell per label.
 
     Examples
     --------
@@ -185,13 +191,18 @@ def silhouette_label(Z, labels):
     Parameters
     ----------
     Z, labels : as in :func:`integration_scores`
-        Embedding and biological label of each cell. Errors are those of
-        :func:`integration_scores`. The only cell of a label has ``s = 0``.
+        Embedding and biological label of each cell. The only cell of a label has ``s = 0``.
 
     Returns
     -------
     score : float
         Exact; time grows with the square of the number of cells, memory does not.
+
+    Raises
+    ------
+    ValueError
+        If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
+        is one label only or one cell per label.
 
     Examples
     --------

@@ -118,20 +118,18 @@ def evaluate_perturbations(
     ``energy_distance`` and ``maximum_mean_discrepancy``; higher for ``delta_pearson``,
     ``delta_pearson_perturbed``, ``direction_same`` and ``perturbation_discrimination``.
 
-    * The reference of responses is the mean of training controls; for ``delta_pearson_perturbed``
-    it
-      is the mean of training perturbations, each counted once, as in Systema [2]_. A prediction
-      that is the reference has no response: its correlation is 0, and no gene goes the same or the
-      opposite way.
+    * The reference of responses is the mean of training controls; for
+      ``delta_pearson_perturbed`` it is the mean of training perturbations, each counted once, as
+      in Systema [2]_. A prediction that is the reference has no response: its correlation is 0,
+      and no gene goes the same or the opposite way.
     * ``perturbation_discrimination`` (cosine) compares a perturbation with all others of the
-    screen,
-      by test cells where it is tested and training cells where it is not. The floor of unseen
-      perturbations may come out below 0.5, as it is a mean of all but the one asked for.
+      screen, by test cells where it is tested and training cells where it is not. The floor of
+      unseen perturbations may come out below 0.5, as it is a mean of all but the one asked for.
     * Distances are unbiased, and NaN where one cell was measured. The bandwidths of a split are
       those of its measured test cells and training controls, the same for all estimators.
-    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``. * A
-    pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of the
-      split makes, whatever the target sum of its own.
+    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``.
+    * A pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of
+      the split makes, whatever its own target sum.
 
     The floor is the mean of the training perturbations' means, its cells those of training
     perturbations drawn with equal weight. The ceiling is one random half of the test cells as the

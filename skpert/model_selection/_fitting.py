@@ -46,12 +46,14 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     ValueError
         If it is empty, or X and A have different lengths.
 
-    Notes ----- On a CPU processes pay off, as ``benchmarks/fit_many.py`` measures: threads wait
-    for the one random generator of torch, and stacking networks of several seeds saves little
-    where a step is mostly arithmetic. The first call starts the processes, which takes a few
-    seconds, more than some small fits; they wait some minutes for the next one. They share the
-    arrays of X, mapped into memory, but each keeps the training cells in float32 while it fits. A
-    warning is given once, not per fit.
+    Notes
+    -----
+    On a CPU processes pay off, as ``benchmarks/fit_many.py`` measures: threads wait for the one
+    random generator of torch, and stacking networks of several seeds saves little where a step is
+    mostly arithmetic. The first call starts the processes, which takes a few seconds, more than
+    some small fits; they wait some minutes for the next one. They share the arrays of X, mapped
+    into memory, but each keeps the training cells in float32 while it fits. A warning is given
+    once, not per fit.
 
     A process has its share of the cores as threads. That changes no bit as long as a minibatch has
     fewer than a million numbers, for which ``fit`` takes one thread anyway.

@@ -187,8 +187,10 @@ class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Seeds the shuffling.
 
-    Notes ----- Models to which a combination is an intervention of its own, such as ``SVAEPlus``,
-    cannot predict those out of distribution, nor one whose cells are all held out.
+    Notes
+    -----
+    Models to which a combination is an intervention of its own, such as ``SVAEPlus``, cannot
+    predict those out of distribution, nor one whose cells are all held out.
 
     No model can know a perturbation that it never saw. A combination with a part that is not
     measured alone is held out of distribution only if other combinations with that part stay in
