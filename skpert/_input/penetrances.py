@@ -1,4 +1,4 @@
-"""What may be asked of the penetrance of perturbations."""
+"""Reading names of single perturbations, and grids of their penetrances."""
 
 import numpy as np
 import pandas as pd

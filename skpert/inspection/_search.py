@@ -55,7 +55,7 @@ def posterior_search(
     Raises
     ------
     ValueError
-        If ``n_candidates`` is below 1, or X or designs are not as ``estimator`` wants them.
+        If ``n_candidates`` is below 1, or ``estimator`` refuses X or a design.
     TypeError
         If the estimator has no ``log_likelihood``.
 

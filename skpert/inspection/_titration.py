@@ -1,4 +1,4 @@
-"""Perturbations in a dilution series that no one pipetted."""
+"""Titration of perturbations in silico."""
 
 import numpy as np
 import pandas as pd

@@ -136,7 +136,7 @@ def average_treatment_effect(
 def _check_arguments(method, n_samples, statistic):
     if method not in ("perturbseq", "mean", "released"):
         raise ValueError(
-            f"method must be 'perturbseq', 'mean' or 'released', got {method!r}; your own goes to "
+            f"method must be 'perturbseq', 'mean' or 'released', got {method!r}; pass your own as "
             "statistic"
         )
     if not is_positive_integer(n_samples):

@@ -251,7 +251,7 @@ def _rank_sums(values, codes, n, in_control):
     _, value, counts = np.unique(levels * len(n) + codes, return_inverse=True, return_counts=True)
     own = counts[value].astype(np.float64)  # cells of its group with the value of the cell
     ties = np.sum(equal[in_control] ** 2 - 1)
-    # A value of c controls and k cells adds (c + k)^3 - c^3 - k, which is dealt out to k cells.
+    # A value of c controls and k cells adds (c + k)^3 - c^3 - k, which k cells share equally.
     return u, ties + np.bincount(codes, 3 * equal**2 + 3 * equal * own + own**2 - 1, len(n))
 
 

@@ -71,7 +71,7 @@ def perturbation_discrimination(
     kept = kept_genes(exclude, profiles).all(0)
     measured = _with_candidates(profiles, candidates, reference)
     if len(measured) < 2:
-        raise ValueError("there is one perturbation only, and none to tell it from")
+        raise ValueError("there is one perturbation only, and none to distinguish it from")
     if not kept.any():
         raise ValueError("exclude leaves no gene that counts for all perturbations")
     distances = _distances((profiles.predicted - reference)[:, kept], measured[:, kept], distance)

@@ -70,7 +70,7 @@ def in_order(values, profiles, name):
 
 
 def read_differences(true, predicted, reference):
-    """Profiles less their reference."""
+    """Profiles minus their reference."""
     profiles = read_profiles(true, predicted)
     reference = read_reference(reference, profiles)
     return profiles._replace(

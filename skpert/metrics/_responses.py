@@ -229,7 +229,8 @@ def ate_r2(effect_true, effect, *, top=None, average="pooled"):
     """R2, the share of variance of measured effects predicted, at most 1; higher is better.
 
     Unlike :func:`ate_pearson` it sees the scale of effects: 0 is as good as the mean effect for
-    all, and predictions that are too strong score below. Bereket and Karaletsos (NeurIPS 2023).
+    all, and predictions that are too strong score below. Used by Bereket and Karaletsos (NeurIPS
+    2023).
 
     Parameters
     ----------

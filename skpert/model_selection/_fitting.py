@@ -98,7 +98,7 @@ def _checked(estimators):
         raise ValueError("there is nothing to fit: estimators is empty")
     for i, estimator in enumerate(estimators):
         if isinstance(estimator, type):
-            raise TypeError(f"estimators[{i}] is the class {estimator.__name__}: make one of it")
+            raise TypeError(f"estimators[{i}] is the class {estimator.__name__}: give an instance")
         if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
             raise TypeError(
                 f"estimators[{i}] is no estimator, which has fit and get_params: {estimator!r}"

@@ -161,7 +161,7 @@ class Split:
         return label_means(self.values[cells], np.zeros(len(cells))).to_numpy()[0]
 
     def floor(self, truth):
-        """The mean of training perturbations, and cells of all of them alike, for every one."""
+        """The mean of training perturbations, and cells of all of them, for every perturbation."""
         groups, cells = list(self.trained.values()), {}
         for i, name in enumerate(self.tested if self.plan.of_cells else ()):
             random = self.random(FLOOR_CELLS, i)
@@ -240,7 +240,7 @@ def unwrapped(name, estimator, screen):
         lognorm = lognorm or bool(before)
     missing = [method for method in METHODS if not hasattr(model, method)]
     if missing or isinstance(model, type):
-        what = "is a class: make one of it" if isinstance(model, type) else f"has no {missing}"
+        what = "is a class: give an instance" if isinstance(model, type) else f"has no {missing}"
         raise TypeError(f"{name!r} cannot be evaluated, {model!r} {what}")
     _check_names(name, model, screen.names)
     return model, lognorm

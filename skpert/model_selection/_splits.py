@@ -115,7 +115,7 @@ class PerturbationKFold(_PerturbationSplit):
         order = random.permutation(len(labels))
         _, inverse, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
         alone = counts[inverse] == 1
-        # condition by condition, shuffled within; the single cells last, lest they take a turn
+        # condition by condition, shuffled within; single cells last, so that they take no turn
         sequence = np.lexsort((inverse, alone))
         fold = np.empty(len(labels), dtype=int)
         turn = np.arange(len(labels)) % self.n_splits
@@ -152,7 +152,7 @@ class LeavePerturbationsOut(_PerturbationSplit):
         treated = np.flatnonzero(names != text(self.control))
         if len(treated) < self.n_splits:
             raise ValueError(
-                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower it"
+                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower n_splits"
             )
         fold = np.full(len(names), -1)
         fold[random.permutation(treated)] = np.arange(len(treated)) % self.n_splits

@@ -59,8 +59,8 @@ def screen_weights(values, labels, *, control):
     """Weights of genes, from the cells of perturbations that have a variance."""
     counts = pd.Series(labels).groupby(labels).transform("size").to_numpy()
     kept = np.flatnonzero((counts > 1) | (labels == control))
-    # labels were read before
-    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=None)
+    read = {"control": control, "sep": None}  # labels were read before
+    return response_weights(values[kept], labels[kept], space="lognorm", **read)
 
 
 def scores(truth, predicted, metrics):

@@ -152,7 +152,7 @@ class EmbeddingClustersDisplay:
             _draw_clusters(self.ax_, self.clusters_)
         self.colorbar_ = draw_colorbar(self.ax_, self.im_, _METRICS[self.metric])
         if strip:  # the legend takes from the height of the rows
-            for _ in range(2):  # the layout settles at the second time
+            for _ in range(2):  # the layout converges in the second pass
                 self.figure_.draw_without_rendering()
             label_rows(self.ax_, unit.index)
         return self
