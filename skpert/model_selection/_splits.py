@@ -152,7 +152,8 @@ class LeavePerturbationsOut(_PerturbationSplit):
         treated = np.flatnonzero(names != text(self.control))
         if len(treated) < self.n_splits:
             raise ValueError(
-                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower n_splits"
+                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower "
+                "n_splits"
             )
         fold = np.full(len(names), -1)
         fold[random.permutation(treated)] = np.arange(len(treated)) % self.n_splits
