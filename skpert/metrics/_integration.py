@@ -91,7 +91,7 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     scores["isolated_labels"] = _rescaled(widths, codes)[_isolated(codes, batches)].mean()
     scores["silhouette_label"] = (widths.mean() + 1) / 2
     agreement = kmeans_agreement(Z, labels, random_state=random_state)
-    return _with_means(scores | agreement.add_prefix("kmeans_").to_dict())
+    return with_means(scores | agreement.add_prefix("kmeans_").to_dict())
 
 
 def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=None):
@@ -243,7 +243,7 @@ def _best_f1(labels, clusters):
     return (2 * shared / sizes).max(axis=1)
 
 
-def _with_means(scores):
+def with_means(scores):
     """The seven scores in the order of the paper, the mean of either class, and the total."""
     scores = pd.Series(scores, dtype=float)[[*BIO_CONSERVATION, *BATCH_CORRECTION]]
     bio, batch = scores[list(BIO_CONSERVATION)].mean(), scores[list(BATCH_CORRECTION)].mean()

@@ -127,11 +127,11 @@ def udr_score(estimators, X, *, threshold=0.01):
         for j in range(len(ranks)):
             if i != j:
                 similarity = np.abs(ranks[i].T @ ranks[j])
-                pairs[i, j] = _pair_ranking(similarity, informative[i], informative[j])
+                pairs[i, j] = pair_ranking(similarity, informative[i], informative[j])
     return np.nanmedian(pairs, axis=1)
 
 
-def _pair_ranking(similarity, informative, other_informative):
+def pair_ranking(similarity, informative, other_informative):
     """How far the informative latents of two models, rows and columns, match one to one."""
     n_informative = informative.sum() + other_informative.sum()
     if n_informative == 0:
