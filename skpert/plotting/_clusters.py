@@ -61,8 +61,6 @@ class EmbeddingClustersDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EmbeddingClustersDisplay
     >>> effects = pd.DataFrame([[1.0, 0, 0], [0, 1, 1], [2, 0, 0.1]], index=["A", "B", "C"])

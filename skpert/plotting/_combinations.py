@@ -61,8 +61,6 @@ class CombinationTargetsDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import CombinationTargetsDisplay
     >>> targets = pd.DataFrame([[1.0, 0, 0], [0, 2, 0], [1, 2, 3]], index=["A", "B", "A+B"])
@@ -262,7 +260,6 @@ def _draw_emergent(ax, drawn, emergent, cmap):
             note = "no combination has all of its parts measured alone"
         ax.text(0.5, 0.5, note, ha="center", va="center", color="0.35", transform=ax.transAxes)
         return None, None
-    limit = drawn.abs().max(axis=None)
-    im = draw_map(ax, drawn, cmap, (-limit, limit))
+    im = draw_map(ax, drawn, cmap)
     label_latents(ax, drawn.columns, emergent.shape[1] - drawn.shape[1], why="are not moved so")
     return im, draw_colorbar(ax, im, "shift of combinations only (prior s.d.)")

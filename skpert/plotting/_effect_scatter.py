@@ -44,8 +44,6 @@ class EffectsDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EffectsDisplay
     >>> measured = pd.DataFrame([[0.0, 1.0, 2.0], [1.0, 0.0, 0.0]], index=["JAK2", "SMAD4"])

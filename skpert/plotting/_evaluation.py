@@ -50,8 +50,6 @@ class EvaluationDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EvaluationDisplay
     >>> table = pd.DataFrame({"estimator": ["additive", "additive", "floor", "floor"],

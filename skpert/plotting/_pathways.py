@@ -6,7 +6,6 @@ from sklearn.utils.validation import check_is_fitted
 from .._input.values import listed
 from ._shared import (
     COLUMN,
-    ROW,
     check_axes,
     check_frame,
     check_matplotlib,
@@ -15,6 +14,7 @@ from ._shared import (
     draw_colorbar,
     draw_map,
     label_latents,
+    map_axes,
     named_rows,
     order_columns,
     read_pathways,
@@ -58,8 +58,6 @@ class PathwayTargetsDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import PathwayTargetsDisplay
     >>> mask = pd.DataFrame([[0.9, 0.1], [0.2, 1.0], [1.0, 0.0]], index=["A", "B", "C"])
@@ -135,13 +133,13 @@ class PathwayTargetsDisplay:
         self.probability_ = probability.iloc[rows, columns]
         self.embedding_ = embedding.iloc[rows, columns]
         self.pathways_ = pathways.iloc[rows]
-        axes = _axes(len(rows), len(columns)) if axes is None else axes
+        if axes is None:
+            axes = map_axes(np.clip(3.8 + 2 * COLUMN * len(columns), 7, 16), len(rows), 2)
         self.axes_ = check_axes(axes, 2, ", for masks and embeddings")
         self.figure_ = self.axes_[0].figure
-        limit = self.embedding_.abs().max(axis=None) or 1.0
         drawn = [
             (self.probability_, (0, 1), "probability of a shift"),
-            (self.embedding_, (-limit, limit), "embedding (prior s.d.)"),
+            (self.embedding_, None, "embedding (prior s.d.)"),
         ]
         n_dropped = probability.shape[1] - len(columns)
         self.images_, self.colorbars_ = [], []
@@ -179,15 +177,6 @@ def _grouped(values, pathways, show_others):
     if show_others:
         groups.append(np.flatnonzero(codes < 0))
     return np.concatenate([rows[cluster_rows(values[rows])[0]] for rows in groups])
-
-
-def _axes(n_rows, n_columns):
-    """Two maps of so many rows and columns side by side."""
-    import matplotlib.pyplot as plt
-
-    width = np.clip(3.8 + 2 * COLUMN * n_columns, 7, 16)
-    height = np.clip(1.6 + ROW * n_rows, 3, 14)
-    return plt.subplots(1, 2, figsize=(width, height), sharey=True, layout="constrained")[1]
 
 
 def _draw_pathways(axes, pathways):

@@ -129,9 +129,12 @@ def brackets(tree):
     return lines
 
 
-def map_size(n_rows, n_columns):
-    """Inches, width and height, of a figure of one map."""
-    return np.clip(2.8 + COLUMN * n_columns, 4.5, 12), np.clip(1.6 + ROW * n_rows, 3, 14)
+def map_axes(width, n_rows, n_maps=1):
+    """Axes of a new figure of maps side by side, as wide in inches and with so many rows."""
+    import matplotlib.pyplot as plt
+
+    size = width, np.clip(1.6 + ROW * n_rows, 3, 14)
+    return plt.subplots(1, n_maps, figsize=size, sharey=True, layout="constrained")[1]
 
 
 def panel_axes(n_panels, n_columns, size, margin=(0, 0)):
@@ -153,9 +156,13 @@ def check_axes(axes, n_axes, what=""):
     return axes
 
 
-def draw_map(ax, frame, cmap, limits):
-    """Heat map without frame, with names of as many rows as can be read at its right."""
-    low, high = limits
+def draw_map(ax, frame, cmap, limits=None):
+    """Heat map without frame, with names of as many rows as can be read at its right.
+
+    Without limits, colours span the largest absolute value on either side of zero.
+    """
+    limit = frame.abs().max(axis=None) or 1.0
+    low, high = limits or (-limit, limit)
     im = ax.imshow(frame, cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     ax.tick_params(length=0, labelright=True, labelleft=False)
     ax.spines[:].set_visible(False)
