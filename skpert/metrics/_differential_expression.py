@@ -49,12 +49,9 @@ def differential_expression(
     method : {"perturbseq", "mean"}, default="perturbseq"
         What is averaged over cells: ``log2(1 + 1e4 * x / x.sum())``, so that effects are log2
         fold changes where expression is high, or ``x`` as it is.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
+    sep, perturbation, layer : str or None
+        What joins the names of a combination; the column of labels, where the design is a
+        DataFrame; the layer of an AnnData that holds the expression, None for its ``X``.
 
     Returns
     -------

@@ -26,29 +26,26 @@ def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size
 
     Parameters
     ----------
-    X : {array-like, sparse CSR} of shape (n_cells_X, n_genes)
-        Cells of one population. Sparse cells are made dense some at a time.
-    Y : {array-like, sparse CSR} of shape (n_cells_Y, n_genes)
-        Cells of the other population, as many or not.
+    X, Y : {array-like, sparse CSR} of shape (n_cells_X, n_genes) and (n_cells_Y, n_genes)
+        Cells of the two populations. Sparse cells are made dense some at a time.
     bandwidths : array-like of shape (n_bandwidths,), "training" or None, default=None
         Widths :math:`w`, positive, in squared units of expression. None: ``b / 4 * 2 ** i`` for
-        ``i`` from 0 to 4, where ``b`` is the mean squared distance of two cells of ``X`` and
-        ``Y`` together, the rule by which SCCVAE was evaluated. As it follows the cells, two
-        values with different ``X`` or ``Y`` are not of the same kernel. "training":
-        ``1000 / 32 * 2 ** i`` for ``i`` from 0 to 9, the fixed widths in its loss.
+        ``i`` from 0 to 4 with the mean squared distance ``b`` of two of all these cells, as SCCVAE
+        was evaluated [2]_; values with different ``X`` or ``Y`` then have different kernels.
+        "training": ``1000 / 32 * 2 ** i`` for ``i`` from 0 to 9, the fixed widths in its loss.
     unbiased : bool, default=True
         Whether means within a population leave out the distance of a cell to itself
-        (U-statistic). With fixed bandwidths its expectation is the discrepancy of the
-        populations, whatever the number of cells, so that it may be below 0 where they hardly
+        (U-statistic). With fixed bandwidths the expectation is then the discrepancy of the
+        populations for any number of cells, so that the value may be below 0 where they hardly
         differ. False is the published form (V-statistic), never negative, but too large by
         ``(K(a, a) - E K(x, x')) / n_cells`` for each side.
     block_size : int or None, default=None
-        None compares all cells with all. A number, 32 in the published evaluation [2]_, compares
-        the first ``block_size`` cells of ``X`` with those of ``Y``, then the next, and takes the
-        mean; bandwidths are found anew in each block, and cells that do not fill a block are
-        dropped. Use it only to compare with published numbers: with one in
-        ``n_cells / block_size`` of the pairs it is noisier, depends on the order of cells and,
-        with ``unbiased=False``, has the bias of 32 cells however many there are.
+        None compares all cells with all. A number, 32 in the published evaluation, compares the
+        first ``block_size`` cells of ``X`` with those of ``Y``, then the next, each with its own
+        bandwidths, and takes the mean; cells that do not fill a block are dropped. Only for
+        comparison with published numbers: from one in ``n_cells / block_size`` of the pairs, it is
+        noisier, depends on the order of cells and, with ``unbiased=False``, has the bias of 32
+        cells however many there are.
 
     Returns
     -------
@@ -70,7 +67,7 @@ def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size
     ----------
     .. [1] Gretton et al., A kernel two-sample test, JMLR 13, 2012, equations 3 and 5.
     .. [2] Liu, Zhang and Uhler, Learning genetic perturbation effects with variational causal
-       inference (SCCVAE), bioRxiv 2025.06.05.657988; as in its released evaluation with
+       inference (SCCVAE), bioRxiv 2025.06.05.657988; its released evaluation has
        ``unbiased=False, block_size=32``.
 
     Examples
@@ -105,11 +102,8 @@ def energy_distance(X, Y, *, unbiased=True):
     X, Y : as in :func:`maximum_mean_discrepancy`
         Cells of both populations.
     unbiased : bool, default=True
-        Whether means within a population leave out the distance of 0 of a cell to itself
-        (U-statistic), so that the expectation is the distance of the populations, whatever the
-        number of cells; it may be below 0 where they hardly differ. False (V-statistic) is what
-        pertpy [2]_ and cell-eval report: never negative, but too large by
-        ``E||x - x'|| / n_cells`` for each side.
+        As in :func:`maximum_mean_discrepancy`. False (V-statistic) is what pertpy [2]_ and
+        cell-eval report, too large by ``E||x - x'|| / n_cells`` for each side.
 
     Returns
     -------

@@ -22,10 +22,8 @@ def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
 
     Parameters
     ----------
-    Z_true : array-like of shape (n_cells, n_true)
-        True latent states.
-    Z : array-like of shape (n_cells, n_latent)
-        Inferred latent states; the number of latents may differ.
+    Z_true, Z : array-like of shape (n_cells, n_true) and (n_cells, n_latent)
+        True and inferred latent states; the numbers of latents may differ.
     method : {"pearson", "spearman"}, default="pearson"
         Correlation of values or of ranks. A constant latent has correlation 0.
 

@@ -22,13 +22,11 @@ def response_weights(
 
     Parameters
     ----------
-    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Measured expression. Sparse stays sparse.
-    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes.
+    X, A : as in :func:`differential_expression`
+        Measured expression and its design.
     space : {"counts", "lognorm"}
-        What X holds. Counts are made log2 of one plus counts per ten thousand; values that are
-        normalised and logarithmic already are taken as they are.
+        What X holds. Counts are made log2 of one plus counts per ten thousand; normalised
+        logarithms are taken as they are.
     control, sep, perturbation, layer : str or None
         As in :func:`differential_expression`. Untreated cells get no row.
 

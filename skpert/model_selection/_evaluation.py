@@ -54,8 +54,7 @@ def evaluate_perturbations(
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
         Expression. Sparse stays sparse, but for predicted cells.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes. A
-        combination is a condition of its own.
+        Design, as in :func:`skpert.metrics.differential_expression`.
     cv : int, splitter, iterable of (train, test) or None, default=None
         Splits of cells; a splitter is given the labels as ``y``. An int is the number of splits
         of :class:`LeavePerturbationsOut`, None five of them: perturbations that were never seen.
