@@ -11,7 +11,7 @@ from .._input.design import perturbation_labels
 from .._input.expression import check_same_cells, read_expression
 
 MAX_ELEMENTS = 2**22  # entries of X that are transformed at once
-NO_LOG = 100.0  # nothing has so many molecules
+NO_LOG = 100.0  # a larger value is no logarithm of expression
 SCALE = 1e4  # counts that every cell is scaled to before the logarithm
 
 

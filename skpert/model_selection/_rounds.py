@@ -56,7 +56,7 @@ class Screen:
         return self._A.iloc[cells] if isinstance(self._A, pd.DataFrame) else self._A[cells]
 
     def query(self, cell):
-        """The treatment of a cell as a design of one row, in no environment."""
+        """The treatment of a cell as a design of one row, without environment."""
         if self._design.form != "labels":
             return self._dosages([cell])
         if isinstance(self._A, pd.DataFrame):
@@ -110,7 +110,7 @@ class Split:
         return self.screen.like_given((self.values if lognorm else self.screen.values)[cells])
 
     def some(self, cells, random):
-        """Expression of cells, of at most as many as may be compared."""
+        """Expression of cells, a random sample of them if there are more than ``max_cells``."""
         return self.values[_drawn(cells, self.plan.max_cells, random)]
 
     def n_compared(self, name):

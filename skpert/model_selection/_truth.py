@@ -19,14 +19,14 @@ from ..metrics import (
 )
 from ..metrics._cells import as_logarithms, group_means
 
-CLOSE = 1e-6  # relative difference of a predicted mean from a reference that is one of rounding
+CLOSE = 1e-6  # relative difference of a predicted mean from a reference that counts as rounding
 
 
 class Truth(NamedTuple):
     """Measured test cells of a split and its references, in log-normalised expression."""
 
     means: pd.DataFrame  # (n_tested, n_genes) of all test cells of each tested perturbation
-    cells: dict  # of them at most as many as may be compared, by perturbation
+    cells: dict  # at most `max_cells` of them, by perturbation
     control: np.ndarray  # (n_genes,) mean of training controls
     perturbed: np.ndarray  # (n_genes,) mean of the means of training perturbations
     others: pd.DataFrame  # means of training perturbations that are not tested
@@ -133,7 +133,7 @@ def _measured(truth, predicted):
 
 
 def _without_rounding(means, reference):
-    """Means that equal the reference where they do so but for rounding, as by float32."""
+    """Means, set to the reference where they differ from it only by rounding, as in float32."""
     close = np.isclose(means, reference, rtol=CLOSE, atol=1e-9)
     return means.mask(close, np.broadcast_to(reference, means.shape))
 

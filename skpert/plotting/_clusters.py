@@ -1,4 +1,4 @@
-"""Which perturbations have like effects."""
+"""Which perturbations have similar effects."""
 
 import numpy as np
 import pandas as pd

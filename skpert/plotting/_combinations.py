@@ -26,7 +26,7 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 spread points evenly
 
 
 class CombinationTargetsDisplay:
-    """What combinations move, beside what single perturbations move.
+    """Latents that combinations move, beside those that single perturbations move.
 
     Three panels, as in Figure 5 of Lopez et al. (sVAE+, CLeaR 2023): how many latents a
     perturbation moves, as shares of the single ones and of the combinations; the size of their
@@ -194,7 +194,7 @@ def _summary(shown, parts, emergent):
 
 
 def _ordered(emergent):
-    """Combinations and latents of the map, in its order, like ones together."""
+    """Combinations and latents of the map, in its order, similar ones together."""
     some = emergent.loc[emergent.any(axis=1), emergent.any()]
     some = some.iloc[cluster_rows(some.to_numpy())[0]]
     return some.iloc[:, order_columns(some.abs().to_numpy())]
