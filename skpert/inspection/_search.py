@@ -101,8 +101,9 @@ def posterior_search(
     for start in range(0, n_cells, size):
         block = np.arange(start, min(start + size, n_cells))
         index = np.stack([_drawn(groups, n_candidates, random) for _ in block], axis=1)
+        taken = rows.iloc[block] if hasattr(rows, "iloc") else rows[block]
         design = None if A is None else A.iloc[block]
-        log_likelihood = estimator.log_likelihood(_taken(rows, block), states[index], design)
+        log_likelihood = estimator.log_likelihood(taken, states[index], design)
         best = log_likelihood.argmax(0), np.arange(len(block))
         found.append((index[best], log_likelihood[best]))
     index, log_likelihood = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -134,7 +135,3 @@ def _rows(X):
     if hasattr(X, "tocsr"):
         return X.tocsr()
     return X if hasattr(X, "shape") else np.asarray(X)
-
-
-def _taken(X, index):
-    return X.iloc[index] if hasattr(X, "iloc") else X[index]

@@ -135,7 +135,8 @@ def energy_distance(X, Y, *, unbiased=True):
     (-3.333333, 1.388889)
     """
     X, Y = _check_cells(X, Y, unbiased)
-    return _discrepancy(_minus_distance, X, Y, _centre(X, Y), unbiased)
+    # The kernel whose discrepancy is the energy distance is minus the distance.
+    return _discrepancy(lambda squared: -np.sqrt(squared), X, Y, _centre(X, Y), unbiased)
 
 
 def released_energy_distance(X, Y, *, block_size=32, random_state=None):
@@ -213,11 +214,6 @@ def _mmd(X, Y, bandwidths, unbiased):
         return sum(np.exp(squared / -width) for width in bandwidths)
 
     return _discrepancy(kernel, X, Y, centre, unbiased)
-
-
-def _minus_distance(squared):
-    """The kernel whose discrepancy is the energy distance."""
-    return -np.sqrt(squared)
 
 
 def _released_energy(X, Y, order_X, order_Y):

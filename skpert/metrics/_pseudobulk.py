@@ -113,10 +113,9 @@ def expression_error(
         "denominator": (response - noise - noise_control) / kept.sum(1),
     }
     parts = pd.DataFrame(parts, index=profiles.names)
-    return parts if aggregate is None else _ratio(**parts.sum())
-
-
-def _ratio(numerator, denominator):
+    if aggregate is None:
+        return parts
+    numerator, denominator = parts.sum()
     return float(numerator / denominator) if denominator > 0 else np.nan
 
 

@@ -111,7 +111,10 @@ class Split:
 
     def some(self, cells, random):
         """Expression of cells, a random sample of them if there are more than ``max_cells``."""
-        return self.values[_drawn(cells, self.plan.max_cells, random)]
+        n_most = self.plan.max_cells
+        if len(cells) > n_most:
+            cells = np.sort(random.choice(cells, n_most, replace=False))
+        return self.values[cells]
 
     def n_compared(self, name):
         """How many cells of a perturbation are predicted."""
@@ -265,13 +268,6 @@ def _seeded(estimator, seed):
     if parameters.get("layer") is not None:
         model.set_params(layer=None)
     return model
-
-
-def _drawn(cells, n_most, random):
-    """Cells in their order, or a random sample of them without replacement."""
-    if len(cells) <= n_most:
-        return cells
-    return np.sort(random.choice(cells, n_most, replace=False))
 
 
 def split_cells(cv, screen, random_state):

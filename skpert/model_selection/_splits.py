@@ -311,14 +311,11 @@ class _Treatments:
             else:
                 rest.append(combination)
         if len(test) < n_test:
-            self._tell_of_too_few(len(test), n_test)
+            reason = "the rest have parts that are neither measured alone nor left in training"
+            if not test:
+                raise ValueError(f"no combination can be held out: {reason}")
+            warn_of_data(f"{len(test)} combinations are held out instead of {n_test}: {reason}")
         return self._needed_first(rest[::-1], test), test
-
-    def _tell_of_too_few(self, n_held_out, n_wanted):
-        reason = "the rest have parts that are neither measured alone nor left in training"
-        if not n_held_out:
-            raise ValueError(f"no combination can be held out: {reason}")
-        warn_of_data(f"{n_held_out} combinations are held out instead of {n_wanted}: {reason}")
 
     def _needed_first(self, rest, test):
         """The same combinations, first those that alone show a part of what is tested."""

@@ -109,16 +109,12 @@ def _discrimination(truth, predicted):
     )
 
 
-def _energy(truth, predicted):
-    return _by_population(energy_distance, truth, predicted)
-
-
 def _mmd(truth, predicted):
     distance = partial(maximum_mean_discrepancy, bandwidths=truth.bandwidths)
-    return _by_population(distance, truth, predicted)
+    return _by_population(truth, predicted, distance=distance)
 
 
-def _by_population(distance, truth, predicted):
+def _by_population(truth, predicted, *, distance):
     """Distance of predicted from measured cells; NaN for one cell, which has no spread."""
     pairs = {name: (cells, truth.cells[name]) for name, cells in predicted.cells.items()}
     defined = {name: min(x.shape[0], y.shape[0]) > 1 for name, (x, y) in pairs.items()}
@@ -146,7 +142,7 @@ METRICS = {
     "direction_same": Metric(partial(_direction, column="same")),
     "direction_opposite": Metric(partial(_direction, column="opposite")),
     "perturbation_discrimination": Metric(_discrimination),
-    "energy_distance": Metric(_energy, of_cells=True),
+    "energy_distance": Metric(partial(_by_population, distance=energy_distance), of_cells=True),
     "maximum_mean_discrepancy": Metric(_mmd, of_cells=True),
 }
 
