@@ -1,8 +1,7 @@
 """What a fitted model says about its latents, and about the effects of perturbations."""
 
-from ._latents import latent_summary
+from ._latents import latent_distances, latent_shifts, latent_summary
 from ._search import posterior_search
-from ._shifts import latent_distances, latent_shifts
 from ._titration import titrate
 from ._treatment_effects import average_treatment_effect
 

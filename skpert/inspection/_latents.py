@@ -1,17 +1,26 @@
-"""What a fitted model says about its latents."""
+"""What a fitted model says about its latents, and how far perturbations move them."""
 
+import copy
+from functools import partial
+
+import numpy as np
 import pandas as pd
+from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
+
+from .._input.cells import check_cells, log_normalised, median_library_size
+from ..base import REAL_VALUED
+from ..metrics import maximum_mean_discrepancy
+from ..metrics._distances import kernel_bandwidths
 
 
 def latent_summary(estimator, *, fdr=0.05):
     """Which perturbations target each latent, and so which latents mean something.
 
-    Sparse shifts single out the axes of those latents that some perturbation moves. Latents that
-    none targets are known as a group only: any rotation among them fits as well, so that one of
-    them has no meaning by itself (a single one is what the others leave over). A latent
-    that few perturbations target, and always together with the same other one, is hardly
-    better off.
+    Sparse shifts identify the axes of those latents that some perturbation moves. Latents without
+    a target are known as a group only: any rotation among them fits as well, so that one of them
+    has no meaning by itself (a single one is what the others leave over) [1]_. A latent that few
+    perturbations target, and always together with the same other one, is hardly better off.
 
     Parameters
     ----------
@@ -30,8 +39,8 @@ def latent_summary(estimator, *, fdr=0.05):
 
     References
     ----------
-    Lopez et al., Learning causal representations of single cells via sparse mechanism shift
-    modeling, CLeaR 2023, Appendix H.3, on latents that are never targeted.
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism shift
+       modeling, CLeaR 2023, Appendix H.3.
 
     Examples
     --------
@@ -41,7 +50,7 @@ def latent_summary(estimator, *, fdr=0.05):
     >>> screen = make_sparse_shift(12, n_cells_per_perturbation=100, n_control_cells=100,
     ...                            n_latent=3, n_genes=50, n_covered=2, n_targets=1,
     ...                            effect_size=3.0, library_size=5000, random_state=0)
-    >>> model = SVAEPlus(n_latent=3, max_epochs=40, random_state=0).fit(screen.X, screen.A)
+    >>> model = SVAEPlus(n_latent=3, max_epochs=25, random_state=0).fit(screen.X, screen.A)
     >>> latent_summary(model)["targeted"].tolist()
     [True, True, False]
     """
@@ -61,3 +70,153 @@ def latent_summary(estimator, *, fdr=0.05):
         index=pd.Index(effects.columns, name="latent"),
     )
     return summary.sort_values(["n_perturbations", "expected"], ascending=False, kind="stable")
+
+
+def latent_shifts(estimator, A):
+    """Change of the mean latent state under each design, unseen perturbations included.
+
+    For ``SCCVAE`` it is the change of u, behind the graph: ``penetrance * shift @ inv(I - B)``.
+    For models with targets it is the sum of their rows, each times its dosage.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with ``posterior``.
+    A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+        Designs, not cells: a row each; a bare string is one. ValueError for one that is unknown
+        and cannot be predicted.
+
+    Returns
+    -------
+    shifts : DataFrame of shape (n_designs, n_latent)
+        A row per design, by label, in units of the latent state.
+
+    Examples
+    --------
+    >>> from skpert import SCCVAE
+    >>> from skpert.datasets import make_causal_shift
+    >>> from skpert.inspection import latent_shifts
+    >>> screen = make_causal_shift(8, n_cells_per_perturbation=40, n_control_cells=80,
+    ...                            n_latent=4, n_genes=50, random_state=0)
+    >>> model = SCCVAE(n_latent=4, features=screen.features, max_epochs=2, random_state=0)
+    >>> model = model.fit(screen.X[screen.train], screen.A[screen.train])
+    >>> latent_shifts(model, ["P0", "P7", "control"]).shape  # P7 was not seen
+    (3, 4)
+    """
+    check_is_fitted(estimator)
+    A = [A] if isinstance(A, str) else A
+    labels = estimator.design_.labels(A)
+    # What shifts a cell is not its expression.
+    X = np.ones((len(labels), estimator.n_features_in_))
+    if hasattr(estimator, "feature_names_in_"):
+        X = pd.DataFrame(X, columns=estimator.feature_names_in_)
+    reader = copy.copy(estimator)
+    reader.layer = None  # of an AnnData, which X is not
+    posterior = reader.posterior(X, A)
+    return pd.DataFrame(
+        posterior.z - posterior.z_basal,
+        index=pd.Index(labels, name="perturbation"),
+        columns=estimator.get_feature_names_out(),
+    )
+
+
+def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
+    """Distance of each perturbation to control, in the latent space and in measured expression.
+
+    A model that captures how strong perturbations are moves those far whose cells are far from
+    control. The rank correlation is ``latent_distances(...).corr("spearman")``. For perturbations
+    of the training it checks the fit; for others it is a prediction.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with ``posterior``.
+    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        Measured cells, controls among them.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Their design. A combination is a perturbation of its own.
+    max_cells : int, default=500
+        Cells of a perturbation, and of controls, that are compared; drawn from more.
+    random_state : int, RandomState instance or None, default=0
+        Seeds the draws.
+
+    Returns
+    -------
+    distances : DataFrame of shape (n_perturbations, 3)
+        A row per perturbation of A: ``latent``, the length of its row of :func:`latent_shifts`;
+        ``expression``, the unbiased squared MMD of its cells to controls (see
+        :func:`skpert.metrics.maximum_mean_discrepancy`), about 0 without an effect and NaN for a
+        single cell; ``n_cells``, how many were measured.
+
+    Raises
+    ------
+    ValueError
+        If there are not two control cells, a perturbation is unknown and cannot be predicted, or
+        ``max_cells`` is below 2.
+
+    Notes
+    -----
+    Counts are log-normalised to the median of their totals, real values taken as they are. All
+    perturbations are compared with one kernel, whose bandwidths follow the mean squared distance
+    of two cells of X. In the paper (Liu, Zhang and Uhler, bioRxiv 2025.06.05.657988, Figure 4)
+    each comparison has a kernel of its own, which makes large distances look smaller.
+
+    Examples
+    --------
+    >>> from skpert import SCCVAE
+    >>> from skpert.datasets import make_causal_shift
+    >>> from skpert.inspection import latent_distances
+    >>> screen = make_causal_shift(8, n_cells_per_perturbation=40, n_control_cells=80,
+    ...                            n_latent=4, n_genes=50, random_state=0)
+    >>> model = SCCVAE(n_latent=4, features=screen.features, max_epochs=2, random_state=0)
+    >>> model = model.fit(screen.X[screen.train], screen.A[screen.train])
+    >>> distances = latent_distances(model, screen.X, screen.A)
+    >>> distances.columns.tolist(), len(distances)
+    (['latent', 'expression', 'n_cells'], 8)
+    """
+    check_is_fitted(estimator)
+    if max_cells < 2:
+        raise ValueError(f"max_cells must be at least 2, got {max_cells!r}")
+    values, _ = on_log_scale(estimator, X, A)
+    labels = pd.Series(estimator.design_.labels(A))
+    check_consistent_length(values, labels)
+    random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+    rows = {name: index.to_numpy() for name, index in labels.groupby(labels).groups.items()}
+    controls = rows.pop(str(estimator.control), [])
+    if len(controls) < 2 or not rows:
+        raise ValueError(
+            f"A has {len(controls)} cells of the control {estimator.control!r} and {len(rows)} "
+            "perturbations: at least two cells and one perturbation are compared"
+        )
+    drawn = values[_some(controls, max_cells, random)]
+    bandwidths = kernel_bandwidths(values)
+    designs = _safe_indexing(A, np.array([index[0] for index in rows.values()]))
+    table = pd.DataFrame({"latent": np.linalg.norm(latent_shifts(estimator, designs), axis=1)})
+    table["expression"] = [
+        maximum_mean_discrepancy(
+            values[_some(index, max_cells, random)], drawn, bandwidths=bandwidths
+        )
+        if len(index) > 1
+        else np.nan
+        for index in rows.values()
+    ]
+    table["n_cells"] = list(map(len, rows.values()))
+    return table.set_index(pd.Index(list(rows), name="perturbation"))
+
+
+def on_log_scale(estimator, X, A=None):
+    """Real values or log-normalised counts, and the function that puts other cells on their scale.
+
+    Squared distances of counts make no sense.
+    """
+    counts = getattr(estimator, "likelihood", "normal") not in REAL_VALUED
+    values = check_cells(estimator, X, counts=counts, layer=estimator.layer, design=A)
+    if not counts:
+        return values, lambda cells: cells
+    normalise = partial(log_normalised, target_sum=median_library_size(values))
+    return normalise(values), normalise
+
+
+def _some(rows, max_cells, random):
+    """All rows, or so many of them."""
+    return rows if len(rows) <= max_cells else random.choice(rows, max_cells, replace=False)

@@ -15,13 +15,13 @@ def posterior_search(
 ):
     """Find the latent state of each cell among the posterior means of training cells.
 
-    Of ``n_candidates`` training cells drawn for each cell, the one whose state explains it best,
-    by log p(x | z), lends it. This is how the authors' released code of inVAE reads cells of which
-    no covariates are known [1]_. ``estimator.transform`` is the default way here: its encoder has
-    learned to do without covariates, and costs one pass. A search asks nothing of the encoder for
-    the new cells, and so tells whether that fails where they are unlike the training cells. But
-    it ignores the prior, has no state in between those of training cells, and gets
-    noisier the fewer candidates there are.
+    For each cell ``n_candidates`` training cells are drawn, and the state that explains it best,
+    by log p(x | z), is taken. The authors' released code of inVAE reads cells without covariates
+    in this way [1]_. ``estimator.transform`` is the default here: its encoder has learned to do
+    without covariates, and costs one pass. A search does not use the encoder for the new cells,
+    and so shows whether that fails where they are unlike the training cells. But it ignores the
+    prior, has no state between those of training cells, and gets noisier the fewer candidates
+    there are.
 
     Parameters
     ----------
@@ -50,22 +50,21 @@ def posterior_search(
     search : Bunch
         ``Z``, ndarray of shape (n_cells, n_latent), the states, of all latents, invariant ones
         first; ``log_likelihood``, ndarray of shape (n_cells,), log p(x | z), nats per cell; and
-        ``index``, ndarray of shape (n_cells,), the training cell that lent the state.
+        ``index``, ndarray of shape (n_cells,), the training cell whose state was taken.
 
     Raises
     ------
     ValueError
-        If ``n_candidates`` is below 1, or X or designs are not as ``estimator`` wants them.
+        If ``n_candidates`` is below 1, or ``estimator`` refuses X or a design.
     TypeError
         If the estimator has no ``log_likelihood``.
 
     Notes
     -----
-    The "IRM" classifier of the released code is a network trained on the states of training
-    cells and asked about states that were found in this way. Its loss is the mean over batches of
-    each batch's own, without the penalty of invariant risk minimisation, so that nothing but the
-    weights of batches sets it apart from any classifier; it is hence not offered. Put any
-    classifier of scikit-learn in its place.
+    The "IRM" classifier of the released code is a network trained on the states of training cells
+    and applied to states found in this way. Its loss is the mean of each batch's own loss, without
+    the penalty of invariant risk minimisation, so that it differs from any classifier only by the
+    weights of batches; it is hence not offered. Use any classifier of scikit-learn in its place.
 
     References
     ----------
@@ -102,8 +101,9 @@ def posterior_search(
     for start in range(0, n_cells, size):
         block = np.arange(start, min(start + size, n_cells))
         index = np.stack([_drawn(groups, n_candidates, random) for _ in block], axis=1)
+        taken = rows.iloc[block] if hasattr(rows, "iloc") else rows[block]
         design = None if A is None else A.iloc[block]
-        log_likelihood = estimator.log_likelihood(_taken(rows, block), states[index], design)
+        log_likelihood = estimator.log_likelihood(taken, states[index], design)
         best = log_likelihood.argmax(0), np.arange(len(block))
         found.append((index[best], log_likelihood[best]))
     index, log_likelihood = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -135,7 +135,3 @@ def _rows(X):
     if hasattr(X, "tocsr"):
         return X.tocsr()
     return X if hasattr(X, "shape") else np.asarray(X)
-
-
-def _taken(X, index):
-    return X.iloc[index] if hasattr(X, "iloc") else X[index]

@@ -1,14 +1,12 @@
-"""Perturbations in a dilution series that no one pipetted."""
+"""Titration of perturbations in silico."""
 
 import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch, check_random_state
 
-from .._input.cells import log_normalised, median_library_size
-from .._penetrance import check_grid, check_names
-from ..base import REAL_VALUED
+from .._input.penetrances import check_grid, check_names
 from ..metrics import energy_distance
-from ..preprocessing import check_cells
+from ._latents import on_log_scale
 
 
 def titrate(
@@ -25,8 +23,9 @@ def titrate(
     """Titrate perturbations in silico: what the model expects at one penetrance after another.
 
     With control cells, the distance of the cells that they would become to measured ones says
-    which penetrance these look like: control cells 0, the perturbation's own what it did. It is
-    the model's answer, and an extrapolation beyond the penetrances of the training.
+    which penetrance these look like: 0 for control cells, its own for the cells of the
+    perturbation. It is the model's answer, and an extrapolation beyond the penetrances of the
+    training. The figure is Figure 5 of Liu, Zhang and Uhler (SCCVAE, bioRxiv 2025.06.05.657988).
 
     Parameters
     ----------
@@ -65,11 +64,6 @@ def titrate(
     TypeError
         If the estimator has no penetrances.
 
-    References
-    ----------
-    .. [1] Liu, Zhang and Uhler, Learning genetic perturbation effects with variational causal
-       inference, bioRxiv 2025.06.05.657988, Figure 5.
-
     Examples
     --------
     >>> from skpert import SCCVAE
@@ -93,10 +87,10 @@ def titrate(
     seed = check_random_state(random_state).randint(2**31 - 1)
     expression, distance = [], np.empty((len(names), len(grid)))
     for column, c in enumerate(grid):
-        told = estimator.with_penetrance(dict.fromkeys(names, c))
-        expression.append(told.predict_intervention(names))
+        changed = estimator.with_penetrance(dict.fromkeys(names, c))
+        expression.append(changed.predict_intervention(names))
         for row, name in enumerate(names if X is not None else ()):
-            cells = told.sample_intervention([name], n_samples, X=X, random_state=seed)[0]
+            cells = changed.sample_intervention([name], n_samples, X=X, random_state=seed)[0]
             distance[row, column] = compare(cells)
     names, grid = pd.Index(names, name="perturbation"), pd.Index(grid, name="penetrance")
     return Bunch(
@@ -117,11 +111,5 @@ def _expression(estimator, expression, names, grid):
 
 def _comparison(estimator, X, measured, metric):
     """Distance of drawn cells to measured ones, counts on the log-normalised scale of these."""
-    counts = estimator.likelihood not in REAL_VALUED
-    measured = X if measured is None else measured
-    measured = check_cells(estimator, measured, counts=counts, layer=estimator.layer)
-    if not counts:
-        return lambda cells: metric(cells, measured)
-    target_sum = median_library_size(measured)
-    reference = log_normalised(measured, target_sum)
-    return lambda cells: metric(log_normalised(cells, target_sum), reference)
+    reference, normalise = on_log_scale(estimator, X if measured is None else measured)
+    return lambda cells: metric(normalise(cells), reference)

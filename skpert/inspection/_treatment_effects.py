@@ -1,6 +1,5 @@
 """Effects of perturbations on expression that a fitted model predicts."""
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -8,10 +7,10 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 
+from .._input.design import perturbation_labels
 from .._input.values import is_positive_integer
-from ..exceptions import DataWarning
-from ..metrics._effect_agreement import log_relative_counts
-from ..preprocessing import perturbation_labels
+from ..exceptions import warn_of_data
+from ..metrics._cells import log_relative_counts
 
 CHUNK = 1000  # cells drawn at once, as many as a prediction averages over
 RELEASED_LIBRARY_SIZE = 1e4  # of every cell that the authors' code draws
@@ -32,9 +31,9 @@ def average_treatment_effect(
     """Average treatment effect (ATE): expression under each design minus that under control.
 
     Both arms of a comparison start from the same cells, unless ``method="released"``: they share
-    basal states, library sizes and, as far as the model's noise allows it, noise. A design
-    without effect then gets exactly zero, and what differs is due to the perturbation. Compare
-    with :func:`skpert.metrics.differential_expression` by :func:`skpert.metrics.ate_pearson`.
+    basal states, library sizes and, as far as the model's noise allows it, noise. A design without
+    effect then gets exactly zero. Compare with :func:`skpert.metrics.differential_expression` by
+    :func:`skpert.metrics.ate_pearson`.
 
     Parameters
     ----------
@@ -46,10 +45,10 @@ def average_treatment_effect(
         Label of the design to compare with; None is the estimator's control. If A is a frame
         that names environments, each design is compared within its own.
     method : {"perturbseq", "mean", "released"}, default="perturbseq"
-        "perturbseq": mean over drawn cells of ``log2(1 + 1e4 * x / x.sum())``, for counts.
+        "perturbseq": mean over drawn cells of ``log2(1 + 1e4 * x / x.sum())``, for counts [1]_.
         "mean": difference of expected expression, in the units of X, without noise of drawing
-        cells. "released": as "perturbseq", but the way the authors' code has it: every arm has
-        cells of its own, each with 10,000 counts.
+        cells. "released": as "perturbseq", but as in the authors' code: every arm has cells of its
+        own, each with 10,000 counts.
     n_samples : int, default=2500
         Cells drawn per arm; "mean" draws none. The standard error of an effect is at most
         ``sqrt(2 / n_samples)``, 0.03 by default, of a gene's standard deviation between cells,
@@ -137,7 +136,7 @@ def average_treatment_effect(
 def _check_arguments(method, n_samples, statistic):
     if method not in ("perturbseq", "mean", "released"):
         raise ValueError(
-            f"method must be 'perturbseq', 'mean' or 'released', got {method!r}; your own goes to "
+            f"method must be 'perturbseq', 'mean' or 'released', got {method!r}; pass your own as "
             "statistic"
         )
     if not is_positive_integer(n_samples):
@@ -212,9 +211,7 @@ def _warn_of_empty_cells(n_counted, n_samples):
     n_drawn = n_samples * len(n_counted)
     n_empty = n_drawn - sum(n_counted)
     if n_empty:
-        warnings.warn(
+        warn_of_data(
             f"{n_empty} of {n_drawn} drawn cells have no counts and are left out: a larger "
-            "library_size would prevent it",
-            DataWarning,
-            stacklevel=3,
+            "library_size would prevent it"
         )

@@ -1,28 +1,39 @@
 """Scores of latent states, graphs and effects against the truth; arrays in, numbers out."""
 
-from ._batch_mixing import graph_connectivity, kbet, silhouette_batch
-from ._batch_variance import pcr_comparison, principal_component_regression
-from ._calibration import calibrate
-from ._de_table import de_table
-from ._discrimination import perturbation_discrimination
-from ._distances import (
-    energy_distance,
-    maximum_mean_discrepancy,
-    released_energy_distance,
+from ._batches import (
+    graph_connectivity,
+    kbet,
+    pcr_comparison,
+    principal_component_regression,
+    silhouette_batch,
 )
-from ._effect_agreement import ate_pearson, ate_r2
-from ._expression import differential_expression
-from ._graph import graph_scores, top_k_mask
+from ._calibration import calibrate
+from ._differential_expression import de_table, differential_expression
+from ._discrimination import perturbation_discrimination
+from ._distances import energy_distance, maximum_mean_discrepancy, released_energy_distance
 from ._integration import (
     integration_scores,
     isolated_label_score,
     kmeans_agreement,
     silhouette_label,
 )
-from ._latent import latent_r2, match_latents, mean_correlation_coefficient
+from ._latent_recovery import (
+    graph_scores,
+    latent_r2,
+    match_latents,
+    mean_correlation_coefficient,
+    top_k_mask,
+)
 from ._pseudobulk import expression_error
 from ._recovery import de_recovery
-from ._responses import delta_pearson, direction_agreement, profile_pearson, response_mse
+from ._responses import (
+    ate_pearson,
+    ate_r2,
+    delta_pearson,
+    direction_agreement,
+    profile_pearson,
+    response_mse,
+)
 from ._weighted import response_weights, weighted_mse, weighted_r2
 
 __all__ = [

@@ -1,41 +1,50 @@
-"""Scores on the scale from a useless prediction to a replicate of the experiment."""
+"""Which way metrics improve, and scores from a useless prediction to a replicate."""
 
 import numpy as np
 import pandas as pd
+
+GREATER_IS_BETTER = {
+    "response_mse": False,
+    "weighted_mse": False,
+    "delta_pearson": True,
+    "delta_pearson_perturbed": True,
+    "direction_same": True,
+    "direction_opposite": False,
+    "perturbation_discrimination": True,
+    "energy_distance": False,
+    "maximum_mean_discrepancy": False,
+}
 
 
 def calibrate(value, floor, ceiling):
     """Score between a floor, which becomes 0, and a ceiling, which becomes 1; higher is better.
 
     ``(value - floor) / (ceiling - floor)`` makes scores of different metrics and screens
-    comparable: the floor is what a prediction without knowledge of the perturbation reaches, such
-    as the mean of all perturbed cells, and the ceiling what the experiment itself does, such as
-    one half of its cells as the prediction of the other half. Scores of either direction will do;
-    of an error, the floor is the larger number.
+    comparable. The floor is what a prediction without knowledge of the perturbation reaches, such
+    as the mean of all perturbed cells; the ceiling is what the experiment itself reaches, such as
+    one half of its cells predicting the other half [1]_. Either direction will do: of an error,
+    the floor is larger.
 
     The result is not clipped. Below 0 is worse than the floor, above 1 better than the replicate,
-    which is noisy too. Clipped at 0, a prediction could be as wrong as it likes by one metric to
-    gain by another, which participants of a public challenge have made use of.
+    which is noisy too. Clipping at 0 would let a prediction be arbitrarily wrong by one metric to
+    gain by another, which participants of a public challenge have exploited.
 
-    Where floor and ceiling are close the ratio is mostly noise, and its mean over perturbations is
-    that of a few of them: average the three scores first, or look at the medians.
+    Where floor and ceiling are close, the ratio is mostly noise and dominates a mean over
+    perturbations: average the three scores first, or look at medians.
 
     Parameters
     ----------
-    value : float, array-like, Series or DataFrame
-        Scores of a prediction, such as one per perturbation.
-    floor : float, array-like, Series or DataFrame
-        Scores, by the same metric on the same cells, of a prediction without knowledge.
-    ceiling : float, array-like, Series or DataFrame
-        Scores of a replicate.
+    value, floor, ceiling : float, array-like, Series or DataFrame
+        Scores of a prediction, such as one per perturbation, of a prediction without knowledge,
+        and of a replicate, by the same metric on the same cells.
 
     Returns
     -------
     score : float, ndarray, Series or DataFrame
-        Without unit or bounds; NaN where floor and ceiling are equal, so that the metric tells
-        nothing apart, or a score is NaN. Series and DataFrames are matched by their labels, in
-        whatever order, and give a result with labels; a Series beside a DataFrame is matched with
-        its columns, one score per metric. Everything else is broadcast as arrays are.
+        Without unit or bounds; NaN where a score is NaN or floor and ceiling are equal. Series and
+        DataFrames are matched by their labels, in whatever order, and give a result with labels; a
+        Series beside a DataFrame is matched with its columns, one score per metric. Everything
+        else is broadcast as arrays are.
 
     Raises
     ------
@@ -45,7 +54,7 @@ def calibrate(value, floor, ceiling):
     References
     ----------
     .. [1] Arc Institute, cell-eval2, metrics of the Virtual Cell Challenge 2026, where the floor
-       is the mean response and the ceiling the split halves of a screen.
+       is the mean response.
 
     Examples
     --------

@@ -1,15 +1,24 @@
-"""Expression of cells for metrics that depend on what its values are."""
+"""Expression of cells: reading it, taking logarithms, and sums over groups of cells."""
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_consistent_length
 
 from .._input.cells import warn_if_logs, warn_unless_logs
-from .._input.expression import check_same_cells
-from ._effect_agreement import log_relative_counts
-from ._expression import MAX_ELEMENTS, read_genes
+from .._input.design import perturbation_labels
+from .._input.expression import check_same_cells, read_expression
 
-NO_LOG = 100.0  # nothing has so many molecules
+MAX_ELEMENTS = 2**22  # entries of X that are transformed at once
+NO_LOG = 100.0  # a larger value is no logarithm of expression
+SCALE = 1e4  # counts that every cell is scaled to before the logarithm
+
+
+def read_genes(X, layer=None):
+    """Validated expression, dense or CSR, and the names of genes or their numbers."""
+    values, genes, _ = read_expression(X, layer)
+    return values, pd.RangeIndex(values.shape[1]) if genes is None else genes
 
 
 def read_cells(X, space, layer=None, *, design=None, measured=True):
@@ -31,6 +40,33 @@ def read_cells(X, space, layer=None, *, design=None, measured=True):
         warn = warn_if_logs if space == "counts" else warn_unless_logs
         warn(X, f"space={space!r} was given")
     return X, genes
+
+
+def read_conditions(X, A, *, control, sep, perturbation):
+    """Number of the condition of each cell, and the sorted labels of all conditions."""
+    labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
+    check_consistent_length(X, labels)
+    return pd.factorize(labels, sort=True)
+
+
+def log_relative_counts(X):
+    """Log2 of one plus counts per ten thousand, float64, and which cells have counts.
+
+    Cells without counts are zero. ValueError if a value of ``X``, dense or CSR, is negative.
+    """
+    X = X.astype(np.float64)
+    values = X.data if issparse(X) else X
+    if values.size and values.min() < 0:
+        raise ValueError(
+            f"method='perturbseq' takes logarithms of counts, and the smallest value is "
+            f"{values.min():g}: use method='mean' for expression that can be negative"
+        )
+    total = np.asarray(X.sum(1)).ravel()
+    factor = SCALE / np.where(total > 0, total, 1)
+    if issparse(X):
+        X.data = np.log2(1 + X.data * np.repeat(factor, np.diff(X.indptr)))
+        return X, total > 0
+    return np.log2(1 + X * factor[:, None]), total > 0
 
 
 def as_logarithms(X, space):
@@ -56,13 +92,24 @@ def normalised(X, space):
     return Y
 
 
+def blocks(X):
+    """Slices of cells that are transformed at once."""
+    return gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1))
+
+
+def group_blocks(X, codes, n_groups):
+    """Blocks of cells, each with the indicators of its groups, (n_groups, n_block)."""
+    for rows in blocks(X):
+        groups = codes[rows]
+        members = groups, np.arange(len(groups))
+        yield X[rows], csr_array((np.ones(len(groups)), members), (n_groups, len(groups)))
+
+
 def group_means(X, codes, n_groups, transform):
     """Mean of transformed expression over the cells of each group, (n_groups, n_genes)."""
-    total = np.zeros((n_groups, X.shape[1]))
-    for rows in gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1)):
-        Y = transform(X[rows])
-        members = codes[rows], np.arange(Y.shape[0])
-        total += dense(csr_array((np.ones(Y.shape[0]), members), (n_groups, Y.shape[0])) @ Y)
+    total = sum(
+        dense(groups @ transform(cells)) for cells, groups in group_blocks(X, codes, n_groups)
+    )
     return total / np.bincount(codes, minlength=n_groups)[:, None]
 
 

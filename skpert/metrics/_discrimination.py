@@ -5,21 +5,13 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from .._input.expression import LARGEST, read_matrix
-from ._effect_agreement import _check_names
-from ._profiles import aggregated, kept_genes, read_profiles, read_reference
+from ._profiles import aggregated, check_names, kept_genes, read_profiles, read_reference
 
 DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors are smaller
 
 
 def perturbation_discrimination(
-    true,
-    predicted,
-    *,
-    reference,
-    distance="cosine",
-    exclude=None,
-    candidates=None,
-    aggregate=None,
+    true, predicted, *, reference, distance="cosine", exclude=None, candidates=None, aggregate=None
 ):
     r"""Perturbation discrimination score (PDS), in [0, 1]; higher is better, 0.5 is chance.
 
@@ -29,29 +21,29 @@ def perturbation_discrimination(
     :math:`d_{pq}` is the distance of the predicted response to perturbation :math:`p` from the
     measured response to :math:`q`: the score is 1 where no other is nearer than its own. A
     prediction that is the same for all has a mean of exactly 0.5, however near it may be, which no
-    error or correlation tells from skill.
+    error or correlation distinguishes from skill.
 
-    Cosine sees the pattern of a response only. The other distances see its size too, so that a
-    prediction gains or loses by being inflated. "euclidean" is the centroid accuracy of
-    Systema [2]_ (a shared reference cancels out of it) and the normalised inverse rank.
+    Cosine sees only the pattern of a response. The other distances see its size too, so that
+    inflating a prediction changes the score. "euclidean" is the centroid accuracy of Systema (see
+    :func:`delta_pearson`; a shared reference cancels out of it) and the normalised inverse rank.
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
+    true, predicted : as in :func:`response_mse`
+        Measured and predicted profiles.
     reference : array-like of shape (n_genes,) or (n_perturbations, n_genes), or float
-        What is subtracted from both, as in :func:`delta_pearson`: the mean of measured controls
-        in [1]_, for the prediction as well.
+        What is subtracted from both, as in :func:`delta_pearson`: the mean of measured controls in
+        the Virtual Cell Challenge 2026, for the prediction as well.
     distance : {"cosine", "l1", "euclidean"}, default="cosine"
-        Distance of responses. A cosine with a response of zero is taken for 0, so that a
+        Distance of responses. A cosine with a response of zero is taken to be 0, so that a
         prediction of no effect is as near to all.
     exclude : mapping, "targets" or None, default=None
         Genes that do not count, as in :func:`response_mse`. All genes of a mapping are left out
         of every response, because distances are compared over the same genes only; else a
         prediction could win by marking the targets of the others.
     candidates : {array-like, DataFrame} of shape (n_candidates, n_genes) or None, default=None
-        Measured profiles of further perturbations, such as those in training, for the own to be
-        told from; needs a reference that is the same for all.
+        Measured profiles of further perturbations, such as those in training, from which a
+        prediction must be distinguished; needs a reference that is the same for all.
     aggregate : {"mean", "median"} or None, default=None
         One number over perturbations; None: one for each perturbation. The mean is published.
 
@@ -64,13 +56,7 @@ def perturbation_discrimination(
     ------
     ValueError
         As :func:`delta_pearson`, if the distance is unknown, if a candidate has the name of a
-        perturbation, or if there are not two perturbations to tell apart.
-
-    References
-    ----------
-    .. [1] Virtual Cell Challenge 2026, specification of metrics, Arc Institute.
-    .. [2] Vinas Torne et al., Systema: a framework for evaluating genetic perturbation response
-       prediction beyond systematic variation, Nature Biotechnology 2025.
+        perturbation, or if there are fewer than two perturbations.
 
     Examples
     --------
@@ -85,7 +71,7 @@ def perturbation_discrimination(
     kept = kept_genes(exclude, profiles).all(0)
     measured = _with_candidates(profiles, candidates, reference)
     if len(measured) < 2:
-        raise ValueError("there is one perturbation only, and none to tell it from")
+        raise ValueError("there is one perturbation only, and none to distinguish it from")
     if not kept.any():
         raise ValueError("exclude leaves no gene that counts for all perturbations")
     distances = _distances((profiles.predicted - reference)[:, kept], measured[:, kept], distance)
@@ -107,7 +93,7 @@ def _with_candidates(profiles, candidates, reference):
         twice = profiles.names.intersection(candidates.index)
         if len(twice):
             raise ValueError(f"candidates repeat {len(twice)} perturbations, such as {twice[0]!r}")
-        _check_names(profiles.genes, candidates.columns, "genes", ("true", "candidates"))
+        check_names(profiles.genes, candidates.columns, "genes", ("true", "candidates"))
         candidates = candidates[profiles.genes]
     candidates = read_matrix(candidates, "candidates", largest=LARGEST)
     if candidates.shape[1] != measured.shape[1]:

@@ -5,6 +5,7 @@ from numbers import Integral
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, gen_batches
 
 from .._input.expression import by_name, read_expression
@@ -19,35 +20,32 @@ def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size
     .. math:: \mathrm{E}\,K(x, x') + \mathrm{E}\,K(y, y') - 2\,\mathrm{E}\,K(x, y), \qquad
               K(a, b) = \sum_w \exp(-\lVert a - b \rVert^2 / w)
 
-    The kernel is a sum, not a mean, so that the largest value possible is twice the number of
-    bandwidths. It is 0 only if the populations are the same in distribution, not in the mean
-    alone.
+    It is 0 only if the populations have the same distribution, not the same mean alone [1]_. The
+    kernel is a sum, not a mean, so that the largest possible value is twice the number of
+    bandwidths.
 
     Parameters
     ----------
-    X : {array-like, sparse CSR} of shape (n_cells_X, n_genes)
-        Cells of one population. Sparse cells are made dense some at a time.
-    Y : {array-like, sparse CSR} of shape (n_cells_Y, n_genes)
-        Cells of the other population, as many or not.
+    X, Y : {array-like, sparse CSR} of shape (n_cells_X, n_genes) and (n_cells_Y, n_genes)
+        Cells of the two populations. Sparse cells are made dense some at a time.
     bandwidths : array-like of shape (n_bandwidths,), "training" or None, default=None
         Widths :math:`w`, positive, in squared units of expression. None: ``b / 4 * 2 ** i`` for
-        ``i`` from 0 to 4, where ``b`` is the mean squared distance of two cells of ``X`` and
-        ``Y`` together, the rule by which SCCVAE was evaluated. As it follows the cells, two
-        values with different ``X`` or ``Y`` are not of the same kernel. "training":
-        ``1000 / 32 * 2 ** i`` for ``i`` from 0 to 9, the fixed widths in its loss.
+        ``i`` from 0 to 4 with the mean squared distance ``b`` of two of all these cells, as SCCVAE
+        was evaluated [2]_; values with different ``X`` or ``Y`` then have different kernels.
+        "training": ``1000 / 32 * 2 ** i`` for ``i`` from 0 to 9, the fixed widths in its loss.
     unbiased : bool, default=True
         Whether means within a population leave out the distance of a cell to itself
-        (U-statistic). With fixed bandwidths its expectation is the discrepancy of the
-        populations, whatever the number of cells, so that it may be below 0 where they hardly
+        (U-statistic). With fixed bandwidths the expectation is then the discrepancy of the
+        populations for any number of cells, so that the value may be below 0 where they hardly
         differ. False is the published form (V-statistic), never negative, but too large by
         ``(K(a, a) - E K(x, x')) / n_cells`` for each side.
     block_size : int or None, default=None
         None compares all cells with all. A number, 32 in the published evaluation, compares the
-        first ``block_size`` cells of ``X`` with those of ``Y``, then the next, and takes the mean;
-        bandwidths are found anew in each block, and cells that do not fill a block are dropped.
-        It is there to compare with published numbers: it uses one in ``n_cells / block_size`` of
-        the pairs, so that it is noisier, depends on the order of cells and, with
-        ``unbiased=False``, has the bias of 32 cells however many there are.
+        first ``block_size`` cells of ``X`` with those of ``Y``, then the next, each with its own
+        bandwidths, and takes the mean; cells that do not fill a block are dropped. Only for
+        comparison with published numbers: from one in ``n_cells / block_size`` of the pairs, it is
+        noisier, depends on the order of cells and, with ``unbiased=False``, has the bias of 32
+        cells however many there are.
 
     Returns
     -------
@@ -69,7 +67,7 @@ def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size
     ----------
     .. [1] Gretton et al., A kernel two-sample test, JMLR 13, 2012, equations 3 and 5.
     .. [2] Liu, Zhang and Uhler, Learning genetic perturbation effects with variational causal
-       inference (SCCVAE), bioRxiv 2025.06.05.657988; as in its released evaluation with
+       inference (SCCVAE), bioRxiv 2025.06.05.657988; its released evaluation has
        ``unbiased=False, block_size=32``.
 
     Examples
@@ -95,22 +93,17 @@ def energy_distance(X, Y, *, unbiased=True):
     .. math:: 2\,\mathrm{E}\lVert x - y \rVert - \mathrm{E}\lVert x - x' \rVert
               - \mathrm{E}\lVert y - y' \rVert
 
-    With euclidean norms, not squared ones, it is 0 only if the populations are the same in
-    distribution. It grows with the shift of the mean, by its square while that is small and in
-    proportion once it is large against the spread of cells, and needs no bandwidth.
+    With euclidean norms, not squared ones, it is 0 only if the populations have the same
+    distribution [1]_. It grows with the square of a shift of the mean that is small against the
+    spread of cells, in proportion to a large one, and needs no bandwidth.
 
     Parameters
     ----------
-    X : {array-like, sparse CSR} of shape (n_cells_X, n_genes)
-        Cells of one population. Sparse cells are made dense some at a time.
-    Y : {array-like, sparse CSR} of shape (n_cells_Y, n_genes)
-        Cells of the other population, as many or not.
+    X, Y : as in :func:`maximum_mean_discrepancy`
+        Cells of both populations.
     unbiased : bool, default=True
-        Whether means within a population leave out the distance of 0 of a cell to itself
-        (U-statistic), so that the expectation is the distance of the populations, whatever the
-        number of cells; it may be below 0 where they hardly differ. False (V-statistic) is what
-        pertpy and cell-eval report: never negative, but too large by ``E||x - x'|| / n_cells`` for
-        each side.
+        As in :func:`maximum_mean_discrepancy`. False (V-statistic) is what pertpy [2]_ and
+        cell-eval report, too large by ``E||x - x'|| / n_cells`` for each side.
 
     Returns
     -------
@@ -142,7 +135,8 @@ def energy_distance(X, Y, *, unbiased=True):
     (-3.333333, 1.388889)
     """
     X, Y = _check_cells(X, Y, unbiased)
-    return _discrepancy(_minus_distance, X, Y, _centre(X, Y), unbiased)
+    # The kernel whose discrepancy is the energy distance is minus the distance.
+    return _discrepancy(lambda squared: -np.sqrt(squared), X, Y, _centre(X, Y), unbiased)
 
 
 def released_energy_distance(X, Y, *, block_size=32, random_state=None):
@@ -150,23 +144,22 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
 
     .. math:: 2\,\overline{(X - Y)^2} - \overline{(X - \pi X)^2} - \overline{(Y - \rho Y)^2}
 
-    The bars are means over cells and genes, cells are paired by their position, and :math:`\pi`
-    and :math:`\rho` are one random order of the cells each. Do not use it for more than that
-    comparison, but :func:`energy_distance`:
+    The bars are means over cells and genes, cells are paired by position, and :math:`\pi` and
+    :math:`\rho` are one random order of the cells each. For anything else use
+    :func:`energy_distance`:
 
     * Squared differences see the mean alone. Averaged over all pairs, it is twice the mean squared
       error of the mean expression of genes, however wrong the variance or shape.
     * One pairing instead of all makes it noisy: it changes with the seed and the order of cells,
-      and may be negative.
+    and
+      may be negative.
     * Cells that a random order leaves in place count 0, which adds about
       ``2 * (variance of X + variance of Y) / block_size`` to the expectation.
 
     Parameters
     ----------
-    X : {array-like, sparse CSR} of shape (n_cells, n_genes)
-        Predicted cells, resampled to the number of measured ones.
-    Y : {array-like, sparse CSR} of shape (n_cells, n_genes)
-        Measured cells.
+    X, Y : {array-like, sparse CSR} of shape (n_cells, n_genes)
+        Predicted cells, resampled to the number of measured ones, and measured cells.
     block_size : int or None, default=32
         Consecutive cells that are compared and reordered among themselves; the mean over blocks
         is returned, and cells that do not fill a block are dropped. 32 as released. None: all
@@ -185,11 +178,6 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
         If ``X`` and ``Y`` differ in shape, are empty or hold NaN, or have fewer cells than
         ``block_size``.
 
-    References
-    ----------
-    .. [1] Liu, Zhang and Uhler, Learning genetic perturbation effects with variational causal
-       inference (SCCVAE), bioRxiv 2025.06.05.657988; its released evaluation.
-
     Examples
     --------
     >>> from skpert.metrics import released_energy_distance
@@ -207,6 +195,14 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
     return float(np.mean(energies))
 
 
+def kernel_bandwidths(X):
+    """Widths b / 4 * 2^i, b the mean squared distance of two cells; None if all are the same."""
+    n_cells = X.shape[0]
+    variance = StandardScaler(with_mean=False).fit(X).var_.sum()
+    base = 2 * variance * n_cells / max(n_cells - 1, 1)
+    return base / 4 * 2.0 ** np.arange(5) if base > 0 else None
+
+
 def _mmd(X, Y, bandwidths, unbiased):
     centre = _centre(X, Y)
     if bandwidths is None:
@@ -218,11 +214,6 @@ def _mmd(X, Y, bandwidths, unbiased):
         return sum(np.exp(squared / -width) for width in bandwidths)
 
     return _discrepancy(kernel, X, Y, centre, unbiased)
-
-
-def _minus_distance(squared):
-    """The kernel whose discrepancy is the energy distance."""
-    return -np.sqrt(squared)
 
 
 def _released_energy(X, Y, order_X, order_Y):

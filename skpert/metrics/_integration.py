@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from ._batch_mixing import acceptance, connectivity, overlap
+from ._batches import graph_connectivity, kbet, silhouette_batch
 from ._cell_groups import (
     check_n_neighbors,
     mean_by_group,
@@ -23,10 +23,10 @@ BATCH_CORRECTION = ("silhouette_batch", "kbet", "graph_connectivity")
 def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     """Conservation of biology and correction of batches in an embedding; higher is better.
 
-    The seven scores of the comparison of inVAE with other models, and their means. They do not
-    change under rotation, offset and scale of the embedding, nor with names of labels and
-    batches. Compare embeddings of the same cells only: chance levels depend on labels and
-    batches. An embedding that was inferred with the labels as input knows them beforehand.
+    The seven scores of the comparison of inVAE with other models [2]_, and their means. They do
+    not change under rotation, offset and scale of the embedding, nor with names of labels and
+    batches. Compare embeddings of the same cells only: chance levels depend on labels and batches.
+    An embedding inferred with the labels as input knows them beforehand.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
 
     References
     ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
+    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics
+       (scIB), Nature Methods 19, 2022.
     .. [2] Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant representation learning
        for disentangling cellular heterogeneity (inVAE), arXiv 2307.00558, 2023, Figure 4.
 
@@ -79,36 +79,31 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     >>> scores[["kmeans_ari", "kbet", "total"]].round(2).tolist()
     [1.0, 1.0, 0.99]
     """
-    Z = read_embedding(Z, labels=labels, batch=batch)
-    labels, batch = read_labels(labels, len(Z)), read_groups(batch, len(Z), "batch", least=2)
-    check_n_neighbors(n_neighbors, len(Z))
+    values = read_embedding(Z, labels=labels, batch=batch)
+    codes, batches = _read_groups(labels, batch, len(values))
+    check_n_neighbors(n_neighbors, len(values))
     scores = {  # first, as labels without two batches are an error
-        "silhouette_batch": overlap(Z, labels, batch),
-        "kbet": acceptance(Z, labels, batch),
-        "graph_connectivity": connectivity(Z, labels, n_neighbors),
+        "silhouette_batch": silhouette_batch(Z, labels, batch),
+        "kbet": kbet(Z, labels, batch),
+        "graph_connectivity": graph_connectivity(Z, labels, n_neighbors=n_neighbors),
     }
-    widths = silhouette_widths(Z, labels)
-    scores["isolated_labels"] = _rescaled(widths, labels)[_isolated(labels, batch)].mean()
+    widths = silhouette_widths(values, codes)
+    scores["isolated_labels"] = _rescaled(widths, codes)[_isolated(codes, batches)].mean()
     scores["silhouette_label"] = (widths.mean() + 1) / 2
-    agreement = _agreement(labels, _clusters(Z, labels, random_state))
-    return _with_means(scores | agreement.add_prefix("kmeans_").to_dict())
+    agreement = kmeans_agreement(Z, labels, random_state=random_state)
+    return with_means(scores | agreement.add_prefix("kmeans_").to_dict())
 
 
 def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=None):
     """How well labels of the fewest batches stand out, in [0, 1]; higher is better.
 
-    Labels that few batches have are those that a correction of batches merges with others. All
-    labels with the least number of batches count alike; if every label is in every batch, that is
-    all labels.
+    Correcting batches tends to merge such labels with others. All labels with the least number of
+    batches count alike; if every label is in every batch, that is all labels.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells.
-    labels : array-like of shape (n_cells,)
-        Biological label of each cell.
-    batch : array-like of shape (n_cells,)
-        Batch of each cell.
+    Z, labels, batch : as in :func:`integration_scores`
+        Embedding, biological label and batch of each cell.
     method : {"silhouette", "f1"}, default="silhouette"
         "silhouette": ``(s + 1) / 2`` of the mean silhouette of the label's cells among all labels;
         0.5 where labels overlap, and for a label with one cell. "f1": the largest F1 score of any
@@ -128,11 +123,6 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
         If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, there is
         one label or one batch only or one cell per label, or ``method`` is unknown.
 
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
-
     Examples
     --------
     >>> from skpert.metrics import isolated_label_score
@@ -143,7 +133,7 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
     if method not in ("silhouette", "f1"):
         raise ValueError(f"method must be 'silhouette' or 'f1', got {method!r}")
     Z = read_embedding(Z, labels=labels, batch=batch)
-    labels, batch = read_labels(labels, len(Z)), read_groups(batch, len(Z), "batch", least=2)
+    labels, batch = _read_groups(labels, batch, len(Z))
     if method == "silhouette":
         by_label = _rescaled(silhouette_widths(Z, labels), labels)
     else:
@@ -154,14 +144,13 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
 def kmeans_agreement(Z, labels, *, random_state=None):
     """Agreement of labels with clusters of the embedding, 1 the best; higher is better.
 
-    Cells are grouped by k-means into as many clusters as there are labels, the best of ten starts.
+    Cells are grouped by k-means into as many clusters as there are labels, the best of ten starts,
+    as in scib-metrics; scIB takes graph clusters.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells.
-    labels : array-like of shape (n_cells,)
-        Biological label of each cell. k-means rarely finds a label of few cells.
+    Z, labels : as in :func:`integration_scores`
+        Embedding and biological label of each cell. k-means rarely finds a label of few cells.
     random_state : int, RandomState instance or None, default=None
         Seeds the starts.
 
@@ -178,11 +167,6 @@ def kmeans_agreement(Z, labels, *, random_state=None):
         If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
         is one label only or one cell per label.
 
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022; with k-means for graph clusters, as in scib-metrics.
-
     Examples
     --------
     >>> from skpert.metrics import kmeans_agreement
@@ -192,39 +176,33 @@ def kmeans_agreement(Z, labels, *, random_state=None):
     """
     Z = read_embedding(Z, labels=labels)
     labels = read_labels(labels, len(Z))
-    return _agreement(labels, _clusters(Z, labels, random_state))
+    clusters = _clusters(Z, labels, random_state)
+    nmi = normalized_mutual_info_score(labels, clusters)
+    return pd.Series({"nmi": nmi, "ari": adjusted_rand_score(labels, clusters)}, dtype=float)
 
 
 def silhouette_label(Z, labels):
     """Separation of labels by their silhouette (ASW), in [0, 1]; higher is better.
 
-    It is ``(s + 1) / 2`` of the mean silhouette ``s`` over all cells: 0.5 where labels overlap,
-    below it where most cells are nearer to another label. Labels of many cells weigh more. Compact
-    labels score higher than drawn-out ones, whatever separates them.
+    It is ``(s + 1) / 2`` of the mean silhouette ``s`` over all cells, as in scIB: 0.5 where labels
+    overlap, below it where most cells are nearer to another label. Labels of many cells weigh
+    more. Compact labels score higher than elongated ones, whatever separates them.
 
     Parameters
     ----------
-    Z : array-like of shape (n_cells, n_latent)
-        Embedding of cells. The score does not change under rotation, offset or scale.
-    labels : array-like of shape (n_cells,)
-        Biological label of each cell. The only cell of a label has ``s = 0``.
+    Z, labels : as in :func:`integration_scores`
+        Embedding and biological label of each cell. The only cell of a label has ``s = 0``.
 
     Returns
     -------
     score : float
-        Rescaled mean silhouette. Exact; time grows with the square of the number of cells, memory
-        does not.
+        Exact; time grows with the square of the number of cells, memory does not.
 
     Raises
     ------
     ValueError
         If ``Z`` holds NaN or all cells are the same, lengths differ, names are missing, or there
         is one label only or one cell per label.
-
-    References
-    ----------
-    .. [1] Luecken et al., Benchmarking atlas-level data integration in single-cell genomics,
-       Nature Methods 19, 2022.
 
     Examples
     --------
@@ -234,6 +212,11 @@ def silhouette_label(Z, labels):
     """
     Z = read_embedding(Z, labels=labels)
     return float((silhouette_widths(Z, read_labels(labels, len(Z))).mean() + 1) / 2)
+
+
+def _read_groups(labels, batch, n_cells):
+    """Numbers of the label and of the batch of each cell, two or more of either."""
+    return read_labels(labels, n_cells), read_groups(batch, n_cells, "batch", least=2)
 
 
 def _rescaled(widths, labels):
@@ -253,11 +236,6 @@ def _clusters(Z, labels, random_state):
     return kmeans.fit_predict(Z)
 
 
-def _agreement(labels, clusters):
-    nmi = normalized_mutual_info_score(labels, clusters)
-    return pd.Series({"nmi": nmi, "ari": adjusted_rand_score(labels, clusters)}, dtype=float)
-
-
 def _best_f1(labels, clusters):
     """Largest F1 of any cluster as a prediction of each label, (n_labels,)."""
     shared = contingency_matrix(labels, clusters)
@@ -265,7 +243,7 @@ def _best_f1(labels, clusters):
     return (2 * shared / sizes).max(axis=1)
 
 
-def _with_means(scores):
+def with_means(scores):
     """The seven scores in the order of the paper, the mean of either class, and the total."""
     scores = pd.Series(scores, dtype=float)[[*BIO_CONSERVATION, *BATCH_CORRECTION]]
     bio, batch = scores[list(BIO_CONSERVATION)].mean(), scores[list(BATCH_CORRECTION)].mean()

@@ -1,14 +1,12 @@
-"""Profiles of perturbations: matching by name, genes left out, references, averages."""
+"""Profiles of perturbations: matching by name, excluded genes, references, averages."""
 
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from .._input.expression import LARGEST, read_matrix
 from .._input.parts import parts_of_names
-from ._effect_agreement import _aligned, _check_names
-
-NAMES = ("true", "predicted")
 
 
 class Profiles(NamedTuple):
@@ -23,13 +21,56 @@ class Profiles(NamedTuple):
 def read_profiles(true, predicted):
     """Profiles matched by name if both are DataFrames, else by position."""
     frame = isinstance(true, pd.DataFrame)
-    values_true, values_predicted, names = _aligned(true, predicted, NAMES)
+    values_true, values_predicted, names = aligned(true, predicted, ("true", "predicted"))
     names = pd.RangeIndex(len(values_true)) if names is None else names
     return Profiles(values_true, values_predicted, names, true.columns if frame else None)
 
 
+def aligned(true, predicted, names):
+    """Both as arrays with the same rows and columns, and the names of rows, None without any."""
+    rows = None
+    if isinstance(true, pd.DataFrame):
+        rows = true.index
+        if isinstance(predicted, pd.DataFrame):
+            for axis, what in enumerate(("perturbations", "genes")):
+                check_names(true.axes[axis], predicted.axes[axis], what, names)
+            predicted = predicted.loc[rows, true.columns]
+    true = read_matrix(true, names[0], largest=LARGEST)
+    predicted = read_matrix(predicted, names[1], largest=LARGEST)
+    if true.shape != predicted.shape:
+        raise ValueError(
+            f"{names[0]} has shape {true.shape} and {names[1]} {predicted.shape}: they need the "
+            "same perturbations and genes; DataFrames are matched by name"
+        )
+    return true, predicted, rows
+
+
+def check_names(wanted, given, what, names):
+    """Raise ValueError unless names are unique and all that are ``wanted`` are ``given``."""
+    if not (wanted.is_unique and given.is_unique):
+        raise ValueError(f"names of {what} are not unique, so that effects cannot be matched")
+    missing = wanted.difference(given, sort=False)
+    if len(missing):
+        raise ValueError(
+            f"{names[1]} lacks {len(missing)} of {len(wanted)} {what} of {names[0]}, the first "
+            f"{missing[0]!r}: leave them out, or give arrays in the same order"
+        )
+
+
+def in_order(values, profiles, name):
+    """Values in the order of the profiles, genes last, where both have names."""
+    if not isinstance(values, pd.Series | pd.DataFrame) or profiles.genes is None:
+        return values
+    names = ("the profiles", name)
+    check_names(profiles.genes, values.axes[-1], "genes", names)
+    if values.ndim == 1:
+        return values.loc[profiles.genes]
+    check_names(profiles.names, values.index, "perturbations", names)
+    return values.loc[profiles.names, profiles.genes]
+
+
 def read_differences(true, predicted, reference):
-    """Profiles less their reference."""
+    """Profiles minus their reference."""
     profiles = read_profiles(true, predicted)
     reference = read_reference(reference, profiles)
     return profiles._replace(
@@ -45,9 +86,7 @@ def read_reference(reference, profiles):
             "reference is None: give the mean of control cells, or that of training "
             f"perturbations, of shape {wanted[0]} or {wanted[1]}"
         )
-    if isinstance(reference, pd.Series | pd.DataFrame) and profiles.genes is not None:
-        reference = _by_name(reference, profiles)
-    reference = np.asarray(reference, dtype=np.float64)
+    reference = np.asarray(in_order(reference, profiles, "reference"), dtype=np.float64)
     if reference.shape not in ((), *wanted):
         raise ValueError(
             f"reference has shape {reference.shape}, but must be a number or have the shape "
@@ -81,6 +120,15 @@ def kept_genes(exclude, profiles):
     return kept
 
 
+def _targets(exclude, profiles):
+    """Whether each gene has the name of a perturbation, or of a part of one."""
+    if exclude != "targets":
+        raise ValueError(f"exclude must be None, 'targets' or a mapping, got {exclude!r}")
+    names = {str(name) for name in profiles.names}
+    parts = set().union(*parts_of_names(names, "+").values())
+    return profiles.genes.astype(str).isin(names | parts)
+
+
 def by_row(score, profiles, exclude, name):
     """Series of ``score(true, predicted)`` over the genes that count, one per perturbation."""
     rows = zip(profiles.true, profiles.predicted, kept_genes(exclude, profiles), strict=True)
@@ -99,19 +147,10 @@ def aggregated(scores, aggregate):
     return value if isinstance(value, pd.Series) else float(value)
 
 
-def _by_name(reference, profiles):
-    names = ("the profiles", "reference")
-    _check_names(profiles.genes, reference.axes[-1], "genes", names)
-    if reference.ndim == 1:
-        return reference.loc[profiles.genes]
-    _check_names(profiles.names, reference.index, "perturbations", names)
-    return reference.loc[profiles.names, profiles.genes]
-
-
-def _targets(exclude, profiles):
-    """Whether each gene has the name of a perturbation, or of a part of one."""
-    if exclude != "targets":
-        raise ValueError(f"exclude must be None, 'targets' or a mapping, got {exclude!r}")
-    names = {str(name) for name in profiles.names}
-    parts = set().union(*parts_of_names(names, "+").values())
-    return profiles.genes.astype(str).isin(names | parts)
+def pearson(true, predicted):
+    """Pearson correlation, NaN where either side is constant."""
+    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
+        return np.nan
+    true, predicted = true - true.mean(), predicted - predicted.mean()
+    r = true @ predicted / (np.linalg.norm(true) * np.linalg.norm(predicted))
+    return float(np.clip(r, -1, 1))

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_consistent_length
 
 from .._input.design import read_design, treatment_labels, warn_of_names
 from .._input.values import text
-from ._cells import dense, read_cells
-from ._expression import MAX_ELEMENTS
+from ._cells import blocks, dense, read_cells
 from ._profiles import kept_genes, read_profiles
 
 DEPTH = 5e4  # counts that the sum over cells is scaled to before the logarithm
@@ -33,30 +31,27 @@ def expression_error(
                    {\sum_p \lVert b_p - b_0 \rVert^2 - C_p - C_0}
 
     :math:`b = \log(1 + 5 \cdot 10^4 \, s / \sum_g s_g)` is the profile of counts :math:`s` summed
-    over cells, measured (:math:`b_p`), predicted (:math:`\hat b_p`) and of controls
-    (:math:`b_0`), and :math:`C` its sampling variance over genes, by a jackknife that leaves out
-    one cell at a time. 0 is a replicate of the measured cells, 1 is a prediction of no response,
-    and more is worse than that; less than 0 happens by chance.
+    over cells, measured (:math:`b_p`), predicted (:math:`\hat b_p`) and of controls (:math:`b_0`),
+    and :math:`C` its sampling variance over genes, by a jackknife that leaves out one cell at a
+    time (Virtual Cell Challenge 2026, specification of metrics). 0 is a replicate of the measured
+    cells, 1 is a prediction of no response, and more is worse than that; less than 0 happens by
+    chance.
 
     Parameters
     ----------
-    true_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Counts of measured cells.
-    true_labels : array-like of shape (n_cells,)
-        What was done to each measured cell.
-    predicted_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_guesses, n_genes)
-        Counts of predicted cells, which need not be integers. The noise of a prediction by a
-        single cell, such as a mean, is taken for 0.
-    predicted_labels : array-like of shape (n_predicted_cells,)
-        What each predicted cell is a prediction of; more than in ``true_labels`` is no harm.
-    control_cells : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_control, n_genes)
+    true_cells, true_labels : as in :func:`differential_expression`
+        Counts of measured cells of shape (n_cells, n_genes), and what was done to each,
+        (n_cells,).
+    predicted_cells, predicted_labels : as the measured
+        Counts of predicted cells, which need not be integers, and what each is a prediction of;
+        labels beyond ``true_labels`` do not count. The noise of a prediction by a single cell,
+        such as a mean, is taken to be 0.
+    control_cells : as ``true_cells``, of shape (n_control, n_genes)
         Counts of measured control cells; predicted controls play no part.
     space : {"counts"}
         What all cells hold. Log-normalised values cannot be summed and are an error.
-    control : str, default="control"
-        Cells with this label are left out of measured and predicted cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
+    control, sep : str or None
+        As in :func:`differential_expression`; measured and predicted controls are left out.
     exclude : mapping, "targets" or None, default=None
         Genes that do not count, as in :func:`response_mse`; ``true_cells`` must have names.
     aggregate : {"pooled"} or None, default=None
@@ -65,7 +60,7 @@ def expression_error(
     Returns
     -------
     parts : DataFrame of shape (n_perturbations, 2) or float
-        Columns "numerator" and "denominator", means over genes. Their ratio for one perturbation
+        Columns "numerator" and "denominator", means over genes; their ratio for one perturbation
         is noisy where the response is weak. The number is NaN where the denominators do not sum
         to more than zero, so that no response stands out from the noise.
 
@@ -78,12 +73,8 @@ def expression_error(
     Notes
     -----
     The reference implementation also bounds the noise granted to all predictions together by how
-    much they differ from each other, against cells arranged so as to seem noisy. That is left out
-    here.
-
-    References
-    ----------
-    .. [1] Virtual Cell Challenge 2026, specification of metrics, Arc Institute.
+    much they differ from each other, which stops predicted cells that are arranged to seem noisy.
+    That is left out here.
 
     Examples
     --------
@@ -122,10 +113,9 @@ def expression_error(
         "denominator": (response - noise - noise_control) / kept.sum(1),
     }
     parts = pd.DataFrame(parts, index=profiles.names)
-    return parts if aggregate is None else _ratio(**parts.sum())
-
-
-def _ratio(numerator, denominator):
+    if aggregate is None:
+        return parts
+    numerator, denominator = parts.sum()
     return float(numerator / denominator) if denominator > 0 else np.nan
 
 
@@ -171,7 +161,7 @@ def _jackknife(X, name):
         raise ValueError(f"the cells of {name!r} have no counts, so that there is no profile")
     profile = np.log1p(DEPTH * total / depth)
     first, second = np.zeros((2, len(total)))
-    for rows in gen_batches(n_cells, max(MAX_ELEMENTS // len(total), 1)):
+    for rows in blocks(X):
         cells = dense(X[rows])
         rest = depth - cells.sum(1, keepdims=True)
         rest[rest <= 1e-9 * depth] = np.inf  # one cell holds all counts: nothing is left

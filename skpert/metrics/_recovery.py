@@ -24,7 +24,7 @@ class _Genes(NamedTuple):
 
 
 def de_recovery(true_table, predicted_table, *, top=None, fdr=0.05, exclude=None, aggregate=None):
-    """Recovery of measured differential expression, by several scores per perturbation.
+    """Recovery of measured differential expression, by several scores per perturbation [1]_.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def de_recovery(true_table, predicted_table, *, top=None, fdr=0.05, exclude=None
         Higher is better and 1 the best, but for "lfc_nmae". NaN where undefined.
 
         "n_true", "n_predicted": numbers of significant genes, no scores; their rank correlation
-        over perturbations tells whether strong perturbations are known.
+        over perturbations says whether strong perturbations are known.
         "overlap_at_n": of the N measured significant genes of largest ``|log2 fold change|``,
         the share among the N largest of the predicted significant.
         "recall": share of measured significant genes that are predicted significant.

@@ -1,21 +1,14 @@
 """Errors that weigh each gene by how clearly the perturbation moves it."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import issparse
 from sklearn.metrics import r2_score
-from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_consistent_length
 
 from .._input.values import listed, text
-from ..exceptions import DataWarning
-from ..preprocessing import perturbation_labels
-from ._cells import as_logarithms, dense, read_cells
-from ._effect_agreement import _check_names
-from ._expression import MAX_ELEMENTS
-from ._profiles import aggregated, read_differences, read_profiles
+from ..exceptions import warn_of_data
+from ._cells import as_logarithms, dense, group_blocks, read_cells, read_conditions
+from ._profiles import aggregated, in_order, read_differences, read_profiles
 
 
 def response_weights(
@@ -24,26 +17,18 @@ def response_weights(
     """Weight of each gene for each perturbation, a row summing to one.
 
     The absolute Welch t statistic of the perturbation's cells against all others, controls and
-    other perturbations alike, is scaled to [0, 1] over genes and squared. Genes that all
+    other perturbations alike, is scaled to [0, 1] over genes and squared [1]_. Genes that all
     perturbations move weigh little.
 
     Parameters
     ----------
-    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Measured expression. Sparse stays sparse.
-    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes.
+    X, A : as in :func:`differential_expression`
+        Measured expression and its design.
     space : {"counts", "lognorm"}
-        What X holds. Counts are made log2 of one plus counts per ten thousand; values that are
-        normalised and logarithmic already are taken as they are.
-    control : str, default="control"
-        Label of untreated cells, which get no row.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
+        What X holds. Counts are made log2 of one plus counts per ten thousand; normalised
+        logarithms are taken as they are.
+    control, sep, perturbation, layer : str or None
+        As in :func:`differential_expression`. Untreated cells get no row.
 
     Returns
     -------
@@ -77,19 +62,15 @@ def response_weights(
     JAK2          0.97  0.0  0.03
     """
     X, genes = read_cells(X, space, layer, design=A)
-    labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
-    check_consistent_length(X, labels)
-    codes, names = pd.factorize(labels, sort=True)
+    codes, names = read_conditions(X, A, control=control, sep=sep, perturbation=perturbation)
     total, squares = _moments(X, codes, len(names), space)
     n_cells = np.bincount(codes)[:, None]
     treated = names != text(control)
     single = treated & (n_cells[:, 0] == 1)
     if single.any():
-        warnings.warn(
+        warn_of_data(
             f"Perturbations with one cell only ({single.sum()}), left out because a variance "
-            f"needs two: {listed(names[single], 5)}",
-            DataWarning,
-            stacklevel=2,
+            f"needs two: {listed(names[single], 5)}"
         )
     rows = treated & ~single
     if not rows.any() or len(names) < 2 or len(codes) - n_cells[rows].max() < 2:
@@ -102,19 +83,20 @@ def response_weights(
 def weighted_mse(true, predicted, weights, *, aggregate=None):
     """Weighted mean squared error of profiles over genes, at least 0; lower is better.
 
-    With :func:`response_weights` the genes count that tell a perturbation from the others, so that
-    a prediction of the mean response, which has a low :func:`response_mse`, scores badly.
+    With :func:`response_weights` the genes that distinguish a perturbation from the others count
+    most, so that a prediction of the mean response, which has a low :func:`response_mse`, scores
+    badly (Mejia et al., arXiv:2506.22641).
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
+    true, predicted : as in :func:`response_mse`
+        Measured and predicted profiles.
     weights : {array-like, DataFrame} of shape (n_perturbations, n_genes), or array-like of \
             shape (n_genes,)
         Not negative; scaled to sum to one for each perturbation. A weight of zero leaves a gene
         out. Matched by name if ``true`` is a DataFrame too.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    aggregate : as in :func:`response_mse`
+        The average.
 
     Returns
     -------
@@ -125,10 +107,6 @@ def weighted_mse(true, predicted, weights, *, aggregate=None):
     ------
     ValueError
         As :func:`response_mse`, and if weights are negative, missing or all zero.
-
-    References
-    ----------
-    .. [1] Mejia et al., Diversity by design, arXiv:2506.22641, 2025.
 
     Examples
     --------
@@ -145,20 +123,18 @@ def weighted_mse(true, predicted, weights, *, aggregate=None):
 def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
     """Weighted R2 of responses over genes, at most 1; higher is better.
 
-    0 is as good as the weighted mean of the response, the same for all genes.
+    0 is as good as the weighted mean of the response, the same for all genes. From the same source
+    as :func:`weighted_mse`.
 
     Parameters
     ----------
-    true, predicted : {array-like, DataFrame} of shape (n_perturbations, n_genes)
-        Measured and predicted mean expression, matched by name if both are DataFrames.
-    weights : {array-like, DataFrame} of shape (n_perturbations, n_genes), or array-like of \
-            shape (n_genes,)
-        As in :func:`weighted_mse`.
+    true, predicted, weights : as in :func:`weighted_mse`
+        Measured and predicted profiles, and the weights of genes.
     reference : array-like of shape (n_genes,) or (n_perturbations, n_genes), or float
         What is subtracted from both, as in :func:`delta_pearson`: the mean of all perturbations,
         or of controls.
-    aggregate : {"mean", "median"} or None, default=None
-        One number over perturbations, NaN left out; None: one for each perturbation.
+    aggregate : as in :func:`response_mse`
+        The average.
 
     Returns
     -------
@@ -169,10 +145,6 @@ def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
     ------
     ValueError
         As :func:`weighted_mse`, and if the reference fits no profile.
-
-    References
-    ----------
-    .. [1] Mejia et al., Diversity by design, arXiv:2506.22641, 2025.
 
     Examples
     --------
@@ -191,11 +163,8 @@ def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
 
 def read_weights(weights, profiles):
     """Weights that sum to one for each perturbation, (n_perturbations, n_genes)."""
-    if isinstance(weights, pd.DataFrame) and profiles.genes is not None:
-        names = ("the profiles", "weights")
-        _check_names(profiles.names, weights.index, "perturbations", names)
-        _check_names(profiles.genes, weights.columns, "genes", names)
-        weights = weights.loc[profiles.names, profiles.genes]
+    if isinstance(weights, pd.DataFrame):
+        weights = in_order(weights, profiles, "weights")
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape not in (profiles.true.shape[1:], profiles.true.shape):
         raise ValueError(
@@ -212,12 +181,10 @@ def read_weights(weights, profiles):
 def _moments(X, codes, n_groups, space):
     """Sums of values and of squares over the cells of each group, (n_groups, n_genes) each."""
     total, squares = np.zeros((2, n_groups, X.shape[1]))
-    for rows in gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1)):
-        Y = as_logarithms(X[rows], space)
-        members = codes[rows], np.arange(Y.shape[0])
-        groups = csr_array((np.ones(Y.shape[0]), members), (n_groups, Y.shape[0]))
-        for sums, values in ((total, Y), (squares, Y * Y if not issparse(Y) else Y.power(2))):
-            sums += dense(groups @ values)
+    for cells, groups in group_blocks(X, codes, n_groups):
+        Y = as_logarithms(cells, space)
+        total += dense(groups @ Y)
+        squares += dense(groups @ (Y.power(2) if issparse(Y) else Y**2))
     return total, squares
 
 

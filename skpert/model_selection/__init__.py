@@ -1,12 +1,10 @@
 """Splits, scores and model choice that know what a perturbation is."""
 
-from ._combinations import CombinationHoldout
-from ._differences import paired_differences
-from ._evaluation import evaluate_perturbations
+from ._evaluation import evaluate_perturbations, paired_differences
 from ._fitting import fit_many
 from ._penetrance import select_penetrance
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
-from ._splits import LeavePerturbationsOut, PerturbationKFold
+from ._splits import CombinationHoldout, LeavePerturbationsOut, PerturbationKFold
 
 __all__ = [
     "CombinationHoldout",

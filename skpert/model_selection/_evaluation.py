@@ -2,18 +2,21 @@
 
 import warnings
 from collections import defaultdict
+from functools import partial
 from numbers import Integral
 
 import pandas as pd
+from scipy.stats import t as student
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from .._input.values import listed
-from ..exceptions import DataWarning
+from ..exceptions import warn_of_data
 from ..metrics import calibrate
-from ._rounds import Plan, Split
-from ._screen import Screen, split_cells, unwrapped
-from ._truth import check_metrics, scores
+from ..metrics._calibration import GREATER_IS_BETTER
+from ._fitting import recorded, warn_once
+from ._rounds import Plan, Screen, Split, split_cells, unwrapped
+from ._truth import METRICS, check_metrics, scores
 
 FLOOR, CEILING = "floor (perturbed mean)", "ceiling (split half)"
 
@@ -37,23 +40,21 @@ def evaluate_perturbations(
 ):
     """Compare estimators by what they predict for held-out cells of perturbations.
 
-    For each split the estimators are fitted on the training cells and predict every perturbation
-    of the test cells: its mean expression and a population of cells. Both are compared with the
-    test cells in log-normalised expression, where two rows are added: the floor, a prediction
-    that knows no perturbation [1]_, and the ceiling, what a replicate of the experiment reaches.
+    In each split the estimators are fitted on the training cells and predict the mean expression
+    and a population of cells of every test perturbation. Both are compared with the test cells in
+    log-normalised expression. Two rows are added: the floor, a prediction that knows no
+    perturbation [1]_, and the ceiling, what a replicate of the experiment reaches.
 
     Parameters
     ----------
     estimators : dict of str to estimator
         Models of perturbations by the name of their row, with ``fit``, ``predict_intervention``
-        and ``sample_intervention``; they stay as they are. With counts, a
-        ``make_pipeline(LogNormalize(), estimator)`` is for those that want log-normalised
-        expression.
+        and ``sample_intervention``; they stay as they are. With counts, those that want
+        log-normalised expression go into ``make_pipeline(LogNormalize(), estimator)``.
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
         Expression. Sparse stays sparse, but for predicted cells.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes. A
-        combination is a condition of its own.
+        Design, as in :func:`skpert.metrics.differential_expression`.
     cv : int, splitter, iterable of (train, test) or None, default=None
         Splits of cells; a splitter is given the labels as ``y``. An int is the number of splits
         of :class:`LeavePerturbationsOut`, None five of them: perturbations that were never seen.
@@ -68,20 +69,14 @@ def evaluate_perturbations(
         Predicted cells of each perturbation, at least 2. None: for distances as many as were
         measured, and for means of counts ``max_cells``.
     max_cells : int, default=500
-        Measured cells of a perturbation that distances look at, drawn at random from more, at
+        Measured cells of a perturbation that distances use, drawn at random from more, at
         least 2. Means are of all cells. Time grows with its square.
     n_jobs : int or None, default=None
         Number of processes over pairs of estimator and split; None is 1. It changes no result.
     random_state : int, RandomState instance or None, default=None
         Seeds the default splits, all draws of cells, and estimators without ``random_state``.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression, also for the estimators; None is its ``X``.
+    control, sep, perturbation, layer : str or None
+        As in :func:`skpert.metrics.differential_expression`; ``layer`` holds for estimators too.
 
     Returns
     -------
@@ -106,9 +101,9 @@ def evaluate_perturbations(
     Warns
     -----
     DataWarning
-        If an estimator cannot predict some perturbations, which it was not trained on and for
-        which it raises a ValueError, or if no training cell is a control, so that the mean of
-        all training cells is the reference. Warnings of estimators are given once.
+        If an estimator raises a ValueError for perturbations that it was not trained on, or if no
+        training cell is a control, so that the mean of all training cells is the reference.
+        Warnings of estimators are given once.
 
     See Also
     --------
@@ -126,22 +121,20 @@ def evaluate_perturbations(
       ``delta_pearson_perturbed`` it is the mean of training perturbations, each counted once, as
       in Systema [2]_. A prediction that is the reference has no response: its correlation is 0,
       and no gene goes the same or the opposite way.
-    * ``perturbation_discrimination`` (cosine) tells a perturbation from all others of the
+    * ``perturbation_discrimination`` (cosine) compares a perturbation with all others of the
       screen, by test cells where it is tested and training cells where it is not. The floor of
       unseen perturbations may come out below 0.5, as it is a mean of all but the one asked for.
     * Distances are unbiased, and NaN where one cell was measured. The bandwidths of a split are
       those of its measured test cells and training controls, the same for all estimators.
     * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``.
     * A pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of
-      the split makes, whatever the target sum of its own.
+      the split makes, whatever its own target sum.
 
     The floor is the mean of the training perturbations' means, its cells those of training
     perturbations drawn with equal weight. The ceiling is one random half of the test cells as the
-    prediction of the other half. It is conservative, as a half has half the cells: a good
-    prediction of the mean may come out above it.
-
-    Means over perturbations are over those that were predicted. Where an estimator cannot predict
-    all, compare it by :func:`paired_differences`.
+    prediction of the other half. With half of the cells it is conservative: a good prediction of
+    the mean may come out above it. Means are over the perturbations that an estimator predicted:
+    compare one that cannot predict all by :func:`paired_differences`.
 
     References
     ----------
@@ -177,70 +170,139 @@ def evaluate_perturbations(
     splits = split_cells(cv, screen, random_state)
     plan = Plan(metrics, n_samples, max_cells, check_random_state(random_state).randint(2**31 - 1))
     rows = {**estimators, FLOOR: None, CEILING: None}
-    tables, caught, unknown = zip(
-        *Parallel(n_jobs=n_jobs)(
-            delayed(_evaluate)(name, estimator, screen, index, train, test, plan)
-            for name, estimator in rows.items()
-            for index, (train, test) in enumerate(splits)
-        ),
-        strict=True,
-    )
-    _warn(tables, caught, unknown)
-    table = pd.concat(tables, ignore_index=True)
+    table = _scored(rows, screen, splits, plan, n_jobs)
     summary = _summary(table, metrics).loc[list(rows)]
     calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
-    return Bunch(
-        per_perturbation=table,
-        summary=summary,
-        calibrated=calibrated,
-        floor=FLOOR,
-        ceiling=CEILING,
+    names = {"floor": FLOOR, "ceiling": CEILING}
+    return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated, **names)
+
+
+def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
+    """Mean difference of each estimator from a reference, over the perturbations of both.
+
+    Perturbations differ much more in how well they can be predicted than estimators do, so compare
+    estimators perturbation by perturbation.
+
+    Parameters
+    ----------
+    per_perturbation : DataFrame
+        Of :func:`evaluate_perturbations`.
+    metric : str
+        Column to compare.
+    reference : str
+        Estimator to compare with, such as the floor.
+    confidence : float, default=0.95
+        Level of the interval, in (0, 1).
+
+    Returns
+    -------
+    differences : DataFrame of shape (n_estimators - 1, 6)
+        ``mean`` of estimator minus reference, in units of the metric; its ``standard_error``,
+        and ``lower`` and ``upper`` bounds of the t interval; ``share_better``, the share of
+        perturbations in which the estimator is better, in the direction of the metric; and
+        ``n_perturbations``, how many both predicted. Missing where there are too few.
+
+    Raises
+    ------
+    ValueError
+        If the metric or the reference is not in the table, or the level is not in (0, 1).
+
+    Notes
+    -----
+    Differences are averaged over splits first. The interval treats perturbations as independent,
+    though those of a split are predicted by one fit: it holds for new perturbations, not for new
+    seeds. It is for one comparison; with many estimators some intervals exclude 0 by chance.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpert.model_selection import paired_differences
+    >>> table = pd.DataFrame({"estimator": ["a", "a", "b", "b"], "split": 0,
+    ...                       "perturbation": ["JAK2", "SMAD4"] * 2,
+    ...                       "response_mse": [1.0, 3.0, 2.0, 5.0]})
+    >>> paired_differences(table, "response_mse", "b").round(2).T
+    estimator            a
+    mean             -1.50
+    standard_error    0.50
+    lower            -7.85
+    upper             4.85
+    share_better      1.00
+    n_perturbations   2.00
+    """
+    if metric not in METRICS or metric not in per_perturbation:
+        known = [name for name in per_perturbation if name in METRICS]
+        raise ValueError(f"the table has no metric {metric!r}: it has {known}")
+    names = list(per_perturbation["estimator"].unique())
+    if reference not in names:
+        raise ValueError(f"no estimator {reference!r}: the table has {names}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+    keys = ["perturbation", "split"]
+    scored = per_perturbation.pivot(index=keys, columns="estimator", values=metric)[names]
+    difference = scored.sub(scored[reference], axis=0).drop(columns=reference)
+    difference = difference.groupby(level="perturbation").mean()
+    gain = difference if GREATER_IS_BETTER[metric] else -difference
+    n, mean, error = difference.count(), difference.mean(), difference.sem()
+    width = error * student.ppf((1 + confidence) / 2, (n - 1).where(n > 1))
+    return pd.DataFrame(
+        {
+            "mean": mean,
+            "standard_error": error,
+            "lower": mean - width,
+            "upper": mean + width,
+            "share_better": (gain > 0).sum() / n.where(n > 0),
+            "n_perturbations": n,
+        }
     )
+
+
+def _scored(rows, screen, splits, plan, n_jobs):
+    """Scores of all rows in all splits; every warning is given once."""
+    jobs = [
+        (name, estimator, screen, index, train, test, plan)
+        for name, estimator in rows.items()
+        for index, (train, test) in enumerate(splits)
+    ]
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(recorded)(f"{job[0]!r}, split {job[3]}", partial(_evaluate, *job)) for job in jobs
+    )
+    scored, caught = zip(*found, strict=True)
+    tables, unknown = zip(*scored, strict=True)
+    names = [job[0] for job in jobs]
+    warn_once(caught, list(map(repr, names)))
+    _warn_of_unknown(names, unknown)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _evaluate(name, estimator, screen, index, train, test, plan):
-    """Scores of one row in one split, warnings as (category, text), and what is unknown."""
-    unknown = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
-        try:
-            split = Split(screen, index, train, test, plan)
-            truth = split.truth()
-            if name == FLOOR:
-                predicted = split.floor(truth)
-            elif name == CEILING:
-                truth, predicted = split.ceiling(truth)
-            else:
-                predicted, unknown = split.predicted(name, estimator)
-            table = scores(truth, predicted, plan.metrics)
-        except Exception as error:
-            error.add_note(f"in {name!r}, split {index}")
-            raise
+    """Scores of one row in one split, and what could not be predicted."""
+    warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
+    split, unknown = Split(screen, index, train, test, plan), {}
+    truth = split.truth()
+    if name == FLOOR:
+        predicted = split.floor(truth)
+    elif name == CEILING:
+        truth, predicted = split.ceiling(truth)
+    else:
+        predicted, unknown = split.predicted(name, estimator)
+    table = scores(truth, predicted, plan.metrics)
     n_cells = [len(split.tested[label]) for label in table.index]
     for column, value in enumerate([name, index, table.index, n_cells]):
         table.insert(column, ("estimator", "split", "perturbation", "n_cells")[column], value)
-    return table, [(warning.category, str(warning.message)) for warning in caught], unknown
+    return table, unknown
 
 
-def _warn(tables, caught, unknown):
-    """Give each warning once, and one for each estimator that cannot predict all."""
-    names = [table["estimator"].iloc[0] for table in tables]
-    sources, failed = defaultdict(list), defaultdict(dict)
-    for name, warned, missing in zip(names, caught, unknown, strict=True):
+def _warn_of_unknown(names, unknown):
+    """One warning for each estimator that cannot predict all perturbations."""
+    failed = defaultdict(dict)
+    for name, missing in zip(names, unknown, strict=True):
         failed[name].update(missing)
-        for warning in warned:
-            sources[warning].append(name)
-    for (category, message), of in sources.items():
-        which = "" if set(of) == set(names) else f" ({listed(list(dict.fromkeys(of)), 5)})"
-        warnings.warn(message + which, category, stacklevel=3)
     for name, missing in failed.items():
         if missing:
-            warnings.warn(
+            warn_of_data(
                 f"{name!r} cannot predict {len(missing)} perturbations that it was not trained "
                 f"on, whose scores are NaN: {listed(sorted(missing), 10)}. It says: "
-                f"{next(iter(missing.values()))}",
-                DataWarning,
-                stacklevel=3,
+                f"{next(iter(missing.values()))}"
             )
 
 

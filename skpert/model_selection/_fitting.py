@@ -1,12 +1,14 @@
 """Many estimators fitted on the same cells at once."""
 
 import warnings
-from collections import defaultdict
+from functools import partial
 
 from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
+
+from ..exceptions import warn_of_data
 
 
 def fit_many(estimators, X, A, *, n_jobs=None):
@@ -46,20 +48,20 @@ def fit_many(estimators, X, A, *, n_jobs=None):
 
     Notes
     -----
-    Processes are what pays on a CPU, as ``benchmarks/fit_many.py`` measures. Threads wait for
-    each other, because torch has one random generator for all of them, and networks stacked
-    along one more dimension for the seeds save little where a step is mostly arithmetic. The
-    first call starts the processes, which takes a few seconds, more than some small fits; they
-    wait some minutes for the next one. They share the arrays of X, mapped into memory, but each
-    keeps the training cells in float32 while it fits. A warning is given once, not per fit.
+    On a CPU processes pay off, as ``benchmarks/fit_many.py`` measures: threads wait for the one
+    random generator of torch, and stacking networks of several seeds saves little where a step is
+    mostly arithmetic. The first call starts the processes, which takes a few seconds, more than
+    some small fits; they wait some minutes for the next one. They share the arrays of X, mapped
+    into memory, but each keeps the training cells in float32 while it fits. A warning is given
+    once, not per fit.
 
-    A process has its share of the cores as threads. That changes no bit as long as a minibatch
-    has fewer than a million numbers, for which ``fit`` takes one thread anyway.
+    A process has its share of the cores as threads. That changes no bit as long as a minibatch has
+    fewer than a million numbers, for which ``fit`` takes one thread anyway.
 
-    On a GPU, where this was not measured, processes share the device and pay for a context each,
-    some hundred MB; they are expected to gain less than their number, as long as one small
-    network leaves the GPU idle most of the time. Stacked networks would do better there. Set
-    ``n_jobs`` by the GPU's memory; fitted models come back on the CPU.
+    On a GPU, where this was not measured, processes share the device, and each holds a context of
+    some hundred MB; expect a gain smaller than their number while one small network leaves the GPU
+    idle most of the time. Stacked networks would do better there. Choose ``n_jobs`` by the GPU's
+    memory; fitted models come back on the CPU.
 
     Examples
     --------
@@ -77,11 +79,11 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     check_consistent_length(X, A)
     n_jobs = min(effective_n_jobs(-1 if n_jobs is None else n_jobs), len(estimators))
     results = Parallel(n_jobs=n_jobs)(
-        delayed(_fit)(clone(estimator), X, A, f"estimators[{i}]")
+        delayed(recorded)(f"estimators[{i}], {estimator!r}", partial(clone(estimator).fit, X, A))
         for i, estimator in enumerate(estimators)
     )
     fitted, caught = zip(*results, strict=True)
-    _warn_once(caught)
+    warn_once(caught, [f"estimators[{i}]" for i in range(len(estimators))])
     return list(fitted)
 
 
@@ -96,7 +98,7 @@ def _checked(estimators):
         raise ValueError("there is nothing to fit: estimators is empty")
     for i, estimator in enumerate(estimators):
         if isinstance(estimator, type):
-            raise TypeError(f"estimators[{i}] is the class {estimator.__name__}: make one of it")
+            raise TypeError(f"estimators[{i}] is the class {estimator.__name__}: give an instance")
         if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
             raise TypeError(
                 f"estimators[{i}] is no estimator, which has fit and get_params: {estimator!r}"
@@ -106,23 +108,23 @@ def _checked(estimators):
     return estimators
 
 
-def _fit(estimator, X, A, name):
-    """The fitted estimator, and what it warned of as (category, text)."""
+def recorded(name, call):
+    """What a call returns and its warnings, (category, text); its error has a note of ``name``."""
     with warnings.catch_warnings(record=True) as caught:
         try:
-            estimator.fit(X, A)
+            result = call()
         except Exception as error:
-            error.add_note(f"in {name}, {estimator!r}")
+            error.add_note(f"in {name}")
             raise
-    return estimator, [(warning.category, str(warning.message)) for warning in caught]
+    return result, [(warning.category, str(warning.message)) for warning in caught]
 
 
-def _warn_once(caught):
-    """Give each warning once, and which fits it is of unless it is of all."""
-    fits = defaultdict(list)
-    for i, warned in enumerate(caught):
-        for warning in dict.fromkeys(warned):
-            fits[warning].append(f"estimators[{i}]")
-    for (category, message), names in fits.items():
-        which = "" if len(names) == len(caught) else f" ({', '.join(names)})"
-        warnings.warn(message + which, category, stacklevel=3)
+def warn_once(caught, names):
+    """Give each warning once, and say whose it is unless it is of all."""
+    sources = {}
+    for name, warned in zip(names, caught, strict=True):
+        for warning in warned:
+            sources.setdefault(warning, {})[name] = None
+    for (category, message), of in sources.items():
+        which = "" if len(of) == len(set(names)) else f" ({', '.join(of)})"
+        warn_of_data(message + which, category)

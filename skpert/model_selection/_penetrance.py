@@ -5,8 +5,8 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from .._input.expression import read_matrix
+from .._input.penetrances import check_grid, check_names
 from .._input.values import listed
-from .._penetrance import check_grid, check_names
 
 
 def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
@@ -17,8 +17,7 @@ def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
 
     :math:`\hat x_p(c)` is what the estimator expects under perturbation :math:`p` with penetrance
     :math:`c`, and :math:`r_p` the reference, over :math:`n` genes. Features say which modules an
-    unseen perturbation moves, and less well how far; one number for each is then to be had from
-    elsewhere.
+    unseen perturbation moves, but less well how far; that one number must come from elsewhere.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
         * Fitted estimator with ``predict_intervention``, such as :class:`~skpert.BilinearRidge`,
           trained on the same cells.
     grid : array-like of shape (n_grid,) or None, default=None
-        Penetrances that are tried, of any sign; a negative one turns the effect round. None: 41
+        Penetrances that are tried, of any sign; a negative one reverses the effect. None: 41
         from the smallest to the largest that was learned, and 0.
 
     Returns
@@ -58,9 +57,9 @@ def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
 
     Warnings
     --------
-    Means of test cells, given as the reference, are an oracle: a number of every perturbation is
-    then fitted to what is to be predicted, and scores are not those of a prediction. The
-    published tables for unseen perturbations are made so [1]_. Say ``source`` beside a score.
+    Means of test cells, given as the reference, are an oracle: one number of every perturbation is
+    then fitted to what is to be predicted, and scores are not those of a prediction. The published
+    tables for unseen perturbations are made so [1]_. Report ``source`` beside a score.
 
     References
     ----------

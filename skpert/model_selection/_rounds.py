@@ -1,18 +1,72 @@
 """One split of a screen: what is measured in it, and what estimators predict for it."""
 
-import warnings
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse, vstack
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_consistent_length
 
-from ..exceptions import DataWarning
+from .._input.design import read_design, treatment_labels, warn_of_names
+from .._input.values import text
+from ..exceptions import warn_of_data
+from ..metrics._cells import read_cells
+from ..metrics._distances import kernel_bandwidths
 from ..preprocessing import LogNormalize
-from ._screen import unwrapped
-from ._truth import METRICS, Prediction, Truth, kernel_bandwidths, label_means, screen_weights
+from ._splits import LeavePerturbationsOut
+from ._truth import METRICS, Prediction, Truth, label_means, screen_weights
 
+METHODS = ("fit", "predict_intervention", "sample_intervention")
 MEASURED, CONTROLS, HALVES, FLOOR_CELLS, SAMPLES, FIT = range(6)  # what a draw is for
+
+
+class Screen:
+    """Expression, canonical labels and design of all cells."""
+
+    def __init__(self, X, A, *, space, control, sep, perturbation, layer):
+        values, self._genes = read_cells(X, space, layer, design=A)
+        self.values = values if values.dtype.kind == "f" else values.astype(np.float32)
+        self._container = type(X)
+        self.space = space
+        self.names = {"control": control, "sep": sep, "perturbation": perturbation}
+        self._design = read_design(A, **self.names)
+        warn_of_names(self._design, sep)
+        self.labels = treatment_labels(self._design, control=control, sep=sep)
+        check_consistent_length(self.values, self.labels)
+        self.control = text(control)
+        self._A = A if isinstance(A, pd.DataFrame) else np.asarray(A, dtype=object)
+
+    def like_given(self, values):
+        """Expression of some cells, with names of genes where the screen has them."""
+        if hasattr(self._container, "var_names"):
+            return self._container(values, var=pd.DataFrame(index=self._genes))
+        if not issubclass(self._container, pd.DataFrame):
+            return values
+        if issparse(values):
+            return pd.DataFrame.sparse.from_spmatrix(values, columns=self._genes)
+        return pd.DataFrame(values, columns=self._genes)
+
+    def design(self, cells):
+        """Design of training cells, in the form given, without what none of them received."""
+        if self._design.form != "labels":
+            return self._dosages(cells)
+        return self._A.iloc[cells] if isinstance(self._A, pd.DataFrame) else self._A[cells]
+
+    def query(self, cell):
+        """The treatment of a cell as a design of one row, without environment."""
+        if self._design.form != "labels":
+            return self._dosages([cell])
+        if isinstance(self._A, pd.DataFrame):
+            return self._A[[self.names["perturbation"]]].iloc[[cell]]
+        return self._A[[cell]]
+
+    def _dosages(self, cells):
+        dosage = self._design.dosage[self._design.codes[cells]]
+        used = np.unique(dosage.indices)
+        return pd.DataFrame(dosage[:, used].toarray(), columns=self._design.names[used])
 
 
 class Plan(NamedTuple):
@@ -56,8 +110,11 @@ class Split:
         return self.screen.like_given((self.values if lognorm else self.screen.values)[cells])
 
     def some(self, cells, random):
-        """Expression of cells, of at most as many as may be compared."""
-        return self.values[_drawn(cells, self.plan.max_cells, random)]
+        """Expression of cells, a random sample of them if there are more than ``max_cells``."""
+        n_most = self.plan.max_cells
+        if len(cells) > n_most:
+            cells = np.sort(random.choice(cells, n_most, replace=False))
+        return self.values[cells]
 
     def n_compared(self, name):
         """How many cells of a perturbation are predicted."""
@@ -78,7 +135,9 @@ class Split:
             weights = screen_weights(self.values[rows], labels, control=self.screen.control)
         if "maximum_mean_discrepancy" in self.plan.metrics:
             controls = self.some(self.controls, self.random(CONTROLS))
-            bandwidths = kernel_bandwidths([*cells.values(), controls])
+            populations = [*cells.values(), controls]
+            stack = vstack if issparse(controls) else np.concatenate
+            bandwidths = kernel_bandwidths(stack(populations))
         return Truth(
             means=self._means(self.tested),
             cells=cells,
@@ -97,17 +156,15 @@ class Split:
         """Mean of training controls, or of all training cells without any."""
         cells = self.controls
         if not len(cells):
-            warnings.warn(
+            warn_of_data(
                 f"no training cell has the control label {self.screen.control!r}: responses are "
-                "then relative to the mean of all training cells",
-                DataWarning,
-                stacklevel=2,
+                "then relative to the mean of all training cells"
             )
             cells = self.train
         return label_means(self.values[cells], np.zeros(len(cells))).to_numpy()[0]
 
     def floor(self, truth):
-        """The mean of training perturbations, and cells of all of them alike, for every one."""
+        """The mean of training perturbations, and cells of all of them, for every perturbation."""
         groups, cells = list(self.trained.values()), {}
         for i, name in enumerate(self.tested if self.plan.of_cells else ()):
             random = self.random(FLOOR_CELLS, i)
@@ -171,11 +228,35 @@ class Split:
         return label_means(values, np.zeros(n_drawn)).to_numpy()[0], values[:n_cells]
 
 
-def _drawn(cells, n_most, random):
-    """Cells in their order, or a random sample of them without replacement."""
-    if len(cells) <= n_most:
-        return cells
-    return np.sort(random.choice(cells, n_most, replace=False))
+def unwrapped(name, estimator, screen):
+    """What is to be fitted, and whether to log-normalised expression; ValueError if to neither."""
+    model, lognorm = estimator, screen.space == "lognorm"
+    if isinstance(estimator, Pipeline):
+        *before, model = (step for _, step in estimator.steps)
+        before = [step for step in before if step not in (None, "passthrough")]
+        if before and (lognorm or [type(step) for step in before] != [LogNormalize]):
+            allowed = "nothing" if lognorm else "one LogNormalize"
+            raise ValueError(
+                f"with space={screen.space!r} a pipeline may have {allowed} before the last step, "
+                f"so that all predict the same genes in the same units, but {name!r} has {before}"
+            )
+        lognorm = lognorm or bool(before)
+    missing = [method for method in METHODS if not hasattr(model, method)]
+    if missing or isinstance(model, type):
+        what = "is a class: give an instance" if isinstance(model, type) else f"has no {missing}"
+        raise TypeError(f"{name!r} cannot be evaluated, {model!r} {what}")
+    _check_names(name, model, screen.names)
+    return model, lognorm
+
+
+def _check_names(name, model, wanted):
+    parameters = model.get_params(deep=False)
+    for key, value in wanted.items():
+        if parameters.get(key, value) != value:
+            raise ValueError(
+                f"{name!r} has {key}={parameters[key]!r}, but the screen is read with "
+                f"{key}={value!r}: give both the same"
+            )
 
 
 def _seeded(estimator, seed):
@@ -187,3 +268,38 @@ def _seeded(estimator, seed):
     if parameters.get("layer") is not None:
         model.set_params(layer=None)
     return model
+
+
+def split_cells(cv, screen, random_state):
+    """Train and test cells of each split, checked."""
+    if cv is None or isinstance(cv, Integral):
+        n_splits = 5 if cv is None else cv
+        names = screen.names | {"sep": None}  # labels were read before
+        cv = LeavePerturbationsOut(n_splits, **names, random_state=random_state)
+    if isinstance(cv, str):
+        raise ValueError(f"cv must be a number, a splitter or pairs of train and test, got {cv!r}")
+    pairs = cv.split(screen.values, screen.labels) if hasattr(cv, "split") else cv
+    splits = [tuple(_indices(cells, screen) for cells in pair) for pair in pairs]
+    if not splits:
+        raise ValueError("cv makes no split")
+    for index, (train, test) in enumerate(splits):
+        both = np.intersect1d(train, test)
+        if len(both):
+            raise ValueError(
+                f"split {index} trains on and tests {len(both)} cells, such as row {both[0]}"
+            )
+        for cells, what in ((train, "trains on"), (test, "tests")):
+            if not (screen.labels[cells] != screen.control).any():
+                raise ValueError(f"split {index} {what} no cell of a perturbation")
+    return splits
+
+
+def _indices(cells, screen):
+    """Sorted numbers of cells, also of a mask."""
+    cells = np.asarray(cells)
+    if cells.dtype == bool:
+        cells = np.flatnonzero(cells)
+    n_cells = len(screen.labels)
+    if cells.ndim != 1 or (len(cells) and not 0 <= cells.min() <= cells.max() < n_cells):
+        raise ValueError(f"cv must give rows from 0 to {n_cells - 1}, or masks of all cells")
+    return np.unique(cells.astype(np.intp))

@@ -6,6 +6,7 @@ from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
 from .._input.values import text
+from ..metrics._latent_recovery import standardize
 
 
 def interventional_nll(
@@ -13,7 +14,7 @@ def interventional_nll(
 ):
     """Interventional negative log-likelihood of perturbations never trained on; lower is better.
 
-    The published protocol: fix the masks and train on with the training cells (step 2), learn
+    The published protocol [1]_: fix the masks and train on with the training cells (step 2), learn
     shifts of the new perturbations with encoder and decoder frozen (step 3), then average the
     importance-weighted log-likelihood over the cells of each and over perturbations (step 4).
 
@@ -74,17 +75,15 @@ def interventional_nll(
 def interventional_nll_scorer(estimator, X, y):
     """Minus the interventional NLL of held-out perturbations, a scorer for ``cross_validate``.
 
-    To be used with ``LeavePerturbationsOut``: the fitted model is adapted to the perturbations
-    of the test fold, step 3 of the published protocol, and scored on the same cells.
+    Use it with ``LeavePerturbationsOut``: the model is adapted to the perturbations of the test
+    fold, step 3 of :func:`interventional_nll`, and scored on the same cells.
 
     Parameters
     ----------
     estimator : estimator
         Fitted on the training fold.
-    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-        Cells of the test fold.
-    y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-        Their design A.
+    X, y : as X and A of :func:`interventional_nll`
+        Cells of the test fold and their design.
 
     Returns
     -------
@@ -98,13 +97,14 @@ def interventional_nll_scorer(estimator, X, y):
 def udr_score(estimators, X, *, threshold=0.01):
     """Unsupervised disentanglement ranking of each fitted estimator, in [0, 1]; higher is better.
 
-    Estimators that found axes which others found too rank high; no ground truth is needed. Give
-    several seeds of one setting, and choose the setting whose median is best.
+    Estimators whose latents others found too rank high, without any ground truth (Duan et al.,
+    Unsupervised model selection for variational disentangled representation learning, ICLR 2020).
+    Give several seeds of one setting, and choose the setting whose median is best.
 
     Parameters
     ----------
     estimators : list of estimators
-        At least two, fitted on the same genes.
+        At least two, fitted on the same genes; fewer are a ValueError.
     X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
         Cells on which to compare the latents; about a thousand are enough.
     threshold : float, default=0.01
@@ -114,21 +114,11 @@ def udr_score(estimators, X, *, threshold=0.01):
     -------
     scores : ndarray of shape (n_estimators,)
         Median over the other estimators of the pairwise ranking.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two estimators.
-
-    References
-    ----------
-    .. [1] Duan et al., Unsupervised model selection for variational disentangled representation
-       learning, ICLR 2020.
     """
     if len(estimators) < 2:
         raise ValueError(f"a ranking needs at least two estimators, got {len(estimators)}")
     posteriors = [estimator.posterior(X, None) for estimator in estimators]
-    ranks = [_standardised(rankdata(q.z, axis=0)) for q in posteriors]
+    ranks = [standardize(rankdata(q.z, axis=0)) for q in posteriors]
     informative = [
         ((q.scale**2 + q.z**2 - 1) / 2 - np.log(q.scale)).mean(0) > threshold for q in posteriors
     ]
@@ -137,18 +127,11 @@ def udr_score(estimators, X, *, threshold=0.01):
         for j in range(len(ranks)):
             if i != j:
                 similarity = np.abs(ranks[i].T @ ranks[j])
-                pairs[i, j] = _pair_ranking(similarity, informative[i], informative[j])
+                pairs[i, j] = pair_ranking(similarity, informative[i], informative[j])
     return np.nanmedian(pairs, axis=1)
 
 
-def _standardised(Z):
-    """Columns centred and of unit norm, those without spread zero."""
-    Z = Z - Z.mean(0)
-    norm = np.linalg.norm(Z, axis=0)
-    return Z / np.where(norm > 0, norm, 1)
-
-
-def _pair_ranking(similarity, informative, other_informative):
+def pair_ranking(similarity, informative, other_informative):
     """How far the informative latents of two models, rows and columns, match one to one."""
     n_informative = informative.sum() + other_informative.sum()
     if n_informative == 0:

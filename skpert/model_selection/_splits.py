@@ -1,15 +1,25 @@
-"""Splits of a screen that know what a perturbation is."""
+"""Splits of a screen that know what a perturbation, and what a combination, is."""
 
-from numbers import Integral
+from collections import Counter
+from itertools import pairwise
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import BaseCrossValidator
+from sklearn.model_selection import BaseCrossValidator, BaseShuffleSplit
 from sklearn.utils import check_random_state
 
-from .._input.values import text
-from ..preprocessing import perturbation_labels
+from .._input.design import (
+    distinct,
+    perturbation_labels,
+    read_design,
+    treatment_names,
+    warn_of_names,
+)
+from .._input.values import listed, text
+from ..exceptions import warn_of_data
 
+MODES = ("out_of_distribution", "data_efficiency")
 SINGLE = (
     "Every cell has a label of its own: give one label per treatment, or split by "
     "LeavePerturbationsOut"
@@ -74,9 +84,9 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
 class PerturbationKFold(_PerturbationSplit):
     """K shuffled folds with the same share of every perturbation, for any form of design.
 
-    Each condition's cells, controls included, are dealt evenly to the folds. A condition with
-    fewer cells than folds is allowed: some folds then lack it in test, and the one fold that
-    would test the only cell of a perturbation is not made: such a cell is always trained on.
+    The cells of each condition, controls included, are spread evenly over the folds. A condition
+    may have fewer cells than folds: some folds then lack it in test. The only cell of a
+    perturbation is always trained on.
 
     Parameters
     ----------
@@ -105,7 +115,7 @@ class PerturbationKFold(_PerturbationSplit):
         order = random.permutation(len(labels))
         _, inverse, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
         alone = counts[inverse] == 1
-        # condition by condition, shuffled within; the single cells last, lest they take a turn
+        # condition by condition, shuffled within; single cells last, so that they take no turn
         sequence = np.lexsort((inverse, alone))
         fold = np.empty(len(labels), dtype=int)
         turn = np.arange(len(labels)) % self.n_splits
@@ -124,14 +134,10 @@ class LeavePerturbationsOut(_PerturbationSplit):
     n_splits : int, default=5
         Number of folds, at least 2 and at most the number of perturbations; as many leave one
         perturbation out at a time.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination; each combination counts as a perturbation.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read; each combination counts as a perturbation.
     random_state : int, RandomState instance or None, default=None
-        Seeds the order in which perturbations are dealt.
+        Seeds the order in which perturbations are assigned to folds.
 
     Examples
     --------
@@ -146,8 +152,190 @@ class LeavePerturbationsOut(_PerturbationSplit):
         treated = np.flatnonzero(names != text(self.control))
         if len(treated) < self.n_splits:
             raise ValueError(
-                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower it"
+                f"cannot make {self.n_splits} folds of {len(treated)} perturbations: lower "
+                "n_splits"
             )
         fold = np.full(len(names), -1)
         fold[random.permutation(treated)] = np.arange(len(treated)) % self.n_splits
         return fold[inverse]
+
+
+class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
+    """Random splits that hold out combinations; controls and single perturbations are trained on.
+
+    A combination is a treatment with more than one part. The two modes ask two questions. Out of
+    distribution: what do unmeasured combinations do? All cells of some combinations are held out.
+    Data efficiency: how many cells of combinations does a model need? Some cells of combinations
+    are held out, whichever they belong to, and only some of the others are trained on.
+
+    Train sets grow with ``train_fraction``, each containing the smaller ones, while the test set
+    of a ``random_state`` stays the same, so that a learning curve compares like with like. Cells
+    in neither set are left out, but no control and no single perturbation.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of independent splits, at least 1.
+    test_fraction : float, default=0.25
+        Share of the combinations (of their cells, for "data_efficiency") to hold out, in (0, 1].
+    train_fraction : float, default=1.0
+        Share of the combinations (cells) not held out to train on, in [0, 1]. 0 trains on
+        controls and single perturbations only.
+    mode : {"out_of_distribution", "data_efficiency"}, default="out_of_distribution"
+        Whether combinations or their cells are held out.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the shuffling.
+
+    Notes
+    -----
+    Models to which a combination is an intervention of its own, such as ``SVAEPlus``, cannot
+    predict those out of distribution, nor one whose cells are all held out.
+
+    No model can know a perturbation that it never saw. A combination with a part that is not
+    measured alone is held out of distribution only if other combinations with that part stay in
+    training, where one of them then comes first; a ``DataWarning`` says if this leaves fewer to
+    hold out. ``split`` raises a ``ValueError`` if there is nothing to hold out, if the train set
+    still lacks a part of a tested combination, or for parameters out of range.
+
+    The published protocol [1]_ counts the trained combinations as a share of all of them:
+    ``train_fraction`` is that share over ``1 - test_fraction``. It tests on a fifth of the cells
+    of a quarter of the combinations; here all their cells are tested on. Its cells for data
+    efficiency are split with ``test_fraction=0.2``.
+
+    References
+    ----------
+    .. [1] Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive
+       mechanism shift variational autoencoder, NeurIPS 2023, section 5.
+
+    Examples
+    --------
+    >>> from skpert.model_selection import CombinationHoldout
+    >>> A = ["control", "A", "B", "C", "A+B", "B+C", "A+B"]
+    >>> splitter = CombinationHoldout(1, test_fraction=0.5, random_state=0)
+    >>> [(train.tolist(), test.tolist()) for train, test in splitter.split(A, A)]
+    [([0, 1, 2, 3, 5], [4, 6])]
+    """
+
+    def __init__(
+        self,
+        n_splits=5,
+        *,
+        test_fraction=0.25,
+        train_fraction=1.0,
+        mode="out_of_distribution",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        random_state=None,
+    ):
+        self.n_splits = n_splits
+        self.test_fraction = test_fraction
+        self.train_fraction = train_fraction
+        self.mode = mode
+        self.control = control
+        self.sep = sep
+        self.perturbation = perturbation
+        self.random_state = random_state
+
+    def _iter_indices(self, X, y=None, groups=None):
+        """Train and test cells of each split."""
+        self._check_parameters()
+        if y is None:
+            raise ValueError("the split needs the design: split(X, A)")
+        treatments = _Treatments(y, self.control, self.sep, self.perturbation)
+        random = check_random_state(self.random_state)
+        for _ in range(self.n_splits):
+            if self.mode == "out_of_distribution":
+                order = random.permutation(treatments.combinations)
+                train, test = treatments.held_out(order, self.test_fraction)
+                train, test = treatments.cells_of(self._share(train)), treatments.cells_of(test)
+            else:
+                cells = random.permutation(treatments.cells_of(treatments.combinations))
+                n_test = max(round(self.test_fraction * len(cells)), 1)
+                train, test = self._share(cells[:-n_test]), cells[-n_test:]
+            train = np.concatenate([treatments.cells_of(treatments.others), train])
+            treatments.check_known(train, test)
+            yield np.sort(train), np.sort(test)
+
+    def _share(self, rest):
+        return rest[: round(self.train_fraction * len(rest))]
+
+    def _check_parameters(self):
+        if not isinstance(self.n_splits, Integral) or self.n_splits < 1:
+            raise ValueError(f"n_splits must be an integer of at least 1, got {self.n_splits!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if not isinstance(self.test_fraction, Real) or not 0 < self.test_fraction <= 1:
+            raise ValueError(f"test_fraction must be in (0, 1], got {self.test_fraction!r}")
+        if not isinstance(self.train_fraction, Real) or not 0 <= self.train_fraction <= 1:
+            raise ValueError(f"train_fraction must be in [0, 1], got {self.train_fraction!r}")
+
+
+class _Treatments:
+    """The treatments of a design, their parts and their cells."""
+
+    def __init__(self, A, control, sep, perturbation):
+        design = read_design(A, control=control, sep=sep, perturbation=perturbation)
+        warn_of_names(design, sep)
+        design = distinct(design)
+        self.codes, self.part_names = design.codes, design.names
+        self.names = np.array(treatment_names(design, control=control, sep=sep), dtype=object)
+        ends = design.dosage.indptr
+        self.parts = [set(design.dosage.indices[i:j].tolist()) for i, j in pairwise(ends)]
+        combined = np.diff(ends) > 1
+        self.others = np.flatnonzero(~combined)
+        # by name, so that the form of the design and the order of cells do not matter
+        self.combinations = np.flatnonzero(combined)[np.argsort(self.names[combined])]
+        if not len(self.combinations):
+            raise ValueError(
+                f"A has no combination to hold out: none of its {len(self.names)} treatments has "
+                f"more than one part (in labels they are joined by sep={sep!r})"
+            )
+        self.alone = set().union(*(self.parts[t] for t in self.others))
+
+    def cells_of(self, treatments):
+        """Cells that had one of the treatments, in their order."""
+        return np.flatnonzero(np.isin(self.codes, treatments))
+
+    def held_out(self, order, fraction):
+        """Combinations to train on and those to test, the latter from the end of ``order``."""
+        n_test, test, rest = max(round(fraction * len(order)), 1), [], []
+        n_left = Counter(part for combination in order for part in self.parts[combination])
+        for combination in order[::-1]:
+            parts = self.parts[combination] - self.alone
+            if len(test) < n_test and all(n_left[part] > 1 for part in parts):
+                n_left.subtract(parts)
+                test.append(combination)
+            else:
+                rest.append(combination)
+        if len(test) < n_test:
+            reason = "the rest have parts that are neither measured alone nor left in training"
+            if not test:
+                raise ValueError(f"no combination can be held out: {reason}")
+            warn_of_data(f"{len(test)} combinations are held out instead of {n_test}: {reason}")
+        return self._needed_first(rest[::-1], test), test
+
+    def _needed_first(self, rest, test):
+        """The same combinations, first those that alone show a part of what is tested."""
+        missing = set().union(*(self.parts[t] for t in test)) - self.alone
+        first, later = [], []
+        for combination in rest:
+            (first if self.parts[combination] & missing else later).append(combination)
+            missing -= self.parts[combination]
+        return first + later
+
+    def check_known(self, train, test):
+        """Raise a ValueError if a part of a tested combination is in no training cell."""
+        seen, tested = (
+            set().union(*(self.parts[t] for t in np.unique(self.codes[cells])))
+            for cells in (train, test)
+        )
+        unseen = sorted(tested - seen)
+        if unseen:
+            raise ValueError(
+                f"tested combinations have parts that no training cell has, "
+                f"{listed(self.part_names[unseen], 5)}: raise train_fraction, lower "
+                "test_fraction, or leave these combinations out"
+            )

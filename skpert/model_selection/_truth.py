@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse, vstack
-from sklearn.preprocessing import StandardScaler
 
 from ..metrics import (
     delta_pearson,
@@ -21,14 +19,14 @@ from ..metrics import (
 )
 from ..metrics._cells import as_logarithms, group_means
 
-CLOSE = 1e-6  # relative difference of a predicted mean from a reference that is one of rounding
+CLOSE = 1e-6  # relative difference of a predicted mean from a reference that counts as rounding
 
 
 class Truth(NamedTuple):
     """Measured test cells of a split and its references, in log-normalised expression."""
 
     means: pd.DataFrame  # (n_tested, n_genes) of all test cells of each tested perturbation
-    cells: dict  # of them at most as many as may be compared, by perturbation
+    cells: dict  # at most `max_cells` of them, by perturbation
     control: np.ndarray  # (n_genes,) mean of training controls
     perturbed: np.ndarray  # (n_genes,) mean of the means of training perturbations
     others: pd.DataFrame  # means of training perturbations that are not tested
@@ -61,18 +59,8 @@ def screen_weights(values, labels, *, control):
     """Weights of genes, from the cells of perturbations that have a variance."""
     counts = pd.Series(labels).groupby(labels).transform("size").to_numpy()
     kept = np.flatnonzero((counts > 1) | (labels == control))
-    # labels were read before
-    return response_weights(values[kept], labels[kept], space="lognorm", control=control, sep=None)
-
-
-def kernel_bandwidths(populations):
-    """Widths b / 4 * 2^i, b the mean squared distance of two cells of all populations."""
-    stack = vstack if any(map(issparse, populations)) else np.concatenate
-    values = stack(populations)
-    n_cells = values.shape[0]
-    variance = StandardScaler(with_mean=False).fit(values).var_.sum()
-    base = 2 * variance * n_cells / max(n_cells - 1, 1)
-    return base / 4 * 2.0 ** np.arange(5) if base > 0 else None
+    read = {"control": control, "sep": None}  # labels were read before
+    return response_weights(values[kept], labels[kept], space="lognorm", **read)
 
 
 def scores(truth, predicted, metrics):
@@ -121,16 +109,12 @@ def _discrimination(truth, predicted):
     )
 
 
-def _energy(truth, predicted):
-    return _by_population(energy_distance, truth, predicted)
-
-
 def _mmd(truth, predicted):
     distance = partial(maximum_mean_discrepancy, bandwidths=truth.bandwidths)
-    return _by_population(distance, truth, predicted)
+    return _by_population(truth, predicted, distance=distance)
 
 
-def _by_population(distance, truth, predicted):
+def _by_population(truth, predicted, *, distance):
     """Distance of predicted from measured cells; NaN for one cell, which has no spread."""
     pairs = {name: (cells, truth.cells[name]) for name, cells in predicted.cells.items()}
     defined = {name: min(x.shape[0], y.shape[0]) > 1 for name, (x, y) in pairs.items()}
@@ -145,7 +129,7 @@ def _measured(truth, predicted):
 
 
 def _without_rounding(means, reference):
-    """Means that equal the reference where they do so but for rounding, as by float32."""
+    """Means, set to the reference where they differ from it only by rounding, as in float32."""
     close = np.isclose(means, reference, rtol=CLOSE, atol=1e-9)
     return means.mask(close, np.broadcast_to(reference, means.shape))
 
@@ -158,7 +142,7 @@ METRICS = {
     "direction_same": Metric(partial(_direction, column="same")),
     "direction_opposite": Metric(partial(_direction, column="opposite")),
     "perturbation_discrimination": Metric(_discrimination),
-    "energy_distance": Metric(_energy, of_cells=True),
+    "energy_distance": Metric(partial(_by_population, distance=energy_distance), of_cells=True),
     "maximum_mean_discrepancy": Metric(_mmd, of_cells=True),
 }
 

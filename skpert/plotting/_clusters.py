@@ -1,4 +1,4 @@
-"""Which perturbations have like effects."""
+"""Which perturbations have similar effects."""
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,9 @@ _NO_PATHWAY = "0.9"  # colour
 class EmbeddingClustersDisplay:
     """Similarity of all pairs of perturbations, ordered by a hierarchical clustering.
 
-    The clustering is average linkage of one minus the similarity. Perturbations without a
-    direction, whose effects are zero (or the same on all latents, when they are correlated), are
-    left out.
+    As in Figure 7 of Lopez et al. (sVAE+, CLeaR 2023). The clustering is average linkage of one
+    minus the similarity. Perturbations without a direction, whose effects are zero (or, for
+    correlations, the same on all latents), are left out.
 
     Parameters
     ----------
@@ -51,28 +51,16 @@ class EmbeddingClustersDisplay:
     ----------
     similarity_ : DataFrame of shape (n_shown, n_shown)
         What is drawn, in the order of the clustering from the top.
-    clusters_ : Series of shape (n_shown,) or None
-        Cluster of each perturbation, numbered from 1 at the top, in the same order.
-    pathways_ : Series of shape (n_shown,) or None
-        Pathway of each perturbation, in the same order, missing where it has none.
-    im_ : matplotlib AxesImage
-        The map.
-    ax_, dendrogram_ax_ : matplotlib Axes
-        Axes of the map and of the dendrogram at its left.
-    colorbar_ : matplotlib Colorbar
-        Scale of the colours, above it.
-    figure_ : matplotlib Figure
-        Figure that holds them.
-
-    References
-    ----------
-    Lopez et al., Learning causal representations of single cells via sparse mechanism shift
-    modeling, CLeaR 2023, Figure 7.
+    clusters_, pathways_ : Series of shape (n_shown,) or None
+        Cluster of each perturbation, numbered from 1 at the top, and its pathway, missing where it
+        has none, both in the same order.
+    im_, colorbar_ : matplotlib AxesImage, matplotlib Colorbar
+        The map and, above it, the scale of its colours.
+    ax_, dendrogram_ax_, figure_ : matplotlib Axes, matplotlib Figure
+        Axes of the map and of the dendrogram at its left, and their figure.
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EmbeddingClustersDisplay
     >>> effects = pd.DataFrame([[1.0, 0, 0], [0, 1, 1], [2, 0, 0.1]], index=["A", "B", "C"])
@@ -103,27 +91,16 @@ class EmbeddingClustersDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``targets_``, or else with ``embedding_``.
-        pathways : dict of str to list of str, or Series, default=None
-            Members of each pathway, or the pathway of each perturbation.
-        n_clusters : int, default=None
-            Number of clusters into which the tree is cut; None marks none.
-        metric : {"correlation", "cosine"}, default="correlation"
-            Similarity of two effects.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure whose size follows from the number of rows.
-        cmap : str or matplotlib Colormap, default="RdBu_r"
-            Diverging colours, the middle of which is zero.
+            With ``targets_``, or else with ``embedding_``; one without either is a ValueError.
+        pathways, n_clusters, metric : as in :class:`EmbeddingClustersDisplay`
+            What is shown.
+        ax, cmap : as in :meth:`plot`
+            How it is drawn.
 
         Returns
         -------
         display : EmbeddingClustersDisplay
             The map, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no effects on latents.
         """
         check_is_fitted(estimator)
         display = cls(effects(estimator), pathways=pathways, n_clusters=n_clusters, metric=metric)
@@ -173,7 +150,7 @@ class EmbeddingClustersDisplay:
             _draw_clusters(self.ax_, self.clusters_)
         self.colorbar_ = draw_colorbar(self.ax_, self.im_, _METRICS[self.metric])
         if strip:  # the legend takes from the height of the rows
-            for _ in range(2):  # the layout settles at the second time
+            for _ in range(2):  # the layout converges in the second pass
                 self.figure_.draw_without_rendering()
             label_rows(self.ax_, unit.index)
         return self

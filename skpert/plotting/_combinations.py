@@ -9,6 +9,7 @@ from .._input.values import listed
 from ._shared import (
     COLUMN,
     ROW,
+    check_axes,
     check_frame,
     check_matplotlib,
     cluster_rows,
@@ -25,12 +26,12 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 spread points evenly
 
 
 class CombinationTargetsDisplay:
-    """What combinations move, beside what single perturbations move.
+    """Latents that combinations move, beside those that single perturbations move.
 
-    Three panels: how many latents a perturbation moves, as shares of the single ones and of the
-    combinations; the size of their effects, the norm over latents, with medians; and a map of
-    the latents that a combination moves but none of its parts does, with a row for each
-    combination that has any.
+    Three panels, as in Figure 5 of Lopez et al. (sVAE+, CLeaR 2023): how many latents a
+    perturbation moves, as shares of the single ones and of the combinations; the size of their
+    effects, the norm over latents, with medians; and a map of the latents that a combination moves
+    but none of its parts does, with a row for each combination that has any.
 
     Parameters
     ----------
@@ -53,24 +54,13 @@ class CombinationTargetsDisplay:
     emergent_ : DataFrame of shape (n_combinations, n_latent)
         Effects of combinations on latents that none of their parts moves, zero elsewhere, for
         all combinations whose parts are rows.
-    axes_ : ndarray of matplotlib Axes of shape (3,)
-        The panels.
-    im_ : matplotlib AxesImage or None
-        The map of the third panel; None where there is nothing to show.
-    colorbar_ : matplotlib Colorbar or None
-        Its scale.
-    figure_ : matplotlib Figure
-        Figure that holds them.
-
-    References
-    ----------
-    Lopez et al., Learning causal representations of single cells via sparse mechanism shift
-    modeling, CLeaR 2023, Figure 5.
+    axes_, figure_ : ndarray of matplotlib Axes of shape (3,), matplotlib Figure
+        The panels and their figure.
+    im_, colorbar_ : matplotlib AxesImage and Colorbar, or None
+        The map of the third panel and its scale; None where there is nothing to show.
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import CombinationTargetsDisplay
     >>> targets = pd.DataFrame([[1.0, 0, 0], [0, 2, 0], [1, 2, 3]], index=["A", "B", "A+B"])
@@ -93,24 +83,18 @@ class CombinationTargetsDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``targets_``, or else with ``embedding_``; its parameter ``sep`` is used.
+            With ``targets_``, or else with ``embedding_``, without either of which it is a
+            ValueError; its parameter ``sep`` is used.
         combinations : list of str, default=None
             Which combinations to show; None takes all that the estimator has. For an additive
             model, which has effects of single perturbations only, those to be summed.
-        axes : array of matplotlib Axes of shape (3,), default=None
-            Where to draw; None makes a figure.
-        cmap : str or matplotlib Colormap, default="RdBu_r"
-            Diverging colours, the middle of which is zero.
+        axes, cmap : as in :meth:`plot`
+            How they are drawn.
 
         Returns
         -------
         display : CombinationTargetsDisplay
             The panels, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no effects on latents, or no combination is left to show.
         """
         check_is_fitted(estimator)
         sep = getattr(estimator, "sep", "+")
@@ -143,9 +127,8 @@ class CombinationTargetsDisplay:
         self.emergent_ = _emergent(targets, shown, parts)
         self.summary_ = _summary(shown, parts, self.emergent_)
         drawn = _ordered(self.emergent_)
-        self.axes_ = np.ravel(_axes(*drawn.shape) if axes is None else axes)
-        if len(self.axes_) != 3:
-            raise ValueError(f"axes must be 3, for {_PANELS}; got {len(self.axes_)}")
+        axes = _axes(*drawn.shape) if axes is None else axes
+        self.axes_ = check_axes(axes, 3, f", for {_PANELS}")
         self.figure_ = self.axes_[0].figure
         _draw_counts(self.axes_[0], self.summary_)
         _draw_norms(self.axes_[1], self.summary_)
@@ -211,7 +194,7 @@ def _summary(shown, parts, emergent):
 
 
 def _ordered(emergent):
-    """Combinations and latents of the map, in its order, like ones together."""
+    """Combinations and latents of the map, in its order, similar ones together."""
     some = emergent.loc[emergent.any(axis=1), emergent.any()]
     some = some.iloc[cluster_rows(some.to_numpy())[0]]
     return some.iloc[:, order_columns(some.abs().to_numpy())]
@@ -277,7 +260,6 @@ def _draw_emergent(ax, drawn, emergent, cmap):
             note = "no combination has all of its parts measured alone"
         ax.text(0.5, 0.5, note, ha="center", va="center", color="0.35", transform=ax.transAxes)
         return None, None
-    limit = drawn.abs().max(axis=None)
-    im = draw_map(ax, drawn, cmap, (-limit, limit))
+    im = draw_map(ax, drawn, cmap)
     label_latents(ax, drawn.columns, emergent.shape[1] - drawn.shape[1], why="are not moved so")
     return im, draw_colorbar(ax, im, "shift of combinations only (prior s.d.)")

@@ -8,7 +8,7 @@ from sklearn.utils import check_scalar
 
 from .._input.values import listed
 from ..metrics import ate_pearson
-from ._shared import check_frame, check_matplotlib, clipped
+from ._shared import check_axes, check_frame, check_matplotlib, clipped, panel_axes
 
 _N_POINTS = 5000  # above which points would hide each other, and are counted in hexagons
 _N_HEXAGONS = 60  # across a panel
@@ -20,7 +20,7 @@ class EffectsDisplay:
     A point is a pair of a perturbation and a gene; many are counted in hexagons. The dashed line
     is where they agree. Titles give Pearson correlations, over all genes and over those with the
     largest measured effects. More panels show single perturbations, with the latter genes in
-    another colour.
+    another colour. As in Figure 3 of Bereket and Karaletsos (SAMS-VAE, NeurIPS 2023).
 
     Parameters
     ----------
@@ -39,20 +39,11 @@ class EffectsDisplay:
         ``"top"``, in [-1, 1], higher is better; missing where effects do not vary.
     by_perturbation_ : DataFrame of shape (n_perturbations, 2)
         The same over the genes of each perturbation.
-    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
-        Panel of all perturbations, then of those named.
-    figure_ : matplotlib Figure
-        Figure that holds them.
-
-    References
-    ----------
-    Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive mechanism
-    shift variational autoencoder, NeurIPS 2023, Figure 3.
+    axes_, figure_ : ndarray of matplotlib Axes of shape (n_panels,), matplotlib Figure
+        Panel of all perturbations, then of those named, and their figure.
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EffectsDisplay
     >>> measured = pd.DataFrame([[0.0, 1.0, 2.0], [1.0, 0.0, 0.0]], index=["JAK2", "SMAD4"])
@@ -94,10 +85,10 @@ class EffectsDisplay:
         x, y = measured.to_numpy(), predicted.to_numpy()
         n_top = min(check_scalar(self.n_top, "n_top", Integral, min_val=1), x.shape[1])
         self.pearson_, self.by_perturbation_ = _correlations(measured, predicted, n_top)
-        top = _top(x, n_top)
-        self.axes_ = np.ravel(_axes(1 + len(named)) if axes is None else axes)
-        if len(self.axes_) != 1 + len(named):
-            raise ValueError(f"axes must be {1 + len(named)}; got {len(self.axes_)}")
+        rank = measured.abs().rank(axis=1, method="first", ascending=False)
+        top = (rank <= n_top).to_numpy()
+        axes = panel_axes(1 + len(named), 3, (3.6, 3.6)) if axes is None else axes
+        self.axes_ = check_axes(axes, 1 + len(named))
         self.figure_ = self.axes_[0].figure
         title = f"{len(measured)} perturbation{'s' * (len(measured) > 1)}"
         _draw_all(self.axes_[0], x.ravel(), y.ravel(), f"{title}, {x.shape[1]} genes")
@@ -138,26 +129,8 @@ def _correlations(measured, predicted, n_top):
     return pd.Series(pooled, name="pearson"), pd.DataFrame(each)
 
 
-def _top(effects, n_top):
-    """Which genes have the largest absolute effects, bool array of the same shape."""
-    order = np.argsort(-np.abs(effects), axis=1, kind="stable")
-    top = np.zeros(effects.shape, dtype=bool)
-    np.put_along_axis(top, order[:, :n_top], True, axis=1)
-    return top
-
-
 def _text(r):
     return "–" if np.isnan(r) else f"{r:.2f}"
-
-
-def _axes(n_panels):
-    """Axes of a new figure of square panels, at most three in a row."""
-    import matplotlib.pyplot as plt
-
-    n_columns = min(n_panels, 3)
-    n_rows = -(-n_panels // n_columns)
-    figure = plt.figure(figsize=(3.6 * n_columns, 3.6 * n_rows), layout="constrained")
-    return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
 
 
 def _draw_all(ax, x, y, title):

@@ -5,11 +5,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 from .._input.values import listed
-from ..metrics._directions import GREATER_IS_BETTER
-from ._shared import check_matplotlib, clipped
+from ..metrics._calibration import GREATER_IS_BETTER
+from ._shared import check_axes, check_matplotlib, clipped, panel_axes
 
 _KEYS = ("estimator", "split", "perturbation", "n_cells")
-_POINTS = "#0072B2"  # this and the next two are told apart by the colour-blind
+_POINTS = "#0072B2"  # the colour-blind can distinguish this and the next two
 _LINES = {
     "floor": {"color": "#D55E00", "linestyle": "--"},
     "ceiling": {"color": "#009E73", "linestyle": "-"},
@@ -22,9 +22,9 @@ class EvaluationDisplay:
     """Scores of estimators by metric, with those of a floor and a ceiling as vertical lines.
 
     A panel is a metric and a row an estimator. Faint points are perturbations, each averaged over
-    splits; the diamond is their mean, and the bar its 95 % t interval. Between a
-    floor and a ceiling, an arrow says where the metric is better. A few extreme points may lie
-    outside of a panel; means and intervals never do.
+    splits; the diamond is their mean, and the bar its 95 % t interval. Between a floor and a
+    ceiling, an arrow says where the metric is better. A few extreme points may lie outside of a
+    panel; means and intervals never do.
 
     Parameters
     ----------
@@ -40,10 +40,8 @@ class EvaluationDisplay:
         Means as drawn, floor and ceiling included.
     half_width_ : DataFrame of shape (n_estimators, n_metrics)
         Half of each interval; missing where fewer than two perturbations were predicted.
-    axes_ : ndarray of matplotlib Axes of shape (n_metrics,)
-        The panels.
-    figure_ : matplotlib Figure
-        Figure that holds them.
+    axes_, figure_ : ndarray of matplotlib Axes of shape (n_metrics,), matplotlib Figure
+        The panels and their figure.
 
     Notes
     -----
@@ -52,8 +50,6 @@ class EvaluationDisplay:
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import EvaluationDisplay
     >>> table = pd.DataFrame({"estimator": ["additive", "additive", "floor", "floor"],
@@ -76,20 +72,13 @@ class EvaluationDisplay:
         ----------
         result : Bunch
             Of :func:`skpert.model_selection.evaluate_perturbations`.
-        metrics : str, list of str or None, default=None
-            Metrics to show; None: all that were computed.
-        axes : matplotlib Axes or array of them of shape (n_metrics,), default=None
-            Where to draw; None makes a figure.
+        metrics, axes : as in :meth:`plot`
+            What is shown, and where; errors are the same.
 
         Returns
         -------
         display : EvaluationDisplay
             The panels, drawn.
-
-        Raises
-        ------
-        ValueError
-            If a metric was not computed, or ``axes`` are too few.
         """
         display = cls(result.per_perturbation, floor=result.floor, ceiling=result.ceiling)
         return display.plot(axes, metrics=metrics)
@@ -129,14 +118,15 @@ class EvaluationDisplay:
                 f"these; the table has {listed(list(self.mean_.index), 10)}"
             )
         n_panels = self.mean_.shape[1]
-        self.axes_ = np.ravel(_axes(n_panels, rows) if axes is None else axes)
-        if len(self.axes_) != n_panels:
-            raise ValueError(f"axes must be {n_panels}, one a metric; got {len(self.axes_)}")
+        of_figure = axes is None
+        self.axes_ = check_axes(
+            _axes(n_panels, rows) if of_figure else axes, n_panels, ", one a metric"
+        )
         self.figure_ = self.axes_[0].figure
         for ax, metric in zip(self.axes_, self.mean_, strict=True):
             self._draw(ax, scores[metric], rows, lines)
         _label_rows(self.axes_, rows)
-        _add_legend(self.axes_, of_figure=axes is None)
+        _add_legend(self.axes_, of_figure)
         return self
 
     def _draw(self, ax, scores, rows, lines):
@@ -175,16 +165,11 @@ def _half_width(groups):
 
 
 def _axes(n_panels, rows):
-    """Axes of a new figure, at most three in a row."""
-    import matplotlib.pyplot as plt
-
-    n_columns = min(n_panels, 3)
-    n_rows = -(-n_panels // n_columns)
+    """Axes of a new figure, with room for the names of rows."""
     names = 0.065 * max(len(clipped(name)) for name in rows)  # inches
-    size = 2.4 * n_columns + names + 0.2, (0.85 + 0.32 * len(rows)) * n_rows + 0.35
-    figure = plt.figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.07)
-    return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
+    axes = panel_axes(n_panels, 3, (2.4, 0.85 + 0.32 * len(rows)), (names + 0.2, 0.35))
+    axes[0].figure.get_layout_engine().set(h_pad=0.07)
+    return axes
 
 
 def _draw_row(ax, row, scores, mean, half_width):

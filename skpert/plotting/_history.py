@@ -1,9 +1,8 @@
 """The course of a training."""
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._shared import check_matplotlib, panel_axes
+from ._shared import check_axes, check_matplotlib, panel_axes
 
 
 class HistoryDisplay:
@@ -19,13 +18,11 @@ class HistoryDisplay:
 
     Attributes
     ----------
-    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
+    axes_, figure_ : ndarray of matplotlib Axes of shape (n_panels,), matplotlib Figure
         A panel per term of the loss, in the order of the columns; the last is the validation
-        ELBO, where there is one.
+        ELBO, where there is one. And their figure.
     lines_ : dict of str to matplotlib Line2D
         The curves, by column of ``history``.
-    figure_ : matplotlib Figure
-        Figure that holds them.
     """
 
     def __init__(self, history):
@@ -39,8 +36,8 @@ class HistoryDisplay:
         ----------
         estimator : estimator
             With ``history_``.
-        axes : array of matplotlib Axes of shape (n_panels,), default=None
-            Where to draw; None makes a figure.
+        axes : as in :meth:`plot`
+            Where to draw.
 
         Returns
         -------
@@ -73,9 +70,8 @@ class HistoryDisplay:
         panels = terms + [c for c in self.history if c == "validation_elbo"]
         if not panels:
             raise ValueError("there is no epoch to show: nothing was left to train")
-        self.axes_ = np.ravel(panel_axes(len(panels)) if axes is None else axes)
-        if len(self.axes_) != len(panels):
-            raise ValueError(f"axes must be {len(panels)}, for {panels}; got {len(self.axes_)}")
+        axes = panel_axes(len(panels), 4, (2.9, 2.6)) if axes is None else axes
+        self.axes_ = check_axes(axes, len(panels), f", for {panels}")
         self.figure_ = self.axes_[0].figure
         self.lines_ = {}
         for ax, name in zip(self.axes_, panels, strict=True):

@@ -6,7 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._input.values import listed
 from ._shared import (
     COLUMN,
-    ROW,
+    check_axes,
     check_frame,
     check_matplotlib,
     clipped,
@@ -14,6 +14,7 @@ from ._shared import (
     draw_colorbar,
     draw_map,
     label_latents,
+    map_axes,
     named_rows,
     order_columns,
     read_pathways,
@@ -26,9 +27,10 @@ _LINE = 11.0  # points between the names of two pathways
 class PathwayTargetsDisplay:
     """Masks, and beside them embeddings, of perturbations grouped by pathway.
 
-    Pathways stand in the order in which they are given, and in each pathway those perturbations
-    together whose embeddings are alike. Columns are the latents that are more likely than not
-    moved by some perturbation shown, from those of the first rows to those of the last.
+    As in Figure 2 of Bereket and Karaletsos (SAMS-VAE, NeurIPS 2023). Pathways stand in the order
+    in which they are given, and in each pathway perturbations with similar embeddings stand
+    together. Columns are the latents that some perturbation shown moves with a probability above
+    one half, from those of the first rows to those of the last.
 
     Parameters
     ----------
@@ -49,24 +51,13 @@ class PathwayTargetsDisplay:
         What is drawn, in the order of the figure.
     pathways_ : Series of shape (n_shown,)
         Pathway of each row, missing where it has none; categorical, in the order of the figure.
-    axes_ : ndarray of matplotlib Axes of shape (2,)
-        Maps of the masks and of the embeddings.
-    images_ : list of matplotlib AxesImage
-        These maps.
-    colorbars_ : list of matplotlib Colorbar
-        Their scales.
-    figure_ : matplotlib Figure
-        Figure that holds them.
-
-    References
-    ----------
-    Bereket and Karaletsos, Modelling cellular perturbations with the sparse additive mechanism
-    shift variational autoencoder, NeurIPS 2023, Figure 2.
+    axes_, figure_ : ndarray of matplotlib Axes of shape (2,), matplotlib Figure
+        Axes of the masks and of the embeddings, and their figure.
+    images_, colorbars_ : list of matplotlib AxesImage, list of matplotlib Colorbar
+        These maps and their scales.
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> import pandas as pd
     >>> from skpert.plotting import PathwayTargetsDisplay
     >>> mask = pd.DataFrame([[0.9, 0.1], [0.2, 1.0], [1.0, 0.0]], index=["A", "B", "C"])
@@ -94,25 +85,16 @@ class PathwayTargetsDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``mask_probability_`` and ``embedding_``.
-        pathways : dict of str to list of str, or Series
-            Members of each pathway, or the pathway of each perturbation.
-        show_others : bool, default=True
-            Whether perturbations in no pathway stand below the others or are left out.
-        axes : array of matplotlib Axes of shape (2,), default=None
-            Where to draw; None makes a figure whose size follows from the number of rows.
-        cmaps : tuple of two str or matplotlib Colormap, default=("Greys", "RdBu_r")
-            Colours of probabilities, and diverging ones of embeddings.
+            With ``mask_probability_``, without which it is a ValueError, and ``embedding_``.
+        pathways, show_others : as in :class:`PathwayTargetsDisplay`
+            What is shown.
+        axes, cmaps : as in :meth:`plot`
+            How it is drawn.
 
         Returns
         -------
         display : PathwayTargetsDisplay
             The maps, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no masks, or no perturbation is in a pathway.
         """
         check_is_fitted(estimator)
         probability = named_rows(estimator, "mask_probability_")
@@ -151,14 +133,13 @@ class PathwayTargetsDisplay:
         self.probability_ = probability.iloc[rows, columns]
         self.embedding_ = embedding.iloc[rows, columns]
         self.pathways_ = pathways.iloc[rows]
-        self.axes_ = np.ravel(_axes(len(rows), len(columns)) if axes is None else axes)
-        if len(self.axes_) != 2:
-            raise ValueError(f"axes must be 2, for masks and embeddings; got {len(self.axes_)}")
+        if axes is None:
+            axes = map_axes(np.clip(3.8 + 2 * COLUMN * len(columns), 7, 16), len(rows), 2)
+        self.axes_ = check_axes(axes, 2, ", for masks and embeddings")
         self.figure_ = self.axes_[0].figure
-        limit = self.embedding_.abs().max(axis=None) or 1.0
         drawn = [
             (self.probability_, (0, 1), "probability of a shift"),
-            (self.embedding_, (-limit, limit), "embedding (prior s.d.)"),
+            (self.embedding_, None, "embedding (prior s.d.)"),
         ]
         n_dropped = probability.shape[1] - len(columns)
         self.images_, self.colorbars_ = [], []
@@ -196,15 +177,6 @@ def _grouped(values, pathways, show_others):
     if show_others:
         groups.append(np.flatnonzero(codes < 0))
     return np.concatenate([rows[cluster_rows(values[rows])[0]] for rows in groups])
-
-
-def _axes(n_rows, n_columns):
-    """Two maps of so many rows and columns side by side."""
-    import matplotlib.pyplot as plt
-
-    width = np.clip(3.8 + 2 * COLUMN * n_columns, 7, 16)
-    height = np.clip(1.6 + ROW * n_rows, 3, 14)
-    return plt.subplots(1, 2, figsize=(width, height), sharey=True, layout="constrained")[1]
 
 
 def _draw_pathways(axes, pathways):

@@ -129,24 +129,40 @@ def brackets(tree):
     return lines
 
 
-def map_size(n_rows, n_columns):
-    """Inches, width and height, of a figure of one map."""
-    return np.clip(2.8 + COLUMN * n_columns, 4.5, 12), np.clip(1.6 + ROW * n_rows, 3, 14)
-
-
-def panel_axes(n_panels):
-    """Axes of a new figure, at most four in a row."""
+def map_axes(width, n_rows, n_maps=1):
+    """Axes of a new figure of maps side by side, as wide in inches and with so many rows."""
     import matplotlib.pyplot as plt
 
-    n_columns = min(n_panels, 4)
+    size = width, np.clip(1.6 + ROW * n_rows, 3, 14)
+    return plt.subplots(1, n_maps, figsize=size, sharey=True, layout="constrained")[1]
+
+
+def panel_axes(n_panels, n_columns, size, margin=(0, 0)):
+    """Axes of a new figure, at most ``n_columns`` in a row, each of a size in inches."""
+    import matplotlib.pyplot as plt
+
+    n_columns = min(n_panels, n_columns)
     n_rows = -(-n_panels // n_columns)
-    figure = plt.figure(figsize=(2.9 * n_columns, 2.6 * n_rows), layout="constrained")
+    figsize = size[0] * n_columns + margin[0], size[1] * n_rows + margin[1]
+    figure = plt.figure(figsize=figsize, layout="constrained")
     return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
 
 
-def draw_map(ax, frame, cmap, limits):
-    """Heat map without frame, with names of as many rows as can be read at its right."""
-    low, high = limits
+def check_axes(axes, n_axes, what=""):
+    """So many axes, as an array."""
+    axes = np.ravel(axes)
+    if len(axes) != n_axes:
+        raise ValueError(f"axes must be {n_axes}{what}; got {len(axes)}")
+    return axes
+
+
+def draw_map(ax, frame, cmap, limits=None):
+    """Heat map without frame, with names of as many rows as can be read at its right.
+
+    Without limits, colours span the largest absolute value on either side of zero.
+    """
+    limit = frame.abs().max(axis=None) or 1.0
+    low, high = limits or (-limit, limit)
     im = ax.imshow(frame, cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     ax.tick_params(length=0, labelright=True, labelleft=False)
     ax.spines[:].set_visible(False)

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ._shared import (
+    COLUMN,
     check_matplotlib,
     cluster_rows,
     draw_colorbar,
@@ -11,7 +12,7 @@ from ._shared import (
     draw_tree,
     effects,
     label_latents,
-    map_size,
+    map_axes,
     order_columns,
 )
 
@@ -33,19 +34,14 @@ class TargetsDisplay:
     ----------
     ordered_ : DataFrame of shape (n_perturbations, n_targeted)
         What is drawn, in the order of the figure from the top and from the left.
-    im_ : matplotlib AxesImage
-        The map; ``im_.set_clim(-2, 2)`` sets other limits of the colours than the largest effect.
-    ax_, dendrogram_ax_ : matplotlib Axes
-        Axes of the map and of the dendrogram at its left.
-    colorbar_ : matplotlib Colorbar
-        Scale of the colours, above it.
-    figure_ : matplotlib Figure
-        Figure that holds them.
+    im_, colorbar_ : matplotlib AxesImage, matplotlib Colorbar
+        The map and, above it, the scale of its colours; ``im_.set_clim(-2, 2)`` sets other limits
+        of the colours than the largest effect.
+    ax_, dendrogram_ax_, figure_ : matplotlib Axes, matplotlib Figure
+        Axes of the map and of the dendrogram at its left, and their figure.
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
     >>> from skpert import SVAEPlus
     >>> from skpert.datasets import make_sparse_shift
     >>> from skpert.plotting import TargetsDisplay
@@ -67,21 +63,15 @@ class TargetsDisplay:
         Parameters
         ----------
         estimator : estimator
-            With ``targets_``, or else with ``embedding_``, all of which is then drawn.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure whose size follows from the number of rows.
-        cmap : str or matplotlib Colormap, default="RdBu_r"
-            Diverging colours, the middle of which is zero.
+            With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
+            either is a ValueError.
+        ax, cmap : as in :meth:`plot`
+            How it is drawn.
 
         Returns
         -------
         display : TargetsDisplay
             The map, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the estimator learns no effects on latents.
         """
         check_is_fitted(estimator)
         return cls(effects(estimator)).plot(ax, cmap=cmap)
@@ -102,28 +92,20 @@ class TargetsDisplay:
             This object, with the attributes of the drawing.
         """
         check_matplotlib(type(self))
-        import matplotlib.pyplot as plt
-
-        self.ordered_, joints, n_moving = _ordered(self.targets)
+        values = self.targets.to_numpy(dtype=np.float64)
+        rows, joints, n_moving = cluster_rows(values)
+        self.ordered_ = self.targets.iloc[rows, order_columns(np.abs(values[rows]))]
         n_rows, n_columns = self.ordered_.shape
         if ax is None:
-            ax = plt.subplots(figsize=map_size(n_rows, n_columns), layout="constrained")[1]
+            ax = map_axes(np.clip(2.8 + COLUMN * n_columns, 4.5, 12), n_rows)
         self.ax_, self.figure_ = ax, ax.figure
-        limit = self.ordered_.abs().max(axis=None) or 1.0
-        self.im_ = draw_map(ax, self.ordered_, cmap, (-limit, limit))
+        self.im_ = draw_map(ax, self.ordered_, cmap)
         label_latents(ax, self.ordered_.columns, self.targets.shape[1] - n_columns)
         self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
         if n_moving < n_rows:
             _mark_silent(ax, self.dendrogram_ax_, n_moving, n_rows)
         self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d.)")
         return self
-
-
-def _ordered(targets):
-    """Rows and columns as drawn, the dendrogram of the rows that move, and their number."""
-    values = targets.to_numpy(dtype=np.float64)
-    rows, joints, n_moving = cluster_rows(values)
-    return targets.iloc[rows, order_columns(np.abs(values[rows]))], joints, n_moving
 
 
 def _mark_silent(ax, tree_ax, n_moving, n_rows):

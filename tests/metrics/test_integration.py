@@ -18,7 +18,7 @@ from skpert.metrics import (
     silhouette_batch,
     silhouette_label,
 )
-from skpert.metrics._integration import _with_means
+from skpert.metrics._integration import with_means
 
 
 def all_scores(Z, labels, batch):
@@ -71,7 +71,7 @@ def test_the_total_of_the_scores_printed_for_scanvi():
         "silhouette_batch": 0.92,
         "kbet": 0.67,
     }
-    scores = _with_means(printed)
+    scores = with_means(printed)
     assert scores["bio_conservation"] == pytest.approx(0.5925)
     assert scores["batch_correction"] == pytest.approx(0.84)
     assert scores["total"] == pytest.approx(0.6915)  # .69 in print

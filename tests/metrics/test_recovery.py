@@ -302,7 +302,7 @@ def cells(screen):
 
 @pytest.mark.parametrize("form", [np.asarray, csr_array])
 def test_expression_error_is_that_of_the_formula(cells, form, monkeypatch):
-    monkeypatch.setattr(_pseudobulk, "MAX_ELEMENTS", 200)  # five cells at once
+    monkeypatch.setattr(_cells, "MAX_ELEMENTS", 200)  # five cells at once
     X, labels, predicted, predicted_labels, controls = cells
     found = expression_error(
         form(X), labels, form(predicted), predicted_labels, form(controls), space="counts"

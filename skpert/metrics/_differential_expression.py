@@ -1,15 +1,109 @@
-"""Differential expression of every gene under every perturbation, with significance."""
+"""Differential expression of every gene under every perturbation."""
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 from scipy.stats import false_discovery_control, norm
 from sklearn.utils import Bunch
-from sklearn.utils.validation import check_consistent_length
 
+from .._input.cells import warn_if_logs
+from .._input.expression import check_same_cells
 from .._input.values import text
-from ..preprocessing import perturbation_labels
-from ._cells import as_logarithms, group_means, normalised, read_cells
+from ..exceptions import warn_of_data
+from ._cells import (
+    as_logarithms,
+    dense,
+    group_blocks,
+    group_means,
+    log_relative_counts,
+    normalised,
+    read_cells,
+    read_conditions,
+    read_genes,
+)
+
+
+def differential_expression(
+    X,
+    A,
+    *,
+    control="control",
+    method="perturbseq",
+    sep="+",
+    perturbation="perturbation",
+    layer=None,
+):
+    """Measured effect of each perturbation on each gene: mean of its cells minus that of controls.
+
+    As in section 5 of SAMS-VAE (Bereket and Karaletsos, NeurIPS 2023).
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+        Expression: raw counts for "perturbseq". Sparse stays sparse.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Design, in the forms that :func:`skpert.preprocessing.perturbation_labels` takes. A
+        combination is a condition of its own.
+    control : str, default="control"
+        Label of untreated cells.
+    method : {"perturbseq", "mean"}, default="perturbseq"
+        What is averaged over cells: ``log2(1 + 1e4 * x / x.sum())``, so that effects are log2
+        fold changes where expression is high, or ``x`` as it is.
+    sep, perturbation, layer : str or None
+        What joins the names of a combination; the column of labels, where the design is a
+        DataFrame; the layer of an AnnData that holds the expression, None for its ``X``.
+
+    Returns
+    -------
+    effect : DataFrame of shape (n_conditions, n_genes)
+        Rows by label, sorted, without the control; genes by name where X has names.
+
+    Raises
+    ------
+    ValueError
+        If there are no control cells or no others, if the lengths of X and A differ, or if X has
+        NaN, infinite or, for "perturbseq", negative values.
+
+    Warns
+    -----
+    DataWarning
+        If "perturbseq" leaves out cells without counts, whose share of a gene is undefined, and
+        with them conditions that have no other cells.
+
+    Examples
+    --------
+    >>> from skpert.metrics import differential_expression
+    >>> X = [[1, 3, 6], [0, 5, 5], [4, 4, 2], [2, 2, 0]]
+    >>> A = ["control", "control", "JAK2", "JAK2"]
+    >>> differential_expression(X, A).round(2)
+                     0     1     2
+    perturbation
+    JAK2          7.14  0.21 -6.94
+    """
+    if method not in ("perturbseq", "mean"):
+        raise ValueError(f"method must be 'perturbseq' or 'mean', got {method!r}")
+    check_same_cells(X, A)
+    X, genes = read_genes(X, layer)
+    if method == "perturbseq":
+        warn_if_logs(X, "method='perturbseq' takes raw counts; method='mean' takes logs")
+    codes, conditions = read_conditions(X, A, control=control, sep=sep, perturbation=perturbation)
+    total, n_cells = _group_sums(X, codes, len(conditions), method)
+    conditions = pd.Index(conditions, name="perturbation")
+    _warn_of_empty_cells(len(codes) - int(n_cells.sum()), len(codes), conditions[n_cells == 0])
+    means = pd.DataFrame(
+        total[n_cells > 0] / n_cells[n_cells > 0, None],
+        index=conditions[n_cells > 0],
+        columns=genes,
+    )
+    control = text(control)
+    if control not in means.index:
+        raise ValueError(
+            f"no cell with counts has the control label {control!r}: name the label of untreated "
+            "cells by `control`"
+        )
+    if len(means) == 1:
+        raise ValueError("there is no effect to measure: no cell with counts is perturbed")
+    return means.drop(control) - means.loc[control]
 
 
 def de_table(
@@ -26,9 +120,8 @@ def de_table(
 ):
     """Log2 fold changes against controls, and their significance by Wilcoxon's rank-sum test.
 
-    For predicted cells, stack them upon the measured controls: a prediction that brought controls
-    of its own could move every fold change. Compare at equal numbers of cells, because p-values
-    are of the numbers given.
+    For predicted cells, stack them upon the measured controls: a prediction with controls of its
+    own could move every fold change. Compare at equal numbers of cells, which p-values depend on.
 
     Parameters
     ----------
@@ -41,14 +134,8 @@ def de_table(
         What X holds: counts, which are scaled to ten thousand in each cell, or natural logarithms
         of one plus normalised counts. In fold changes, logarithms below zero, as predictions can
         be, count as 0.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``.
+    control, sep, perturbation, layer : str or None
+        As in :func:`differential_expression`.
     min_control_mean : float, default=0.05
         Genes whose mean over controls is not above this are left out, in counts per ten thousand;
         0.05 is 5 per million. Log-normalised values have the unit that they were normalised to.
@@ -58,12 +145,10 @@ def de_table(
     Returns
     -------
     table : Bunch
-        log2_fold_change : DataFrame of shape (n_conditions, n_tested_genes)
-            Log2 ratio of mean normalised expression to that of controls.
-        p_value : DataFrame of shape (n_conditions, n_tested_genes)
-            Two-sided, by the normal approximation with ties and continuity corrected.
-        fdr : DataFrame of shape (n_conditions, n_tested_genes)
-            p-values adjusted over the genes of a perturbation by Benjamini and Hochberg.
+        DataFrames of shape (n_conditions, n_tested_genes): ``log2_fold_change``, the log2 ratio of
+        mean normalised expression to that of controls; ``p_value``, two-sided, by the normal
+        approximation with ties and continuity corrected; ``fdr``, p-values adjusted over the genes
+        of a perturbation by Benjamini and Hochberg.
 
     Raises
     ------
@@ -85,9 +170,7 @@ def de_table(
     [0.077, 0.077]
     """
     X, genes = read_cells(X, space, layer, design=A)
-    labels = perturbation_labels(A, control=control, sep=sep, perturbation=perturbation)
-    check_consistent_length(X, labels)
-    codes, names = pd.factorize(labels, sort=True)
+    codes, names = read_conditions(X, A, control=control, sep=sep, perturbation=perturbation)
     untreated = np.flatnonzero(names == text(control))
     if not len(untreated) or len(names) == 1:
         raise ValueError(
@@ -109,6 +192,26 @@ def de_table(
         "fdr": false_discovery_control(p_value[rows], axis=1),
     }
     return Bunch(**{key: pd.DataFrame(part, index, columns) for key, part in found.items()})
+
+
+def _group_sums(X, codes, n_groups, method):
+    """Sum of transformed expression over the cells of each group, and their number."""
+    total, n_cells = np.zeros((n_groups, X.shape[1])), np.zeros(n_groups)
+    for cells, groups in group_blocks(X, codes, n_groups):
+        Y, counted = cells.astype(np.float64), np.ones(cells.shape[0])
+        if method == "perturbseq":
+            Y, counted = log_relative_counts(cells)
+        total += dense(groups @ Y)
+        n_cells += groups @ counted
+    return total, n_cells
+
+
+def _warn_of_empty_cells(n_empty, n_cells, lost):
+    if n_empty:
+        message = f"{n_empty} of {n_cells} cells have no counts and are left out"
+        if len(lost):
+            message += f"; {len(lost)} conditions have no other cells, such as {lost[0]!r}"
+        warn_of_data(message)
 
 
 def _rank_sum_tests(Y, codes, control, genes):
@@ -145,7 +248,7 @@ def _rank_sums(values, codes, n, in_control):
     _, value, counts = np.unique(levels * len(n) + codes, return_inverse=True, return_counts=True)
     own = counts[value].astype(np.float64)  # cells of its group with the value of the cell
     ties = np.sum(equal[in_control] ** 2 - 1)
-    # A value of c controls and k cells adds (c + k)^3 - c^3 - k, which is dealt out to k cells.
+    # A value of c controls and k cells adds (c + k)^3 - c^3 - k, which k cells share equally.
     return u, ties + np.bincount(codes, 3 * equal**2 + 3 * equal * own + own**2 - 1, len(n))
 
 

@@ -1,11 +1,11 @@
-"""What may be asked of the penetrance of perturbations."""
+"""Reading names of single perturbations, and grids of their penetrances."""
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from ._input.parts import read_parts
-from ._input.values import listed, text
+from .parts import read_parts
+from .values import listed, text
 
 N_GRID = 41  # penetrances that are tried, if none are given
 
