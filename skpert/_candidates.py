@@ -2,10 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from ._monitor import Monitor
 from ._training import is_worse
 from .exceptions import TrainingWarning
 
@@ -13,12 +16,14 @@ from .exceptions import TrainingWarning
 class Candidates:
     """The best of several trainings; one that breaks down does not take the others with it."""
 
-    def __init__(self, n_trainings, monitor):
+    def __init__(self, n_trainings: int, monitor: Monitor, score: Callable[[Any], float]):
         self.n_trainings, self.monitor = n_trainings, monitor
-        self.number, self.kept, self.score = 0, None, -math.inf
+        self.score = score  # of a module; asked only if there are several
+        self.number, self.highest = 0, -math.inf
+        self.kept: Any = None
 
     @contextmanager
-    def attempt(self):
+    def attempt(self) -> Iterator[None]:
         """Skip a training that breaks down or is interrupted, unless it is the only one."""
         self.number += 1
         try:
@@ -33,20 +38,21 @@ class Candidates:
             warnings.warn(message, TrainingWarning, stacklevel=4)
             self.monitor.stopped |= interrupted
 
-    def add(self, module, result, score):
-        """Keep this training if it is the best; ``score`` is asked only if there are several."""
+    def add(self, module: Any, result: tuple[Any, float, float]) -> None:
+        """Keep this training, of this history and ELBO before and after, if it is the best."""
         self.kept = self.kept or (module, *result)
-        if self.n_trainings > 1 and (value := score()) > self.score:
-            self.kept, self.score = (module, *result), value
+        if self.n_trainings > 1 and (score := self.score(module)) > self.highest:
+            self.kept, self.highest = (module, *result), score
 
-    def best(self):
+    def best(self) -> tuple[Any, Any]:
         """Module and history of the best training."""
         module, history, *elbo = self.kept
         warn_if_worse(*elbo)
         return module, history
 
 
-def warn_if_worse(before, after):
+def warn_if_worse(before: float, after: float) -> None:
+    """Warn if training made the model worse."""
     if is_worse(before, after):
         warnings.warn(
             f"training made the model worse: the ELBO of training cells is {after:.5g} nats per "

@@ -1,92 +1,19 @@
 """Cells as tensors: the one container that travels from ``fit`` to the loss."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
+from sklearn.utils import check_consistent_length
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ._rows import ChosenRows, SparseRows, tensor_of
 from .distributions import Counts, log_saturated
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
-
-
-@dataclass(frozen=True)
-class SparseRows:
-    """Sparse matrix from which rows are taken as a dense tensor, on any device."""
-
-    start: Tensor  # (n_rows + 1,) where each row starts
-    column: Tensor  # (n_nonzero,)
-    value: Tensor  # (n_nonzero,)
-    shape: tuple[int, int]
-
-    @classmethod
-    def from_csr(cls, X: Any) -> "SparseRows":
-        """Share the memory of a scipy CSR matrix."""
-        start = torch.from_numpy(X.indptr.astype(np.int64))
-        return cls(start, _tensor(X.indices), _tensor(X.data), X.shape)
-
-    def to(self, device: torch.device) -> "SparseRows":
-        """Rows on another device."""
-        start, column = self.start.to(device), self.column.to(device)
-        return SparseRows(start, column, self.value.to(device), self.shape)
-
-    def _positions(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Row of each value in these rows, and where the value stands."""
-        start = self.start[index]
-        counts = self.start[index + 1] - start
-        offset = start - (torch.cumsum(counts, 0) - counts)
-        row = torch.repeat_interleave(counts)  # (n_nonzero of these rows,)
-        return row, torch.arange(len(row), device=row.device) + offset[row]
-
-    def index_select(self, dimension: int, index: Tensor) -> Tensor:
-        """Rows as a dense tensor, as a tensor's own ``index_select(0, index)`` gives."""
-        row, position = self._positions(index)
-        dense = self.value.new_zeros(len(index), self.shape[1])
-        dense[row, self.column[position]] = self.value[position]
-        return dense
-
-    def subset(self, index: Tensor) -> "SparseRows":
-        """These rows, sparse."""
-        row, position = self._positions(index)
-        counts = torch.bincount(row, minlength=len(index))
-        start = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
-        shape = (len(index), self.shape[1])
-        return SparseRows(start, self.column[position], self.value[position], shape)
-
-
-@dataclass(frozen=True)
-class ChosenRows:
-    """Some rows of a tensor or of ``SparseRows``, without a copy on the device they are on."""
-
-    x: Any
-    index: Tensor  # (n_rows,)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and columns."""
-        return len(self.index), self.x.shape[1]
-
-    def to(self, device: torch.device) -> Any:
-        """Rows on another device, of which only they are copied."""
-        if self.index.device == device:
-            return self
-        sparse = isinstance(self.x, SparseRows)
-        rows = self.x.subset(self.index) if sparse else self.x.index_select(0, self.index)
-        return rows.to(device)
-
-    def index_select(self, dimension: int, index: Tensor) -> Tensor:
-        """Rows as a dense tensor, as a tensor's own ``index_select(0, index)`` gives."""
-        dense: Tensor = self.x.index_select(0, self.index[index])
-        return dense
-
-
-def _tensor(array: Any) -> Tensor:
-    """Tensor that shares memory where it can; a read-only array (a memmap) is copied."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 class Cells(NamedTuple):
@@ -113,6 +40,20 @@ class Cells(NamedTuple):
         return cls(cls.rows(X), *(torch.from_numpy(array) for array in arrays))
 
     @classmethod
+    def of_design(cls, X: Any, encoder: Any, A: Any) -> "Cells":
+        """Cells from validated expression and a design that the encoder reads."""
+        dosage = encoder.transform(A)
+        check_consistent_length(X, dosage)
+        return cls.from_arrays(X, dosage, encoder.environments(A))
+
+    @classmethod
+    def untreated(cls, X: Any, environment: Any = None) -> "Cells":
+        """Cells of validated expression that received nothing, in these environments if any."""
+        n_cells = X.shape[0]
+        environment = np.empty((n_cells, 0)) if environment is None else environment
+        return cls.from_arrays(X, csr_array((n_cells, 1), dtype=np.float32), environment)
+
+    @classmethod
     def of_shape(cls, n_cells: int, n_genes: int, n_environments: int) -> "Cells":
         """Cells that hold nothing, to make a module for where tensors are but their shapes."""
         start = torch.zeros(n_cells + 1, dtype=torch.long)
@@ -124,7 +65,7 @@ class Cells(NamedTuple):
     @staticmethod
     def rows(X: Any) -> Any:
         """Tensor or SparseRows that shares the memory of an array or CSR matrix."""
-        return _tensor(X) if isinstance(X, np.ndarray) else SparseRows.from_csr(X)
+        return tensor_of(X) if isinstance(X, np.ndarray) else SparseRows.from_csr(X)
 
     @property
     def n_cells(self) -> int:

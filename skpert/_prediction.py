@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._data import ENCODE_SIZE, Cells
+from ._parameters import REAL_VALUED
 from .module import PerturbationModule
 
 N_BASAL = 1000  # basal states over which a predicted response is averaged
@@ -37,13 +38,40 @@ def population_of(cells: Cells, random: np.random.Generator) -> Population:
     }
 
 
-def check_library_size(value: Any) -> None:
-    """ValueError unless it is a number of counts that can be drawn."""
+def check_library_size(value: Any, likelihood: str) -> None:
+    """ValueError unless it is None, or a number of counts that can be drawn."""
+    if value is None:
+        return
+    if likelihood in REAL_VALUED:
+        raise ValueError(
+            f"library_size has no meaning with likelihood={likelihood!r}: leave it out"
+        )
     number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
     if not number or not torch.finfo(torch.float32).tiny <= value <= LARGEST:
         raise ValueError(
             f"library_size must be a positive number, such as 1e4, and at most {LARGEST:.0e}, "
             f"got {value!r}"
+        )
+
+
+def designs_of(encoder: Any, A: Any, environment: list[str] | None, library: float) -> Cells:
+    """One row of cells, without expression, per design."""
+    dosage = encoder.transform(A)
+    n_designs = dosage.shape[0]
+    if n_designs == 0:
+        raise ValueError("A holds no design: give at least one, such as a perturbation's name")
+    known = environment is not None and not set(environment).isdisjoint(getattr(A, "columns", ()))
+    nothing = np.empty((n_designs, 0))
+    cells = Cells.from_arrays(nothing, dosage, encoder.environments(A) if known else nothing)
+    return cells._replace(library=torch.full_like(cells.library, float(library)))
+
+
+def check_one_or_each(designs: Cells, n_cells: int) -> None:
+    """ValueError unless there is one design, or one for each cell."""
+    if designs.n_cells not in (1, n_cells):
+        raise ValueError(
+            f"A has {designs.n_cells} designs for {n_cells} cells: give one design, or one per "
+            "cell"
         )
 
 
@@ -104,15 +132,15 @@ def counterfactual(module: PerturbationModule, designs: Cells, X: Any, own: bool
 class Source:
     """Cells from which drawn ones have their states, if cells are given, and library sizes."""
 
-    def __init__(self, library: Array, X: Any = None, states: Array | None = None):
-        self.library, self.states = library, states
-        self.x = None if X is None else Cells.rows(X)
+    def __init__(self, population: Population):
+        self.population, self.library = population, population["library"]
+        self.x: Any = None
+        self.states: Array | None = None
 
-    @classmethod
-    def of(cls, module: PerturbationModule, X: Any, n_latent: int) -> "Source":
-        """Source of these cells, with their posterior means."""
-        library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
-        return cls(library, X, encoded(module, X, n_latent))
+    def take(self, module: PerturbationModule, X: Any, n_latent: int) -> None:
+        """Draw from these cells, with their posterior means."""
+        self.library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
+        self.x, self.states = Cells.rows(X), encoded(module, X, n_latent)
 
     def draw(
         self, module: PerturbationModule, cells: Cells, drawn: NDArray[np.int64], own: bool
@@ -121,7 +149,7 @@ class Source:
         if own:
             sizes = torch.from_numpy(self.library[drawn]).to(module.device)
             cells = cells._replace(library=sizes)
-        if self.states is None or self.x is None:
+        if self.states is None:
             return module.basal_states(cells.n_cells), cells
         rows = self.x.index_select(0, torch.from_numpy(drawn)).to(module.device)
         states = torch.from_numpy(self.states[drawn]).to(module.device)
@@ -131,19 +159,18 @@ class Source:
 def drawn(
     module: PerturbationModule,
     designs: Cells,
-    population: Population,
     source: Source,
-    samples: Array,
+    shape: tuple[int, int, int],
     own: bool,
     random: np.random.Generator,
 ) -> Array:
-    """Fill the array, (n_designs, n_samples, n_genes), with cells of each design.
+    """Cells of each design, (n_designs, n_samples, n_genes).
 
     With ``own`` they have library sizes of the source.
     """
-    n_samples = samples.shape[1]
-    for i, cells in enumerate(populations(designs, population, n_samples)):
-        chosen = random.integers(len(source.library), size=n_samples)
+    samples = np.empty(shape, dtype=np.float32)
+    for i, cells in enumerate(populations(designs, source.population, shape[1])):
+        chosen = random.integers(len(source.library), size=shape[1])
         z_basal, cells = source.draw(module, cells.to(module.device), chosen, own)
         samples[i] = module.intervene(z_basal, cells, sampled=True).sample().cpu()
     return samples

@@ -32,6 +32,7 @@ from torch.distributions import Normal
 from torch.quasirandom import SobolEngine
 
 from ._data import Cells
+from ._runtime import seeded
 from .exceptions import SamplingWarning, warn_of_data
 from .module import PerturbationModule
 
@@ -133,6 +134,13 @@ def evidence(
         proposal = Proposal.of(log_joint, exact.guide(doubled), n_sampled, n_particles > 1)
         parts.append(weigh(_log_joint(module, batch, shared), proposal.particles(n_states)))
     return Evidence(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+def mean_iwelbo(cells: Cells, n_particles: int, seed: int, module: PerturbationModule) -> float:
+    """Mean evidence of cells, nats, with the same noise for every module."""
+    device = module.device
+    with seeded(seed, device), torch.no_grad():
+        return float(evidence(module, cells, n_particles, device).log_evidence.mean())
 
 
 def _log_joint(module: PerturbationModule, cells: Cells, shared: Any) -> LogJoint:

@@ -3,44 +3,33 @@
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
-from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Bunch, check_consistent_length, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from . import _prediction
 from ._candidates import Candidates, warn_if_worse
 from ._data import Cells, split
-from ._docstrings import with_shared_parameters as with_shared_parameters
 from ._input.cells import check_cells
 from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._prediction import (
-    Source,
-    check_library_size,
-    counterfactual,
-    drawn,
-    encoded,
-    expected,
-    moments,
-    population_of,
-)
+from ._parameters import CONSTRAINTS, REAL_VALUED
+from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
-from ._scoring import evidence, warn_of_few_particles
+from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
 from ._training import N_STEPS, budget, check_predictions, mean_elbo, probe, train
 from ._weights import arrays, fill
-from .nn import LIKELIHOODS, Decoder, GaussianEncoder
+from .nn import Decoder, GaussianEncoder
 from .preprocessing import PerturbationEncoder
 from .sparsity.edges import edges_at_fdr
 
-REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
+OF_OPTIMISER = ("learning_rate", "schedule", "weight_decay", "adam_epsilon", "max_gradient_norm")
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
 
@@ -52,36 +41,9 @@ class PerturbationVAE(
     All that is asked of the module is in :class:`skpert.module.PerturbationModule`.
     """
 
-    _parameter_constraints = {
-        "n_latent": [Interval(Integral, 1, None, closed="left")],
-        "n_hidden": [Interval(Integral, 1, None, closed="left")],
-        "n_layers": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "batch_norm": ["boolean"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
-        "control": [object],
-        "sep": [str, None],
-        "perturbation": [str],
-        "environment": ["array-like", None],
-        "layer": [str, None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "schedule": [StrOptions({"one_cycle", "constant"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "adam_epsilon": [Interval(Real, 0, None, closed="neither")],
-        "max_gradient_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "n_particles": [Interval(Integral, 1, None, closed="left")],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
+    _parameter_constraints = CONSTRAINTS
     _n_steps = N_STEPS  # of a training of automatic length
+    _shown = slice(None)  # latents that ``transform`` gives
     _additive = True  # whether the effect of a combination is the sum of its parts'
 
     @abstractmethod
@@ -90,20 +52,10 @@ class PerturbationVAE(
 
     def _networks(self, cells):
         """Encoder and decoder of the sizes that the parameters say."""
-        sizes = {
-            "n_hidden": self.n_hidden,
-            "n_layers": self.n_layers,
-            "batch_norm": self.batch_norm,
-        }
+        sizes = {name: getattr(self, name) for name in ("n_hidden", "n_layers", "batch_norm")}
         encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
-        decoder = Decoder(
-            self.n_latent,
-            cells.n_genes,
-            likelihood=self.likelihood,
-            n_environments=cells.environment.shape[1],
-            **sizes,
-        )
-        return encoder, decoder
+        sizes |= {"likelihood": self.likelihood, "n_environments": cells.environment.shape[1]}
+        return encoder, Decoder(self.n_latent, cells.n_genes, **sizes)
 
     def _make_design(self):
         """Return the unfitted encoder of the design."""
@@ -119,11 +71,11 @@ class PerturbationVAE(
         """Check and learn what ``_make_module`` needs of the training cells; often nothing."""
 
     def _reaching(self, A):
-        """Return the estimator that answers for A; models of the unseen return one that can."""
+        """Return the estimator that answers for A; one that can, if A names the unseen."""
         return self
 
     def _store(self, arguments):
-        """Keep the constructor's arguments, its ``locals()``, under their own names."""
+        """Keep the constructor's arguments, its ``locals()``."""
         for name in self._get_param_names():
             setattr(self, name, arguments[name])
 
@@ -141,8 +93,8 @@ class PerturbationVAE(
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
             Expression: raw counts, or real values with a normal likelihood.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            The design A: a label per cell, dosages (a row of zeros is a control cell), or a
-            frame with a column of labels such as ``adata.obs``. Pass it by position.
+            The design A, by position: a label per cell, dosages (a row of zeros is a control
+            cell), or a frame with a column of labels such as ``adata.obs``.
 
         Returns
         -------
@@ -152,16 +104,14 @@ class PerturbationVAE(
         Raises
         ------
         ValueError
-            If X holds negative counts, NaN or infinity, if A is missing, of another length,
-            with missing labels or negative dosages, names a single condition, or has a column
-            of a perturbation that no cell received; or if training gives nothing but numbers
-            that are not finite.
+            If X holds negative counts, NaN or infinity; if A is of another length, has missing
+            labels, negative dosages, a single condition or one without cells; or if training
+            diverges from the start.
 
         Warns
         -----
         TrainingWarning
-            If training was cut short by such numbers or by Ctrl-C, or if it made the model
-            worse than it was before, by the ELBO of training cells.
+            If training was cut short, or made the ELBO of training cells clearly worse.
         """
         self._validate_params()
         if y is None:
@@ -176,8 +126,7 @@ class PerturbationVAE(
                 f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
                 "Nothing can be learned of them: leave them out, and learn them later with adapt"
             )
-        values = self._expression(X, y, reset=True)
-        cells = _cells(values, design, y)
+        cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
         device = chosen_device(self.device)
         random = check_random_state(self.random_state)
         self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
@@ -190,7 +139,9 @@ class PerturbationVAE(
             self._prepare(training)
             n_epochs, batch_size, _ = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
-            candidates = Candidates(self.n_init, monitor)
+            held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
+            score = partial(mean_iwelbo, held_out, n_particles, self._seed)
+            candidates = Candidates(self.n_init, monitor, score)
             for seed in (None, *restarts):
                 with candidates.attempt():
                     if seed is not None:
@@ -199,18 +150,11 @@ class PerturbationVAE(
                     monitor.begin({"module_": module, "n_iter_": 1})
                     with suitable_threads(batch_size * training.n_genes):
                         result = self._optimise(module, training, validation, monitor)
-                    score = partial(self._elbo, module, training, validation)
-                    candidates.add(module, result, score)
+                    candidates.add(module, result)
                 if monitor.stopped:
                     break
             monitor.close()
         return self._keep(*candidates.best(), "fit")
-
-    def _elbo(self, module, training, validation):
-        """Mean IWELBO with a few particles, the same noise for every module."""
-        cells, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
-        with seeded(self._seed, module.device), torch.no_grad():
-            return float(evidence(module, cells, n_particles, module.device).log_evidence.mean())
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
@@ -231,15 +175,10 @@ class PerturbationVAE(
                     cells,
                     max_epochs=phase.n_epochs,
                     batch_size=batch_size,
-                    learning_rate=self.learning_rate,
-                    schedule=self.schedule,
-                    weight_decay=self.weight_decay,
-                    adam_epsilon=self.adam_epsilon,
-                    max_gradient_norm=self.max_gradient_norm,
                     n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
                     validation=validation,
-                    patience=self.patience,
                     on_epoch=monitor,
+                    **{name: getattr(self, name) for name in (*OF_OPTIMISER, "patience")},
                 )
             history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
             if phase.finalise is not None:
@@ -256,17 +195,14 @@ class PerturbationVAE(
         return self
 
     def adapt(self, X, A):
-        """Learn perturbations never trained on, with all else kept as it is.
-
-        Encoder and decoder are frozen; the new perturbations get rows of their own after the
-        known ones, which stay bitwise identical.
+        """Learn perturbations never trained on; all that is known stays bitwise identical.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Cells of the new perturbations.
+            Cells of the new perturbations; control cells change nothing.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Their design, in any form that ``fit`` takes. Control cells change nothing.
+            Their design, in any form that ``fit`` takes.
 
         Returns
         -------
@@ -284,11 +220,11 @@ class PerturbationVAE(
     def _adapted(self, X, A, extend):
         values = self._expression(X, A)
         design = self.design_.extended(A)
-        cells = _cells(values, design, A)
+        cells = Cells.of_design(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
-        with seeded(self._seed, self._device), without_overflow():
+        with seeded(self._seed, self.module_.device), without_overflow():
             treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
-            cells = cells.subset(treated).to(self._device)
+            cells = cells.subset(treated).to(self.module_.device)
             module = extend(cells, n_new)
             history, *elbo = self._optimise(module, cells)
         warn_if_worse(*elbo)
@@ -297,10 +233,7 @@ class PerturbationVAE(
         return adapted._keep(module, history, "adapt")
 
     def refine(self, X, A):
-        """Train on with the discrete structure fixed, as step 2 of the published protocol does.
-
-        Masks are set to ``mask_`` and their prior is dropped; everything else is trained again
-        from where it stands.
+        """Train on with masks fixed at ``mask_`` and without their prior (published step 2).
 
         Parameters
         ----------
@@ -317,8 +250,8 @@ class PerturbationVAE(
         cells = self._check(X, A)
         if cells.n_cells < 2:
             raise ValueError(f"refine needs at least 2 cells to train on, got {cells.n_cells}")
-        with seeded(self._seed, self._device), without_overflow():
-            training, validation = split(cells, self.validation_fraction, self._device)
+        with seeded(self._seed, self.module_.device), without_overflow():
+            training, validation = split(cells, self.validation_fraction, self.module_.device)
             module = self.module_.refined()
             history, *elbo = self._optimise(module, training, validation)
         warn_if_worse(*elbo)
@@ -343,14 +276,14 @@ class PerturbationVAE(
         Z : ndarray of shape (n_cells, n_latent)
             Latent states, float32.
         """
-        return with_cell_names(self, self._encoded(X), X)
+        return with_cell_names(self, self._encoded(X)[:, self._shown], X)
 
     def _encoded(self, X):
         """Posterior means of all latents, (n_cells, n_latent)."""
         check_is_fitted(self)
         X = self._expression(X)
         with self._inference():
-            return encoded(self.module_, X, self.n_latent)
+            return _prediction.encoded(self.module_, X, self.n_latent)
 
     def posterior(self, X, A=None):
         """Latent states with what is known of each cell's perturbation.
@@ -359,9 +292,8 @@ class PerturbationVAE(
         ----------
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
             Expression.
-        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame, \
-                default=None
-            Design; None reads all cells as untreated.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), DataFrame or None
+            Design; None, the default, reads all cells as untreated.
 
         Returns
         -------
@@ -370,20 +302,15 @@ class PerturbationVAE(
             ``z_basal``, the mean of the state the cell would have untreated.
         """
         check_is_fitted(self)
-        X = self._expression(X, A)
-        dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
-        cells = Cells.from_arrays(X, dosage, np.empty((X.shape[0], 0)))
-        model = self if A is None else self._reaching(A)
-        if A is not None:
-            cells = _cells(X, model.design_, A)
+        X, model = self._expression(X, A), self if A is None else self._reaching(A)
+        cells = Cells.untreated(X) if A is None else Cells.of_design(X, model.design_, A)
         with self._inference():
-            return Bunch(**moments(model.module_, cells))
+            return Bunch(**_prediction.moments(model.module_, cells))
 
     def score_cells(self, X, A, *, n_particles=None, return_std=False):
         """Importance-weighted ELBO of each cell, nats; higher is better.
 
-        A cell's score depends on the cell and the model alone, not on the cells beside it: the
-        noise is the same for all cells, and for all models with as many latents.
+        The noise is the same for all cells, and all models with as many latents.
 
         Parameters
         ----------
@@ -393,10 +320,9 @@ class PerturbationVAE(
             Design, of known perturbations.
         n_particles : int or None, default=None
             Samples of the latent state per cell; None is the constructor's. The value rises
-            with it, in expectation, towards log p(x | a). Of several, all but a tenth come from
-            a normal distribution that is fitted to the posterior of the cell first, as long as
-            latents are at most 100, the others from that of the encoder. One gives the ELBO of
-            the encoder, as an average over 64 samples.
+            with it, in expectation, towards log p(x | a). A tenth of several come from the
+            encoder's posterior, the others, for up to 100 latents, from a normal distribution
+            fitted to the cell's own. One gives the ELBO, as an average over 64 samples.
         return_std : bool, default=False
             Whether to return how far off the scores are.
 
@@ -405,18 +331,16 @@ class PerturbationVAE(
         scores : ndarray of shape (n_cells,)
             Summed over genes, with every constant of the likelihood.
         std : ndarray of shape (n_cells,)
-            Only with ``return_std``: standard error of each score, nats, from the spread of its
-            weights; NaN for a single particle. A score is too low by about ``std**2 / 2`` on
-            average. Near 1, its largest value, one particle has all the weight, and the score
-            may be too low by any amount. The effective sample size is ``n_particles / (1 +
-            (n_particles - 1) * std**2)``, where cells share no uncertain effects; where they do,
-            the error of averaging over these is included. Errors of different cells are not
-            independent.
+            Only with ``return_std``: standard error of each score, nats, that of averaging over
+            uncertain effects included; NaN for one particle. Scores are too low by about
+            ``std**2 / 2`` on average, and by any amount near 1, the largest value. Without
+            uncertain effects the effective sample size is ``n_particles / (1 + (n_particles - 1)
+            * std**2)``. Errors of different cells are not independent.
 
         Raises
         ------
         ValueError
-            If A names a perturbation not seen in ``fit``, or ``n_particles`` is below 1.
+            If A names an unknown perturbation, or ``n_particles`` is below 1.
         """
         n_particles = self.n_particles if n_particles is None else n_particles
         if not is_positive_integer(n_particles):
@@ -425,7 +349,7 @@ class PerturbationVAE(
         model = self._reaching(A)
         cells = model._check(X, A)
         with self._inference():
-            scores, std = evidence(model.module_, cells, n_particles, self._device)
+            scores, std = evidence(model.module_, cells, n_particles, self.module_.device)
         return (scores.numpy(), std.numpy()) if return_std else scores.numpy()
 
     def score(self, X, y, sample_weight=None):
@@ -443,15 +367,14 @@ class PerturbationVAE(
         Returns
         -------
         score : float
-            A lower bound of the mean of log p(x | a), comparable between models. Effects that
-            have a posterior of their own are averaged over it and cost nothing here, which is
-            then a predictive density (see the notes of ``SAMSVAE``).
+            A lower bound of the mean of log p(x | a), comparable between models; where effects
+            have a posterior, a predictive density (see the notes of ``SAMSVAE``).
 
         Warns
         -----
         SamplingWarning
-            If the effective sample size of a typical cell is below five, and below a tenth of
-            ``n_particles``: a comparison of models may then measure particles.
+            If the effective sample size of a typical cell is below five, and a tenth of
+            ``n_particles``.
         """
         check_same_cells(X, sample_weight, ("X", "sample_weight"))
         scores, std = self.score_cells(X, y, return_std=True)
@@ -468,19 +391,16 @@ class PerturbationVAE(
         A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
             Designs to predict; a bare string is one.
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
-            Control cells. If given, the answer is how these very cells would express under
-            the one design of A, or each under its own row of A.
+            Control cells, to be predicted under the one design of A, or each under its own.
         library_size : float or None, default=None
-            Total counts of the predicted cells; None is the median of training, and with X
-            each cell's own.
+            Total counts; None is the median of training, and with X each cell's own.
 
         Returns
         -------
         expression : ndarray of shape (n_designs, n_genes) or (n_cells, n_genes)
-            Expected counts; real values with a normal likelihood. Without X the mean over
-            a fixed sample of basal states, the same for all designs, and over the
-            environments of training unless A is a frame that names them. Zero inflation takes
-            its share: what is expected is what is left after dropout.
+            Expected counts, after dropout if there is zero inflation; real values with a normal
+            likelihood. Without X the mean over one sample of basal states for all designs, and
+            over the environments of training unless A is a frame that names them.
 
         Raises
         ------
@@ -492,24 +412,14 @@ class PerturbationVAE(
         designs = model._designs(A, library_size)
         with self._inference():
             if X is None:
-                return expected(model.module_, designs, self._population)
-            X = self._counterfactual_cells(designs, X, A)
-            return counterfactual(model.module_, designs, X, library_size is None)
-
-    def _counterfactual_cells(self, designs, X, A):
-        """Validated expression of cells that the designs fit."""
-        n_designs = designs.n_cells
-        X = self._expression(X, A if n_designs > 1 else None)
-        if n_designs not in (1, X.shape[0]):
-            raise ValueError(
-                f"A has {n_designs} designs for {X.shape[0]} cells: give one design, or one per "
-                "cell"
-            )
-        if designs.environment.shape[1] != self.design_.n_environments_:
-            raise ValueError(
-                f"these cells have environments: give A as a frame with {self.environment}"
-            )
-        return X
+                return _prediction.expected(model.module_, designs, self._population)
+            X = self._expression(X, A if designs.n_cells > 1 else None)
+            _prediction.check_one_or_each(designs, X.shape[0])
+            if designs.environment.shape[1] != self.design_.n_environments_:
+                raise ValueError(
+                    f"these cells have environments: give A as a frame with {self.environment}"
+                )
+            return _prediction.counterfactual(model.module_, designs, X, library_size is None)
 
     def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
         """Expression of cells drawn under interventions, noise included.
@@ -521,8 +431,8 @@ class PerturbationVAE(
         n_samples : int
             Cells per design.
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
-            Control cells whose basal states and library sizes are drawn with replacement;
-            None draws the states from the prior and library sizes from training controls.
+            Control cells from which basal states and library sizes are drawn; None draws states
+            from the prior and library sizes from training controls.
         library_size : float or None, default=None
             Total counts of every drawn cell.
         random_state : int, RandomState instance or None, default=None
@@ -539,32 +449,20 @@ class PerturbationVAE(
         model = self._reaching(A)
         designs = model._designs(A, library_size)
         random = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
-        samples = np.empty((designs.n_cells, n_samples, self.n_features_in_), dtype=np.float32)
-        source, own = Source(self._population["library"]), library_size is None
+        shape, own = (designs.n_cells, n_samples, self.n_features_in_), library_size is None
+        source = Source(self._population)
         if X is not None:
             X = self._expression(X)
             with self._inference():
-                source = Source.of(self.module_, X, self.n_latent)
+                source.take(self.module_, X, self.n_latent)
         with self._inference(int(random.integers(2**31))):
-            return drawn(model.module_, designs, self._population, source, samples, own, random)
+            return _prediction.drawn(model.module_, designs, source, shape, own, random)
 
     def _designs(self, A, library_size):
         """One row of cells, without expression, per design."""
-        if library_size is not None and not self._counts:
-            raise ValueError(
-                f"library_size has no meaning with likelihood={self.likelihood!r}: leave it out"
-            )
-        if library_size is not None:
-            check_library_size(library_size)
-        dosage = self.design_.transform(A)
-        if dosage.shape[0] == 0:
-            raise ValueError("A holds no design: give at least one, such as a perturbation's name")
-        columns = getattr(A, "columns", ())
-        known = self.environment is not None and not set(self.environment).isdisjoint(columns)
-        environment = self.design_.environments(A) if known else np.empty((dosage.shape[0], 0))
-        designs = Cells.from_arrays(np.empty((dosage.shape[0], 0)), dosage, environment)
+        _prediction.check_library_size(library_size, self.likelihood)
         library = self._population["median"] if library_size is None else library_size
-        return designs._replace(library=torch.full_like(designs.library, float(library)))
+        return _prediction.designs_of(self.design_, A, self.environment, library)
 
     @property
     def embedding_(self):
@@ -592,9 +490,8 @@ class PerturbationVAE(
         Parameters
         ----------
         fdr : float, default=0.05
-            Share of false ones, in [0, 1], that is expected among the edges returned: the mean
-            of ``1 - mask_probability_`` over them. An edge that is more likely false than not
-            is never among them, unless ``fdr`` is above 0.5.
+            Expected share of false edges among those returned, in [0, 1]: their mean of
+            ``1 - mask_probability_``. Up to 0.5, none is more likely false than not.
 
         Returns
         -------
@@ -618,9 +515,8 @@ class PerturbationVAE(
         return learned[name].detach().cpu().numpy()
 
     def _check(self, X, A):
-        """Cells of validated expression and design."""
         check_is_fitted(self)
-        return _cells(self._expression(X, A), self.design_, A)
+        return Cells.of_design(self._expression(X, A), self.design_, A)
 
     def _expression(self, X, A=None, *, reset=False):
         """Validated expression, float32, of the cells of the design A."""
@@ -629,19 +525,14 @@ class PerturbationVAE(
     @contextmanager
     def _inference(self, seed=None):
         """Without gradients, and with the same samples at every call."""
-        with seeded(self._seed if seed is None else seed, self._device), torch.no_grad():
+        with seeded(self._seed if seed is None else seed, self.module_.device), torch.no_grad():
             yield
-
-    @property
-    def _device(self):
-        return self.module_.device
 
     @property
     def _n_features_out(self):
         return self.n_latent
 
     def __sklearn_is_fitted__(self):
-        """Whether training has ended."""
         return hasattr(self, "module_")
 
     def __getstate__(self):
@@ -650,7 +541,6 @@ class PerturbationVAE(
         return state | {"module_": arrays(state["module_"])} if "module_" in state else state
 
     def __setstate__(self, state):
-        """Rebuild the module from its arrays."""
         super().__setstate__(state)
         weights = state.get("module_")
         if isinstance(weights, dict):
@@ -661,7 +551,6 @@ class PerturbationVAE(
             self.module_ = fill(module, weights).eval()
 
     def __sklearn_tags__(self):
-        """Capabilities, as scikit-learn asks for them."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = self._counts
@@ -669,9 +558,3 @@ class PerturbationVAE(
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _cells(X, design, A):
-    dosage = design.transform(A)
-    check_consistent_length(X, dosage)
-    return Cells.from_arrays(X, dosage, design.environments(A))

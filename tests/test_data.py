@@ -7,7 +7,8 @@ from scipy import sparse
 from scipy.special import gammaln, xlogy
 from torch.distributions import Independent, Normal
 
-from skpert._data import Cells, ChosenRows, SparseRows, split
+from skpert._data import Cells, split
+from skpert._rows import ChosenRows, SparseRows
 from skpert.distributions import Poisson
 
 

@@ -178,7 +178,7 @@ def test_a_model_leaves_the_device_with_its_answers(estimator, tmp_path):
     model = fitted(estimator)
     save(model, tmp_path / "model")
     for other in (pickle.loads(pickle.dumps(model)), load(tmp_path / "model")):
-        assert other._device.type == "cpu"
+        assert other.module_.device.type == "cpu"
         np.testing.assert_allclose(other.transform(X), model.transform(X), rtol=1e-4, atol=1e-5)
         for name, shown in learned(model).items():
             np.testing.assert_allclose(getattr(other, name), shown, rtol=1e-5, atol=1e-6)
@@ -207,7 +207,7 @@ def test_sparse_cells_are_as_dense_ones_on_the_device():
 
 def test_the_automatic_device_is_the_one_there_is():
     model = VAE(**SMALL | {"device": "auto"}).fit(X, A)
-    assert model._device == DEVICE
+    assert model.module_.device == DEVICE
 
 
 def test_a_device_that_fails_is_an_error_or_left_alone(monkeypatch):
@@ -220,7 +220,7 @@ def test_a_device_that_fails_is_an_error_or_left_alone(monkeypatch):
     monkeypatch.setattr(torch, "zeros", broken)
     with pytest.warns(TrainingWarning, match=r"\(CUDA error: out of memory\): .* on the CPU"):
         model = VAE(**SMALL | {"device": "auto"}).fit(X, A)
-    assert model._device.type == "cpu"
+    assert model.module_.device.type == "cpu"
     with pytest.raises(ValueError, match="device='cuda:0' cannot be used here"):
         VAE(**SMALL | {"device": "cuda:0"}).fit(X, A)
 

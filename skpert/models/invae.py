@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
@@ -33,7 +32,8 @@ from torch.nn.functional import softplus
 from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
 from .._input.values import listed
-from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from .._parameters import Interval, StrOptions, with_shared_parameters
+from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import thinned
 from ..objectives import total_correlation
@@ -66,12 +66,12 @@ class GaussianPrior(nn.Module):
     With ``apart`` its means differ between covariates from the start.
     """
 
-    def __init__(self, n_covariates: int, n_latent: int, apart: float = 0.0):
+    def __init__(self, n_covariates: int, n_latent: int, n_layers: int = 1, *, apart: float = 0.0):
         super().__init__()
         self.n_latent = n_latent
         self.network = None
         if n_covariates:
-            self.network = _network(n_covariates, 2 * n_latent)
+            self.network = _network(n_covariates, 2 * n_latent, n_layers)
             last: Any = self.network[-1]
             nn.init.normal_(last.weight[:n_latent], std=apart)
 
@@ -110,12 +110,12 @@ class ExponentialPrior(nn.Module):
     normalised whatever the weights. Only ``score_matching`` has gradients for the weights.
     """
 
-    def __init__(self, n_covariates: int, n_latent: int):
+    def __init__(self, n_covariates: int, n_latent: int, n_layers: int = 1):
         super().__init__()
         self.n_latent = n_latent
         self.units = nn.Linear(n_latent, PRIOR_WIDTH)  # T is linear in tanh of these
         n_out = 2 * n_latent + PRIOR_WIDTH
-        self.network = _network(n_covariates, n_out)
+        self.network = _network(n_covariates, n_out, n_layers)
         last: Any = self.network[-1]
         half = math.log(math.expm1(0.5 - LEAST_CURVATURE))  # z ~ N(0, I) at the start
         with torch.no_grad():
@@ -235,12 +235,14 @@ class ExponentialPrior(nn.Module):
         return drawn
 
 
-def _network(n_in: int, n_out: int) -> nn.Sequential:
-    """A hidden layer; all outputs are zero at the start."""
+def _network(n_in: int, n_out: int, n_layers: int) -> nn.Sequential:
+    """Hidden layers; all outputs are zero at the start."""
     last = nn.Linear(PRIOR_WIDTH, n_out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(n_in, PRIOR_WIDTH), nn.ReLU(), last)
+    widths = [n_in] + [PRIOR_WIDTH] * (n_layers - 1)
+    hidden = [part for n in widths for part in (nn.Linear(n, PRIOR_WIDTH), nn.ReLU())]
+    return nn.Sequential(*hidden, last)
 
 
 def _normal_factor(natural: Natural) -> Normal:
@@ -496,154 +498,17 @@ class InvariantModule(PerturbationModule):
         return p_x
 
 
-@with_shared_parameters
-class InVAE(PerturbationVAE):
-    """Invariant VAE: latents of biology, and of what differs between environments.
-
-    Parameters
-    ----------
-    {n_latent} Both blocks together.
-    invariant : str, list of str or None, default=None
-        Columns of the design with covariates whose relation to expression is the same in all
-        environments, such as the cell type or a treatment. With a design of labels in place of a
-        frame None takes these; else at least one of the two groups is needed. Columns of floats
-        are continuous, all others categories.
-    spurious : str, list of str or None, default=None
-        Columns of the design with covariates of environments, such as the site.
-    prior : {"nonfactorized", "factorized"}, default="nonfactorized"
-        Prior of invariant latents given their covariates: an exponential family with neural
-        sufficient statistics, fitted by score matching, or a normal distribution.
-    n_spurious : int, default=1
-        Number of spurious latents, the last ones. With 0 the covariates in ``environment`` can
-        enter the decoder in their place.
-    total_correlation : float, default=1.0
-        Weight of the total correlation between the two blocks, estimated over minibatches.
-    conditioning : {"domain", "none"}, default="domain"
-        Whether that is taken among the cells of one environment, as in the paper, or among all,
-        as in the released code and wherever a spurious covariate is continuous.
-    hide : float, default=0.5
-        Share of training cells whose covariates are hidden from the encoder at each step, in
-        [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From
-        a tenth of all cells they are hidden altogether, so that priors know such cells, too.
-    thinning : float, default=0.95
-        Largest share of the counts of a training cell that are kept from the encoder, in [0, 1);
-        the share is drawn anew for each cell and step, uniformly between 0 and this. An encoder
-        that reads shallow cells goes by what many genes have in common. No effect on values that
-        are no counts.
-    score_regularization : float, default=0.0
-        Weight of the squared curvatures in score matching.
-    latent : {"invariant", "spurious", "all"}, default="invariant"
-        Latents that ``transform`` gives.
-    whiten : bool, default=True
-        Whether latents are shown in units of their spread within conditions: around what is linear
-        in the covariates of a block, its latents are then uncorrelated and have unit variance.
-        Otherwise they have the scales that training happened to give them.
-    {network_parameters}
-    {shared_parameters}
-
-    Attributes
-    ----------
-    covariates_ : list of str
-        Names of covariates, the invariant ones first.
-    {shared_attributes}
-
-    See Also
-    --------
-    NFIVAE : All latents and covariates in one block.
-    skpert.metrics.integration_scores : Whether biology is kept and environments are lost.
-
-    Notes
-    -----
-    ``InVAE(prior="factorized", n_spurious=0)`` is the iVAE of the paper: all covariates are then
-    ``invariant``.
-
-    The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
-    covariates of a block are known, falls from 30 to 1. Early on each block then learns only
-    what these explain; from below, environments can end up among the invariant latents.
-
-    Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
-    predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
-    have no meaning here.
-
-    ``predict_intervention(design, X)`` answers for these cells in another environment, where the
-    design has a column of ``spurious``: the invariant latents of a cell stay, the spurious ones
-    are drawn from the prior of that environment. A column of ``invariant`` is another condition:
-    the invariant latents are then drawn from its prior, an answer about a population.
-
-    References
-    ----------
-    .. [1] Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant representation learning
-       for disentangling cellular heterogeneity, 2023, arXiv 2307.00558.
-
-    Examples
-    --------
-    >>> from skpert import InVAE
-    >>> from skpert.datasets import make_invariant
-    >>> cells = make_invariant(20, random_state=0)
-    >>> model = InVAE(4, invariant=["cell_type", "condition"], spurious="batch", max_epochs=2,
-    ...               random_state=0).fit(cells.X, cells.obs)
-    >>> model.transform(cells.X).shape
-    (240, 3)
-    >>> model.get_feature_names_out().tolist()
-    ['invariant0', 'invariant1', 'invariant2']
-    """
+class _InvariantVAE(PerturbationVAE):
+    """What both estimators do."""
 
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
         "invariant": [str, list, tuple, None],
-        "spurious": [str, list, tuple, None],
-        "prior": [StrOptions({"nonfactorized", "factorized"})],
-        "n_spurious": [Interval(Integral, 0, None, closed="left")],
-        "total_correlation": [Interval(Real, 0, None, closed="left")],
-        "conditioning": [StrOptions({"domain", "none"})],
         "hide": [Interval(Real, 0, 1, closed="left")],
         "thinning": [Interval(Real, 0, 1, closed="left")],
         "score_regularization": [Interval(Real, 0, None, closed="left")],
-        "latent": [StrOptions({"invariant", "spurious", "all"})],
+        "n_prior_layers": [Interval(Integral, 1, None, closed="left")],
         "whiten": ["boolean"],
     }
-
-    def __init__(
-        self,
-        n_latent=10,
-        *,
-        invariant=None,
-        spurious=None,
-        prior="nonfactorized",
-        n_spurious=1,
-        total_correlation=1.0,
-        conditioning="domain",
-        hide=0.5,
-        thinning=0.95,
-        score_regularization=0.0,
-        latent="invariant",
-        whiten=True,
-        n_hidden=128,
-        n_layers=1,
-        dropout=0.1,
-        batch_norm=True,
-        likelihood="negative_binomial",
-        control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self._store(locals())
 
     def _make_design(self):
         return CovariateEncoder(
@@ -675,8 +540,8 @@ class InVAE(PerturbationVAE):
         return InvariantModule(
             *self._networks(cells),
             nn.Linear(n_columns, self.n_hidden, bias=False),
-            kind(n_first, n_invariant),
-            GaussianPrior(n_columns - n_first, n_spurious, APART),
+            kind(n_first, n_invariant, self.n_prior_layers),
+            GaussianPrior(n_columns - n_first, n_spurious, self.n_prior_layers, apart=APART),
             torch.from_numpy(design.covariate_.copy()),
             n_first,
             cells.library,
@@ -687,23 +552,6 @@ class InVAE(PerturbationVAE):
             regularization=self.score_regularization,
             whiten=self.whiten,
         )
-
-    def transform(self, X):
-        """Latent state of each cell: posterior mean, from its expression only.
-
-        Covariates are hidden from the encoder, which has learned to do without.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Expression of the genes seen in ``fit``.
-
-        Returns
-        -------
-        Z : ndarray of shape (n_cells, n_features)
-            The latents that ``latent`` names, float32.
-        """
-        return self._encoded(X)[:, self._shown]
 
     @property
     def _shown(self):
@@ -782,7 +630,7 @@ class InVAE(PerturbationVAE):
         check_is_fitted(self)
         cells = self._designs(A, None)
         with self._inference():
-            known = self.module_.covariates(cells.to(self._device))
+            known = self.module_.covariates(cells.to(self.module_.device))
             if self.prior == "factorized":
                 estimates = torch.zeros(2, cells.n_cells)
             else:
@@ -817,16 +665,15 @@ class InVAE(PerturbationVAE):
                 f"Z has shape {Z.shape}, expected (..., {X.shape[0]}, {self.n_latent}): a state "
                 "of all latents for each cell"
             )
-        dosage = csr_array((X.shape[0], len(self.perturbations_)), dtype=np.float32)
         environment = self.design_.environments(A) if self.environment is not None else None
-        if environment is None:
-            environment = np.empty((X.shape[0], 0))
-        cells = Cells.from_arrays(X, dosage, environment)
+        cells = Cells.untreated(X, environment)
         parts = []
         with self._inference():
             for index in torch.arange(X.shape[0]).split(ENCODE_SIZE):
-                z = torch.from_numpy(Z[..., index.numpy(), :]).to(self._device)
-                parts.append(self.module_.log_likelihood(cells.take(index).to(self._device), z))
+                z = torch.from_numpy(Z[..., index.numpy(), :]).to(self.module_.device)
+                parts.append(
+                    self.module_.log_likelihood(cells.take(index).to(self.module_.device), z)
+                )
         return torch.cat(parts, -1).cpu().numpy()
 
     def _designs(self, A, library_size):
@@ -844,7 +691,140 @@ class InVAE(PerturbationVAE):
 
 
 @with_shared_parameters
-class NFIVAE(InVAE):
+class InVAE(_InvariantVAE):
+    """Invariant VAE: latents of biology, and of what differs between environments.
+
+    Parameters
+    ----------
+    {n_latent} Both blocks together.
+    invariant : str, list of str or None, default=None
+        Columns of the design with covariates whose relation to expression is the same in all
+        environments, such as the cell type or a treatment. With a design of labels in place of a
+        frame None takes these; else at least one of the two groups is needed. Columns of floats
+        are continuous, all others categories.
+    spurious : str, list of str or None, default=None
+        Columns of the design with covariates of environments, such as the site.
+    prior : {"nonfactorized", "factorized"}, default="nonfactorized"
+        Prior of invariant latents given their covariates: an exponential family with neural
+        sufficient statistics, fitted by score matching, or a normal distribution.
+    n_spurious : int, default=1
+        Number of spurious latents, the last ones. With 0 the covariates in ``environment`` can
+        enter the decoder in their place.
+    total_correlation : float, default=1.0
+        Weight of the total correlation between the two blocks, estimated over minibatches.
+    conditioning : {"domain", "none"}, default="domain"
+        Whether that is taken among the cells of one environment, as in the paper, or among all,
+        as in the released code and wherever a spurious covariate is continuous.
+    {prior_parameters}
+    latent : {"invariant", "spurious", "all"}, default="invariant"
+        Latents that ``transform`` gives.
+    {whiten}
+    {network_parameters}
+    {shared_parameters}
+
+    Attributes
+    ----------
+    covariates_ : list of str
+        Names of covariates, the invariant ones first.
+    {shared_attributes}
+
+    See Also
+    --------
+    NFIVAE : All latents and covariates in one block.
+    skpert.metrics.integration_scores : Whether biology is kept and environments are lost.
+
+    Notes
+    -----
+    ``InVAE(prior="factorized", n_spurious=0)`` is the iVAE of the paper: all covariates are then
+    ``invariant``.
+
+    The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
+    covariates of a block are known, falls from 30 to 1. Early on each block then learns only
+    what these explain; from below, environments can end up among the invariant latents.
+
+    Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
+    predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
+    have no meaning here.
+
+    ``predict_intervention(design, X)`` answers for these cells in another environment, where the
+    design has a column of ``spurious``: the invariant latents of a cell stay, the spurious ones
+    are drawn from the prior of that environment. A column of ``invariant`` is another condition:
+    the invariant latents are then drawn from its prior, an answer about a population.
+
+    References
+    ----------
+    .. [1] Aliee, Kapl, Hediyeh-Zadeh and Theis, Conditionally invariant representation learning
+       for disentangling cellular heterogeneity, 2023, arXiv 2307.00558.
+
+    Examples
+    --------
+    >>> from skpert import InVAE
+    >>> from skpert.datasets import make_invariant
+    >>> cells = make_invariant(20, random_state=0)
+    >>> model = InVAE(4, invariant=["cell_type", "condition"], spurious="batch", max_epochs=2,
+    ...               random_state=0).fit(cells.X, cells.obs)
+    >>> model.transform(cells.X).shape
+    (240, 3)
+    >>> model.get_feature_names_out().tolist()
+    ['invariant0', 'invariant1', 'invariant2']
+    """
+
+    _parameter_constraints = _InvariantVAE._parameter_constraints | {
+        "spurious": [str, list, tuple, None],
+        "prior": [StrOptions({"nonfactorized", "factorized"})],
+        "n_spurious": [Interval(Integral, 0, None, closed="left")],
+        "total_correlation": [Interval(Real, 0, None, closed="left")],
+        "conditioning": [StrOptions({"domain", "none"})],
+        "latent": [StrOptions({"invariant", "spurious", "all"})],
+    }
+
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        invariant=None,
+        spurious=None,
+        prior="nonfactorized",
+        n_spurious=1,
+        total_correlation=1.0,
+        conditioning="domain",
+        hide=0.5,
+        thinning=0.95,
+        score_regularization=0.0,
+        n_prior_layers=1,
+        latent="invariant",
+        whiten=True,
+        n_hidden=128,
+        n_layers=1,
+        dropout=0.1,
+        batch_norm=True,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
+
+@with_shared_parameters
+class NFIVAE(_InvariantVAE):
     """Identifiable VAE with a nonfactorized prior: all latents depend on all covariates.
 
     The baseline NF-iVAE of the inVAE paper, which is ``InVAE(n_spurious=0)``.
@@ -855,17 +835,8 @@ class NFIVAE(InVAE):
     invariant : str, list of str or None, default=None
         Columns of the design with all covariates, of biology and of environments. With a design
         of labels in place of a frame None takes these.
-    hide : float, default=0.5
-        Share of training cells whose covariates are hidden from the encoder at each step, in
-        [0, 1); from a tenth of all cells they are hidden altogether.
-    thinning : float, default=0.95
-        Largest share of the counts of a training cell that are kept from the encoder, in [0, 1).
-    score_regularization : float, default=0.0
-        Weight of the squared curvatures in score matching.
-    whiten : bool, default=True
-        Whether latents are shown in units of their spread within conditions: around what is linear
-        in the covariates of a block, its latents are then uncorrelated and have unit variance.
-        Otherwise they have the scales that training happened to give them.
+    {prior_parameters}
+    {whiten}
     {network_parameters}
     {shared_parameters}
 
@@ -902,13 +873,6 @@ class NFIVAE(InVAE):
     conditioning = "none"
     latent = "all"
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in InVAE._parameter_constraints.items()
-        if name
-        not in ("spurious", "prior", "n_spurious", "total_correlation", "conditioning", "latent")
-    }
-
     def __init__(
         self,
         n_latent=10,
@@ -917,6 +881,7 @@ class NFIVAE(InVAE):
         hide=0.5,
         thinning=0.95,
         score_regularization=0.0,
+        n_prior_layers=1,
         whiten=True,
         n_hidden=128,
         n_layers=1,

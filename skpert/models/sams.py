@@ -25,7 +25,8 @@ from torch.distributions import Distribution, Normal
 
 from .._data import ENCODE_SIZE, Cells
 from .._input.values import is_positive_integer
-from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from .._parameters import Interval, StrOptions, with_shared_parameters
+from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import InputTransform, Table
 from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal
@@ -519,8 +520,49 @@ class ConditionalVAE(PerturbationVAE):
         )
 
 
+class _AdditiveVAE(PerturbationVAE):
+    """What estimators of effects with a posterior do."""
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | ADDITIVE_CONSTRAINTS
+
+    def joint_score(self, X, A, *, n_particles=None):
+        r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
+
+        .. math:: \frac1N \log \frac1K \sum_k \frac{p(M_k, E_k)}{q(M_k, E_k)}
+                  \prod_i \frac{p(x_i, z_{ik} \mid M_k, E_k)}{q(z_{ik} \mid x_i, M_k, E_k)}
+
+        Equations 6 and 7 of the paper. Weights of whole data sets differ by hundreds of nats, so
+        that the bound is tight for few cells only; ``score`` is for all others.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Design, of known perturbations.
+        n_particles : int or None, default=None
+            Samples of masks and embeddings, with one latent state per cell each; None is the
+            constructor's.
+
+        Returns
+        -------
+        score : float
+            Nats per cell, a lower bound in expectation.
+        """
+        n_particles = self.n_particles if n_particles is None else n_particles
+        if not is_positive_integer(n_particles):
+            raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
+        cells = self._check(X, A)
+        with self._inference():
+            weights = [
+                self.module_.joint_log_weights(cells, len(chunk))
+                for chunk in torch.arange(n_particles).split(N_JOINT)
+            ]
+        return float(iwelbo(torch.cat(weights)[:, None])) / cells.n_cells
+
+
 @with_shared_parameters
-class CPAVAE(PerturbationVAE):
+class CPAVAE(_AdditiveVAE):
     """VAE in which perturbations add up in latent space, each with a dense embedding.
 
     The model of CPA (compositional perturbation autoencoder) without its adversary, in a fully
@@ -563,8 +605,6 @@ class CPAVAE(PerturbationVAE):
     (5, 3)
     """
 
-    _parameter_constraints = PerturbationVAE._parameter_constraints | ADDITIVE_CONSTRAINTS
-
     def __init__(
         self,
         n_latent=10,
@@ -606,35 +646,9 @@ class CPAVAE(PerturbationVAE):
         masks = FixedMasks(torch.full((len(self.perturbations_), self.n_latent), torch.inf))
         return _additive_module(self, cells, masks, rotated=False)
 
-    def joint_score(self, X, A, *, n_particles=None):
-        r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
-
-        .. math:: \frac1N \log \frac1K \sum_k \frac{p(M_k, E_k)}{q(M_k, E_k)}
-                  \prod_i \frac{p(x_i, z_{ik} \mid M_k, E_k)}{q(z_{ik} \mid x_i, M_k, E_k)}
-
-        Equations 6 and 7 of the paper. Weights of whole data sets differ by hundreds of nats, so
-        that the bound is tight for few cells only; ``score`` is for all others.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Expression.
-        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Design, of known perturbations.
-        n_particles : int or None, default=None
-            Samples of masks and embeddings, with one latent state per cell each; None is the
-            constructor's.
-
-        Returns
-        -------
-        score : float
-            Nats per cell, a lower bound in expectation.
-        """
-        return _joint_score(self, X, A, n_particles)
-
 
 @with_shared_parameters
-class SAMSVAE(PerturbationVAE):
+class SAMSVAE(_AdditiveVAE):
     """Sparse additive mechanism shift VAE: perturbations move few latents, and add up.
 
     Parameters
@@ -704,18 +718,14 @@ class SAMSVAE(PerturbationVAE):
     (2, 50)
     """
 
-    _parameter_constraints = (
-        PerturbationVAE._parameter_constraints
-        | ADDITIVE_CONSTRAINTS
-        | {
-            "edges": [StrOptions({"called", "learned"})],
-            "mask_prior": [Interval(Real, 0, 1, closed="neither"), tuple, None],
-            "mask_posterior": [StrOptions({"point", "beta"})],
-            "correlated_embedding": ["boolean", tuple],
-            "init": [StrOptions({"rotation", "random"})],
-            "reweight": [dict, None],
-        }
-    )
+    _parameter_constraints = _AdditiveVAE._parameter_constraints | {
+        "edges": [StrOptions({"called", "learned"})],
+        "mask_prior": [Interval(Real, 0, 1, closed="neither"), tuple, None],
+        "mask_posterior": [StrOptions({"point", "beta"})],
+        "correlated_embedding": ["boolean", tuple],
+        "init": [StrOptions({"rotation", "random"})],
+        "reweight": [dict, None],
+    }
 
     def __init__(
         self,
@@ -772,32 +782,6 @@ class SAMSVAE(PerturbationVAE):
             network=_embedding_network(self),
             weights=_weights(self.reweight),
         )
-
-    def joint_score(self, X, A, *, n_particles=None):
-        r"""Importance-weighted bound of the log evidence of all cells together; higher is better.
-
-        .. math:: \frac1N \log \frac1K \sum_k \frac{p(M_k, E_k)}{q(M_k, E_k)}
-                  \prod_i \frac{p(x_i, z_{ik} \mid M_k, E_k)}{q(z_{ik} \mid x_i, M_k, E_k)}
-
-        Equations 6 and 7 of the paper. Weights of whole data sets differ by hundreds of nats, so
-        that the bound is tight for few cells only; ``score`` is for all others.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Expression.
-        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Design, of known perturbations.
-        n_particles : int or None, default=None
-            Samples of masks and embeddings, with one latent state per cell each; None is the
-            constructor's.
-
-        Returns
-        -------
-        score : float
-            Nats per cell, a lower bound in expectation.
-        """
-        return _joint_score(self, X, A, n_particles)
 
 
 def _transform(estimator, cells):
@@ -897,16 +881,3 @@ def _weights(reweight):
     if not all(isinstance(w, Real) and 0 <= w < inf for w in weights.values()):
         raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
     return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
-
-
-def _joint_score(estimator, X, A, n_particles):
-    n_particles = estimator.n_particles if n_particles is None else n_particles
-    if not is_positive_integer(n_particles):
-        raise ValueError(f"n_particles must be an integer of at least 1, got {n_particles!r}")
-    cells = estimator._check(X, A)
-    with estimator._inference():
-        weights = [
-            estimator.module_.joint_log_weights(cells, len(chunk))
-            for chunk in torch.arange(n_particles).split(N_JOINT)
-        ]
-    return float(iwelbo(torch.cat(weights)[:, None])) / cells.n_cells

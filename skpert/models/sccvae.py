@@ -30,7 +30,8 @@ from torch.distributions import Distribution, Independent, Normal
 from .._data import ENCODE_SIZE, Cells
 from .._input.cells import log_normalised, median_library_size
 from .._input.values import listed
-from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from .._parameters import Interval, StrOptions, with_shared_parameters
+from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import NormalHead, Table
 from ..objectives import kl_from_unit_normal, log_unit_normal

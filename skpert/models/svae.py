@@ -25,7 +25,8 @@ from torch.distributions import Distribution, Normal
 from torch.nn.functional import logsigmoid
 
 from .._data import Cells
-from ..base import Interval, PerturbationVAE, StrOptions, with_shared_parameters
+from .._parameters import Interval, StrOptions, with_shared_parameters
+from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import Table
 from ..objectives import kl_from_unit_normal, log_unit_normal
@@ -204,8 +205,64 @@ class ShiftModule(PerturbationModule):
         return module
 
 
+class _ShiftVAE(PerturbationVAE):
+    """Member of the family: a combination is an intervention of its own."""
+
+    _additive = False
+
+
+class _SparseVAE(_ShiftVAE):
+    """What members with masks do."""
+
+    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+        "edges": [StrOptions({"called", "learned"})],
+        "init": [StrOptions({"rotation", "random"})],
+    }
+
+    def _masked_module(self, cells, penalty):
+        """Module with masks that are called after training, or learned under this penalty."""
+        networks, rows = (
+            self._networks(cells),
+            (len(self.perturbations_), self.n_latent),
+        )
+        embedding, rotated = Table(torch.randn(rows)), self.init == "rotation"
+        logit = torch.full(rows, inf if rotated else LOGIT_START)
+        called = self.edges == "called"
+        masks = CalledMasks(logit) if called else PenalisedMasks(logit, penalty)
+        return ShiftModule(*networks, embedding, masks, rotated=rotated)
+
+    def adapt(self, X, A, *, sparse=False):
+        """Learn perturbations never trained on, with all else kept as it is.
+
+        Encoder and decoder are frozen; the new perturbations get rows of their own after the
+        known ones, which stay bitwise identical.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Cells of the new perturbations.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Their design, in any form that ``fit`` takes. Control cells change nothing.
+        sparse : bool, default=False
+            False sets the new masks to one and the shifts to their exact optimum, the
+            published step 3; True learns sparse masks too, by gradient steps.
+
+        Returns
+        -------
+        adapted : SVAE or SVAEPlus
+            A new fitted estimator; this one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already, or X or A are not as ``fit`` wants them.
+        """
+        check_is_fitted(self)
+        return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
+
+
 @with_shared_parameters
-class VAE(PerturbationVAE):
+class VAE(_ShiftVAE):
     """Variational autoencoder that ignores perturbations: the floor of the family.
 
     The latent state is N(0, I) for every cell, so a latent has no meaning of its own, and every
@@ -240,8 +297,6 @@ class VAE(PerturbationVAE):
     >>> model.transform(screen.X).shape
     (240, 3)
     """
-
-    _additive = False
 
     def __init__(
         self,
@@ -280,7 +335,7 @@ class VAE(PerturbationVAE):
 
 
 @with_shared_parameters
-class BetaVAE(PerturbationVAE):
+class BetaVAE(_ShiftVAE):
     """Variational autoencoder whose KL term is multiplied by beta.
 
     Parameters
@@ -315,7 +370,6 @@ class BetaVAE(PerturbationVAE):
     (240, 3)
     """
 
-    _additive = False
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
         "beta": [Interval(Real, 0, None, closed="left")]
     }
@@ -358,7 +412,7 @@ class BetaVAE(PerturbationVAE):
 
 
 @with_shared_parameters
-class IVAE(PerturbationVAE):
+class IVAE(_ShiftVAE):
     """Identifiable VAE: every perturbation shifts the latent state, by a free vector.
 
     Parameters
@@ -400,8 +454,6 @@ class IVAE(PerturbationVAE):
     (5, 3)
     """
 
-    _additive = False
-
     def __init__(
         self,
         n_latent=10,
@@ -440,7 +492,7 @@ class IVAE(PerturbationVAE):
 
 
 @with_shared_parameters
-class SVAE(PerturbationVAE):
+class SVAE(_SparseVAE):
     """Sparse VAE: every perturbation shifts few latents, by masks with an L1 prior if learned.
 
     Parameters
@@ -491,12 +543,9 @@ class SVAE(PerturbationVAE):
     (5, 3)
     """
 
-    _additive = False
-    _parameter_constraints = PerturbationVAE._parameter_constraints | {
-        "edges": [StrOptions({"called", "learned"})],
+    _parameter_constraints = _SparseVAE._parameter_constraints | {
         "sparsity": [Interval(Real, 0, None, closed="left"), None],
         "norm": [StrOptions({"mean", "sum"})],
-        "init": [StrOptions({"rotation", "random"})],
     }
 
     def __init__(
@@ -540,32 +589,11 @@ class SVAE(PerturbationVAE):
 
     def _make_module(self, cells):
         strength = 10.0 if self.sparsity is None else self.sparsity
-        return _masked_module(self, cells, L1Penalty(strength, self.norm))
-
-    def adapt(self, X, A, *, sparse=False):
-        """Learn perturbations never trained on, with all else kept as it is.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Cells of the new perturbations.
-        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Their design. Control cells change nothing.
-        sparse : bool, default=False
-            False sets the new masks to one and the shifts to their exact optimum; True learns
-            sparse masks too, by gradient steps.
-
-        Returns
-        -------
-        adapted : SVAE
-            A new fitted estimator; this one stays as it is.
-        """
-        check_is_fitted(self)
-        return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
+        return self._masked_module(cells, L1Penalty(strength, self.norm))
 
 
 @with_shared_parameters
-class SVAEPlus(PerturbationVAE):
+class SVAEPlus(_SparseVAE):
     """Sparse VAE, sVAE+: every perturbation shifts few latents, which are called after training.
 
     With ``edges="learned"`` masks are trained under a Beta prior, as published.
@@ -621,13 +649,10 @@ class SVAEPlus(PerturbationVAE):
     (2, 50)
     """
 
-    _additive = False
-    _parameter_constraints = PerturbationVAE._parameter_constraints | {
-        "edges": [StrOptions({"called", "learned"})],
+    _parameter_constraints = _SparseVAE._parameter_constraints | {
         "sparsity": [Interval(Real, 1, None, closed="left"), None],
         "bound": [StrOptions({"practical", "exact"})],
         "pseudo_sample_size": [Interval(Real, 0, None, closed="neither"), None],
-        "init": [StrOptions({"rotation", "random"})],
     }
 
     def __init__(
@@ -675,47 +700,5 @@ class SVAEPlus(PerturbationVAE):
         sparsity = shape[0] if self.sparsity is None else self.sparsity
         n_cells = self.pseudo_sample_size or cells.n_cells
         if self.bound == "exact":
-            return _masked_module(self, cells, ExactBetaPenalty(sparsity, n_cells, shape))
-        return _masked_module(self, cells, BetaPenalty(sparsity, n_cells))
-
-    def adapt(self, X, A, *, sparse=False):
-        """Learn perturbations never trained on, with all else kept as it is.
-
-        Encoder and decoder are frozen; the new perturbations get rows of their own after the
-        known ones, which stay bitwise identical.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Cells of the new perturbations.
-        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Their design, in any form that ``fit`` takes. Control cells change nothing.
-        sparse : bool, default=False
-            False sets the new masks to one and the shifts to their exact optimum, the
-            published step 3; True learns sparse masks too, by gradient steps.
-
-        Returns
-        -------
-        adapted : SVAEPlus
-            A new fitted estimator; this one stays as it is.
-
-        Raises
-        ------
-        ValueError
-            If a perturbation is known already, or X or A are not as ``fit`` wants them.
-        """
-        check_is_fitted(self)
-        return self._adapted(X, A, partial(self.module_.extended, sparse=sparse))
-
-
-def _masked_module(estimator, cells, penalty):
-    """Module with masks that are called after training, or learned under this penalty."""
-    networks, rows = (
-        estimator._networks(cells),
-        (len(estimator.perturbations_), estimator.n_latent),
-    )
-    embedding, rotated = Table(torch.randn(rows)), estimator.init == "rotation"
-    logit = torch.full(rows, inf if rotated else LOGIT_START)
-    called = estimator.edges == "called"
-    masks = CalledMasks(logit) if called else PenalisedMasks(logit, penalty)
-    return ShiftModule(*networks, embedding, masks, rotated=rotated)
+            return self._masked_module(cells, ExactBetaPenalty(sparsity, n_cells, shape))
+        return self._masked_module(cells, BetaPenalty(sparsity, n_cells))

@@ -1,7 +1,42 @@
-"""The parts of class docstrings that all estimators share, written once."""
+"""The parameters that all estimators share: what they may be, and what docstrings say of them."""
 
 import inspect
 import re
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from .nn import LIKELIHOODS
+
+REAL_VALUED = {name for name, head in LIKELIHOODS.items() if not head.counts}
+CONSTRAINTS = {
+    "n_latent": [Interval(Integral, 1, None, closed="left")],
+    "n_hidden": [Interval(Integral, 1, None, closed="left")],
+    "n_layers": [Interval(Integral, 1, None, closed="left")],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "batch_norm": ["boolean"],
+    "likelihood": [StrOptions(set(LIKELIHOODS))],
+    "control": [object],
+    "sep": [str, None],
+    "perturbation": [str],
+    "environment": ["array-like", None],
+    "layer": [str, None],
+    "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "schedule": [StrOptions({"one_cycle", "constant"})],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "adam_epsilon": [Interval(Real, 0, None, closed="neither")],
+    "max_gradient_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "n_epochs_kl_warmup": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "patience": [Interval(Integral, 1, None, closed="left"), None],
+    "n_init": [Interval(Integral, 1, None, closed="left")],
+    "n_particles": [Interval(Integral, 1, None, closed="left")],
+    "device": [str],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
 
 SHARED = {
     "n_latent": """n_latent : int, default=@n_latent
@@ -34,6 +69,23 @@ SHARED = {
     correlated_basal : bool, default=@correlated_basal
         Whether the encoder reads the effects of a cell's perturbations beside its expression.
         Without, it infers the basal state, which is then also what ``transform`` gives.""",
+    "prior_parameters": """hide : float, default=@hide
+        Share of training cells whose covariates are hidden from the encoder at each step, in
+        [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From
+        a tenth of all cells they are hidden altogether, so that priors know such cells, too.
+    thinning : float, default=@thinning
+        Largest share of the counts of a training cell that are kept from the encoder, in [0, 1);
+        the share is drawn anew for each cell and step, uniformly between 0 and this. An encoder
+        that reads shallow cells goes by what many genes have in common. No effect on values that
+        are no counts.
+    score_regularization : float, default=@score_regularization
+        Weight of the squared curvatures in score matching.
+    n_prior_layers : int, default=@n_prior_layers
+        Number of hidden layers of the networks from covariates to priors.""",
+    "whiten": """whiten : bool, default=@whiten
+        Whether latents are shown in units of their spread within conditions: around what is linear
+        in the covariates of a block, its latents are then uncorrelated and have unit variance.
+        Otherwise they have the scales that training happened to give them.""",
     "shared_parameters": """control : str, default="control"
         Label of the untreated cells; its shift is pinned to zero.
     sep : str or None, default="+"
