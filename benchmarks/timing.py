@@ -100,3 +100,12 @@ def peak_memory():
         if line.startswith("VmHWM"):
             return 1024 * int(line.split()[1])
     raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def in_turns(programs, n_repeats):
+    """Rows of what programs measure, functions by name, as they take turns."""
+    return [
+        {"program": name, "repeat": repeat} | programs[name]()
+        for repeat in range(n_repeats)
+        for name in list(programs)[:: 1 if repeat % 2 else -1]
+    ]

@@ -7,9 +7,9 @@ test cells, which all have combinations: by IWELBO(100), and by its effects, com
 measured in the test cells against all controls, as published, so that what chance made of the
 controls is common to effects measured in training and in test cells. In "top 20" the most changed
 genes of each combination count. "sum of parts" adds the effects measured in training cells with
-one perturbation each, "mean of parts" averages them, which only R2 can tell, and "mean effect" is
-that of all conditions in training for each combination. A model that takes a combination as an
-intervention of its own knows nothing of unseen ones: "-".
+one perturbation each, "mean of parts" averages them, to which only R2 is sensitive, and "mean
+effect" is that of all conditions in training for each combination. A model that takes a
+combination as an intervention of its own knows nothing of unseen ones: "-".
 """
 
 from pathlib import Path
@@ -122,7 +122,7 @@ def read_screen(path, dataset):
     -------
     screen : Bunch
         ``X``, genes that are seen at all; ``A``, canonical labels; ``spelled``, those of the
-        file; ``name``, to tell this from other screens.
+        file; ``name``, to distinguish this from other screens.
     """
     screen = load_screen(path)
     X, spelled = screen.X, screen.A

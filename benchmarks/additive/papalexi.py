@@ -146,7 +146,7 @@ def read_screen(path, split_path):
     -------
     screen : Bunch
         ``X``, ``A``; ``split``, rows by part; ``measured``, effects in all and in test cells;
-        ``name``, to tell this from other screens and splits.
+        ``name``, to distinguish this from other screens and splits.
     """
     screen = load_screen(path)
     parts = ("train", "val", "test")

@@ -46,7 +46,7 @@ class Covered(NamedTuple):
         return self._replace(X=self.X[index], obs=self.obs.iloc[index])
 
     def described(self):
-        """Short text that tells these data from others."""
+        """Short text that distinguishes these data from others."""
         print_ = fingerprint(self.X.data, *(self.obs[name].to_numpy() for name in self.obs))
         return f"{print_}, {'+'.join(self.invariant)} | {'+'.join(self.spurious)}"
 

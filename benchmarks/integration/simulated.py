@@ -6,10 +6,10 @@ ours: rates normalised within each cell, and also each condition mostly in batch
 
 Half of the cells are for training, with covariates; all numbers are of the other half, read from
 expression alone. MCC and R2 compare with the true invariant latents. ``environment`` is the
-cross-validated accuracy with which a random forest tells the batch from the latents, to be at
+cross-validated accuracy with which a random forest predicts the batch from the latents, to be at
 chance, ``biology`` that for cell type and condition. ``supervised`` is a network that is trained
 on the true invariant latents of the same cells: no encoder can be expected to do better. ``truth``
-are these latents themselves; where conditions are unbalanced they do tell the batch.
+are these latents themselves; where conditions are unbalanced they do predict the batch.
 """
 
 import numpy as np
@@ -89,19 +89,19 @@ def supervised(seed):
 
 
 def measured(Z, truth, obs, spurious):
-    """Recovery of the true latents, and what a random forest tells from those found."""
+    """Recovery of the true latents, and what a random forest predicts from those found."""
     batch = shared.joint(obs[spurious]) if spurious else None
     share = np.nan if batch is None else pd.Series(batch).value_counts(normalize=True).max()
     return {
         "mcc": mean_correlation_coefficient(truth, Z),
         "r2": latent_r2(truth, Z),
-        "environment": np.nan if batch is None else told(Z, batch),
+        "environment": np.nan if batch is None else predicted(Z, batch),
         "chance": share,
-        "biology": told(Z, shared.joint(obs[["cell_type", "condition"]])),
+        "biology": predicted(Z, shared.joint(obs[["cell_type", "condition"]])),
     }
 
 
-def told(Z, labels):
+def predicted(Z, labels):
     """Cross-validated accuracy of a random forest."""
     forest = RandomForestClassifier(100, random_state=0)
     return cross_val_score(forest, Z, labels, cv=5).mean()

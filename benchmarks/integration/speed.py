@@ -8,6 +8,8 @@ comparison is not in our favour. Programs take turns, and the ratio is the media
 neighbours.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +20,7 @@ from skpert import InVAE
 from .. import runner
 from ..command import add_csv
 from ..peers.invae import PlainInVAE, optimiser, step
-from ..timing import Clock, OurClock
+from ..timing import Clock, OurClock, in_turns
 
 N_GENES, BATCH_SIZE, N_STEPS = 2000, 256, 20
 LEVELS = {"cell_type": 20, "donor": 3, "site": 3}  # of the paper's bone marrow
@@ -76,11 +78,8 @@ PROGRAMS = {"skpert": time_ours, "plain": time_plain}
 def measured(n_repeats, n_genes=N_GENES, batch_size=BATCH_SIZE, n_steps=N_STEPS):
     """Rows of the CSV file, programs in turns."""
     data = cells(n_genes, n_steps * batch_size)
-    return pd.DataFrame(
-        {"program": program, "repeat": repeat} | PROGRAMS[program](*data, batch_size)
-        for repeat in range(n_repeats)
-        for program in list(PROGRAMS)[:: 1 if repeat % 2 else -1]
-    )
+    programs = {name: partial(call, *data, batch_size) for name, call in PROGRAMS.items()}
+    return pd.DataFrame(in_turns(programs, n_repeats))
 
 
 def add_arguments(parser):

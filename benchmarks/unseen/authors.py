@@ -14,7 +14,7 @@ and Pearson correlation of what they differ by from the mean of control cells. R
   of the best epoch, chosen on a tenth of them, or of the last. Penetrance of the unseen is 1, the
   default (that of similar targets), or ORACLE: that of 41 over the range of those learned which
   is best on the test cells themselves, as the published numbers were had. It is no prediction;
-* the ceiling: two halves of the test cells.
+* the split-half replicate: two halves of the test cells.
 
 The columns of the CSV file: ``estimator`` is the model, ``penetrance`` how that was chosen,
 ``value`` what it is; ``split`` is always 0.

@@ -13,11 +13,12 @@ seeds, and so are the cells that are compared. Rows:
   causal graph of genes is no graph of latents: given is that of as many modules of genes, which
   are clusters of their correlation in control cells. Which latent a module stands for is
   arbitrary, and so is what this row says of causes;
-* the floor and ceiling of ``evaluate_perturbations``.
+* mean baseline (the floor) and split-half replicate (the ceiling) of ``evaluate_perturbations``.
 
-Targets whose effect can be told from control cells at all are found before anything is predicted
-(``detectable_perturbations``, at least 200 cells and an accuracy of 0.6). ``--filtered`` leaves
-all others out of the screen, ``--leave-one-out`` makes as many folds as targets, for baselines.
+Targets whose cells can be distinguished from control cells at all are found before anything is
+predicted (``detectable_perturbations``, at least 200 cells and an accuracy of 0.6).
+``--filtered`` leaves all others out of the screen, ``--leave-one-out`` makes as many folds as
+targets, for baselines.
 """
 
 from pathlib import Path
@@ -53,7 +54,7 @@ from .shared import (
 )
 
 N_FOLDS = 5
-BASELINES = "baselines"  # the job of all of them, of floor and ceiling
+BASELINES = "baselines"  # the job of all of them, floor and ceiling
 METRICS = (
     "response_mse",
     "delta_pearson",

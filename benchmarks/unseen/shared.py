@@ -110,7 +110,7 @@ def sccvaes(features, graph, seed, options):
 
 
 def evaluated(estimators, screen, cv, *, references):
-    """Table per split and perturbation; ``references``: with floor and ceiling."""
+    """Table per split and perturbation; ``references``: with mean baseline and replicate."""
     X = pd.DataFrame(screen.X, columns=screen.genes)
     options = {"cv": cv, "space": "lognorm", "random_state": 0}
     table = evaluate_perturbations(estimators, X, screen.A, **options).per_perturbation

@@ -16,6 +16,7 @@ added to it (Linux).
 
 import multiprocessing
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from skpert import SCCVAE
 from .. import runner
 from ..command import add_csv
 from ..peers.sccvae import BLOCK_SIZE, PlainSCCVAE, optimiser, step
-from ..timing import Clock, OurClock, peak_memory
+from ..timing import Clock, OurClock, in_turns, peak_memory
 
 N_LATENT, N_HIDDEN, N_FEATURES, N_PERTURBATIONS = 512, 1024, 50, 15
 SIZES = {303: (256, 4096, 16), 8563: (512, 1024, 3)}  # genes: minibatch, cells of ours, steps
@@ -112,10 +113,8 @@ def measured(sizes, n_repeats, widths):
     for n_genes, (batch_size, n_cells, n_steps) in sizes.items():
         data = screen(n_genes, n_cells)
         options = {"batch_size": batch_size, "n_steps": n_steps, **widths}
-        for repeat in range(n_repeats):
-            for program in list(PROGRAMS)[:: 1 if repeat % 2 else -1]:
-                row = {"n_genes": n_genes, "program": program, "repeat": repeat}
-                rows.append(row | PROGRAMS[program](*data, **options))
+        programs = {name: partial(call, *data, **options) for name, call in PROGRAMS.items()}
+        rows += [{"n_genes": n_genes} | row for row in in_turns(programs, n_repeats)]
     return rows
 
 

@@ -1,11 +1,11 @@
 """Tables 1 and 2 of the SCCVAE paper for any screen: unseen and seen perturbations.
 
 Counts are log-normalised to the median library size. Perturbations stay that have 200 cells and
-can be told from control cells (``detectable_perturbations``), as published. Out of distribution
-they are dealt to five folds, each of which is left out once; in distribution the cells of each
-are split 70/10/20 into training, validation and test, controls are all for training. Targets are
-described by principal components of genes, for which those stay that are measured genes, or by
-gene sets (``--gmt``), weighted by the names of all targets.
+can be distinguished from control cells (``detectable_perturbations``), as published. Out of
+distribution they are dealt to five folds, each of which is left out once; in distribution the
+cells of each are split 70/10/20 into training, validation and test, controls are all for
+training. Targets are described by principal components of genes, for which those stay that are
+measured genes, or by gene sets (``--gmt``), weighted by the names of all targets.
 
 Metrics are those of the paper, under its names, on cells that are predicted from control cells,
 one for each test cell: MSE and Pearson of means; MMD with the released kernel, in blocks of 32
