@@ -36,7 +36,8 @@ def add_job_options(parser, seeds):
     add("--seeds", type=int, nargs="+", default=list(seeds), help="which, not how many")
     add("--quick", action="store_true", help="the first seed only")
     add("--jobs", type=int, default=1, help="processes, of one thread each")
-    add("--csv", type=Path, help="where results are kept; default %(default)s")
+    kept = "where results are kept; a job that is there is not run again; default %(default)s"
+    add("--csv", type=Path, help=kept)
 
 
 def add_model_options(parser, latent):

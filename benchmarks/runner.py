@@ -100,13 +100,14 @@ def run_jobs(score, jobs, path, n_jobs, *data):
     done = set(_keys(read(path), jobs))
     waiting = {key: job for job in jobs if (key := tuple(job.columns.values())) not in done}
     print(f"{len(waiting)} of {len(jobs)} jobs to run, results in {path}", flush=True)
-    n_failed, calls = 0, (joblib.delayed(_measured)(score, job, *data) for job in waiting.values())
+    made_by, n_failed = versions(), 0  # before the code can change
+    calls = (joblib.delayed(_measured)(score, job, *data) for job in waiting.values())
     for job, table in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(calls):
         if isinstance(table, str):
             n_failed += 1
             print(f"{job}\n{table}", flush=True)
             continue
-        append(table.assign(**versions()), path)
+        append(table.assign(**made_by), path)
         seen = table.select_dtypes("number").iloc[0].dropna() if len(table) == 1 else {}
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
         print(f"seed {job.seed}, {job.name}{numbers and ': '}{numbers}", flush=True)
