@@ -108,7 +108,8 @@ def run_jobs(score, jobs, path, n_jobs, *data):
             print(f"{job}\n{table}", flush=True)
             continue
         append(table.assign(**made_by), path)
-        seen = table.select_dtypes("number").iloc[0].dropna() if len(table) == 1 else {}
+        found = table.drop(columns=list(job.columns)).select_dtypes("number")
+        seen = found.iloc[0].dropna() if len(table) == 1 else {}
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
         print(f"seed {job.seed}, {job.name}{numbers and ': '}{numbers}", flush=True)
     return rows_of(read(path), jobs), n_failed

@@ -45,12 +45,13 @@ def fitted(args):
 
 def decoder_inputs(estimator, score):
     """Tensors like those that pass through the decoder in ``score``, drawn anew."""
-    inputs = []
+    inputs, own = [], estimator.module_.decoder
 
     def keep(decoder, arguments):
-        inputs.append(tuple(torch.randn_like(tensor).abs_() for tensor in arguments))
+        if decoder is own:  # no copy in float64, which scores some cells once more
+            inputs.append(tuple(torch.randn_like(tensor).abs_() for tensor in arguments))
 
-    handle = estimator.module_.decoder.register_forward_pre_hook(keep)
+    handle = own.register_forward_pre_hook(keep)
     score()
     handle.remove()
     return inputs
