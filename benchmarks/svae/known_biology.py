@@ -92,6 +92,6 @@ def run(args):
     table = pd.DataFrame(table)
     print(table.groupby("method")[["iwelbo", "seconds", "cpu_seconds"]].agg(["mean", "max"]))
     found = table.dropna(subset="pathway_on_one")
-    print(f"pathway on one latent: {found['pathway_on_one'].sum()} of {len(found)} seeds")
-    print(f"{OTHER} on another: {found['other_elsewhere'].sum()}")
+    print(f"pathway on one latent: {int(found['pathway_on_one'].sum())} of {len(found)} seeds")
+    print(f"{OTHER} on another: {int(found['other_elsewhere'].sum())}")
     print(f"no target for silent knock-outs: {(found['silent_with_targets'] == '').sum()}")
