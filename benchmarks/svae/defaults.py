@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skpert import SVAEPlus, _phases
+from skpert import SVAEPlus
 from skpert.datasets import make_sparse_shift
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
+from skpert.sparsity import effects
 
 from .. import runner
 from ..command import add_job_options, seeds_of
@@ -47,7 +48,7 @@ SCREENS = {name: DATA | SETTINGS[name][0] for name in ("p15", "p20", "weak1", "f
         "library_size": 5000,
     },
 }
-DENSE_SHARE = _phases.DENSE_SHARE  # no parameter
+DENSE_SHARE = effects.DENSE_SHARE  # no parameter
 VARIATIONS = {
     "defaults": {},
     "learning_rate 3e-3": {"learning_rate": 3e-3},
@@ -82,7 +83,7 @@ def score(job):
     fresh = seen & (np.random.default_rng(job.seed).random(len(seen)) < 0.05)
     train = seen & ~fresh
     change = dict(job.change)
-    _phases.DENSE_SHARE = change.pop("DENSE_SHARE", DENSE_SHARE)
+    effects.DENSE_SHARE = change.pop("DENSE_SHARE", DENSE_SHARE)
     model = _model(job, change, train.sum(), len(set(screen.A[train])))
     start = time.perf_counter()
     model.fit(screen.X[train], screen.A[train])
