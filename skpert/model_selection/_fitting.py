@@ -48,7 +48,7 @@ def fit_many(estimators, X, A, *, n_jobs=None):
 
     Notes
     -----
-    On a CPU processes pay off, as ``benchmarks/fit_many.py`` measures: threads wait for the one
+    On a CPU processes pay off, as ``benchmarks.scale fit_many`` measures: threads wait for the one
     random generator of torch, and stacking networks of several seeds saves little where a step is
     mostly arithmetic. The first call starts the processes, which takes a few seconds, more than
     some small fits; they wait some minutes for the next one. They share the arrays of X, mapped

@@ -1,6 +1,7 @@
 """Benchmarks of models whose effects add up: the peer, the baselines and what is printed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,14 +9,12 @@ import pytest
 import torch
 from sklearn.utils import Bunch
 
-from benchmarks import _additive_norman as norman
-from benchmarks import _additive_papalexi as papalexi
-from benchmarks import _additive_simulated as simulated
-from benchmarks._additive_peer import PlainConditionalVAE, PlainSAMSVAE
-from benchmarks._additive_shared import Job, make_job, print_orderings
-from benchmarks._additive_speed import SIZE, dosages, time_ours, time_plain
-from benchmarks.table1 import run_all
-from benchmarks.throughput import replace, screen
+from benchmarks.additive import norman, papalexi, simulated
+from benchmarks.additive.shared import Job, make_job, print_orderings
+from benchmarks.additive.speed import SIZE, dosages, time_ours, time_plain
+from benchmarks.peers.sams import PlainConditionalVAE, PlainSAMSVAE
+from benchmarks.runner import run_jobs
+from benchmarks.timing import screen
 from skpert import SAMSVAE, ConditionalVAE
 from skpert.datasets import make_additive_shift
 
@@ -174,7 +173,7 @@ def job(method, **data):
     return make_job(method, 0, DATA | data, n_latent=2, max_epochs=2)
 
 
-def test_sum_of_parts_foretells_what_adds_up():
+def test_sum_of_parts_predicts_what_adds_up():
     data = simulated.make_additive_shift(**DATA | {"n_cells_per_perturbation": 2}, random_state=0)
     names = np.array(["control", *data.perturbations])
     means, pair = data.expected(names), data.combinations[0]
@@ -202,14 +201,14 @@ def test_a_model_without_combinations_is_scored_on_all_but_them():
 
 def test_a_finished_job_is_not_run_again(tmp_path, capsys):
     path, jobs = tmp_path / "results.csv", [job(simulated.SUM)]
-    run_all(simulated.score, jobs, path, 1)
+    run_jobs(simulated.score, jobs, path, 1)
     before = path.read_text()
     jobs.append(job(simulated.SUM, n_cells_per_perturbation=20))
-    results, failed = run_all(simulated.score, jobs, path, 1)
+    results, n_failed = run_jobs(simulated.score, jobs, path, 1)
     assert path.read_text().startswith(before)
-    assert not failed
-    assert list(results.index) == [one.key for one in jobs]
-    assert "1 jobs to run, 1 results" in capsys.readouterr().out
+    assert n_failed == 0
+    assert list(results["key"]) == [one.key for one in jobs]
+    assert "1 of 2 jobs to run" in capsys.readouterr().out
 
 
 def test_parameters_of_a_method_are_part_of_its_key():

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from benchmarks.fit_many import network, stacked, train_stacked
+from benchmarks.scale.fit_many import network, stacked, train_stacked
 
 
 def test_stacked_networks_in_training_are_the_networks_alone():

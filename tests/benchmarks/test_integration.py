@@ -7,14 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from benchmarks import _integration_halves as halves
-from benchmarks import _integration_search as search
-from benchmarks import _integration_shared as shared
-from benchmarks import _integration_simulated as simulated
-from benchmarks import _integration_speed as speed
-from benchmarks import _integration_transfer as transfer
-from benchmarks import integration
-from benchmarks._invae_peer import (
+from benchmarks import command
+from benchmarks.integration import halves, search, shared, simulated, speed, transfer
+from benchmarks.peers.invae import (
     PlainInVAE,
     negative_binomial,
     normal,
@@ -22,7 +17,7 @@ from benchmarks._invae_peer import (
     step,
     total_correlation,
 )
-from benchmarks._unseen_shared import Job
+from benchmarks.runner import TableJob
 from skpert import objectives
 from skpert.datasets import make_invariant
 from skpert.metrics import integration_scores
@@ -184,7 +179,7 @@ def test_invariant_latents_are_the_first_of_all_latents(cells):
 
 
 def test_each_half_is_scored_by_the_model_of_the_other(cells):
-    table = halves.score(Job("x", 3, "PCA"), cells, OPTIONS)
+    table = halves.score(TableJob("x", 3, "PCA"), cells, OPTIONS)
     assert table[["fold", "labels"]].to_numpy().tolist() == [
         [fold, labels] for fold in (0, 1) for labels in cells.labels()
     ]
@@ -210,7 +205,7 @@ def test_transfer_does_not_depend_on_labels_of_the_environment_left_out(cells):
     wrong = cells.obs.copy()
     wrong.loc[test, cells.invariant] = wrong.loc[test, cells.invariant].to_numpy()[::-1]
     changed = cells._replace(obs=wrong)
-    job = Job("x", 0, "InVAE")
+    job = TableJob("x", 0, "InVAE")
     first, second = (
         transfer.features(job, transfer.hidden(one, test), OPTIONS) for one in (cells, changed)
     )
@@ -238,7 +233,7 @@ def test_accuracy_counts_classes_that_both_sides_have():
 
 def test_true_latents_are_recovered_entirely_and_the_bound_nearly():
     settings = {"s": {"n_invariant": 2, "n_genes": 40, "n_cells_per_combination": 40}}
-    table = simulated.score(Job("x", 0, "s: supervised"), settings, {})
+    table = simulated.score(TableJob("x", 0, "s: supervised"), settings, {})
     table = table.set_index("estimator")
     assert table.loc["truth", ["mcc", "r2"]].tolist() == pytest.approx([1, 1])
     assert 0.7 < table.loc["supervised", "mcc"] < 1
@@ -248,7 +243,7 @@ def test_true_latents_are_recovered_entirely_and_the_bound_nearly():
 def test_published_simulations_of_one_batch_have_no_environment():
     data = simulated.SETTINGS["functions"] | {"n_cells_per_combination": 20}
     options = {"max_epochs": 1}
-    table = simulated.score(Job("x", 0, "f: InVAE"), {"f": data}, options)
+    table = simulated.score(TableJob("x", 0, "f: InVAE"), {"f": data}, options)
     assert table["estimator"].tolist() == ["InVAE", "InVAE" + shared.WHOLE]
     assert table[["environment", "chance"]].isna().all(axis=None)
     assert table["mcc"].between(0, 1).all()
@@ -286,14 +281,16 @@ def test_commands_write_rows_once_and_print_tables(path, tmp_path, capsys):
     small = [*columns, "--epochs", "1", "--latent", "3", "--seeds", "0"]
     csv = tmp_path / "rows.csv"
     for _ in range(2):
-        command = ["kang", str(path), *small, "--methods", "PCA", "VAE", "--csv", str(csv)]
-        integration.main(command)
+        arguments = ["kang", str(path), *small, "--methods", "PCA", "VAE", "--csv", str(csv)]
+        command.main("integration", arguments)
     out = capsys.readouterr().out
     assert "2 of 2 jobs" in out
     assert "0 of 2 jobs" in out
     assert "cell_type x condition (primary)" in out
     assert len(pd.read_csv(csv)) == 2 * 2 * 2
-    integration.main(["search", str(path), *small, "--draws", "2", "--csv", str(tmp_path / "s")])
+    command.main(
+        "integration", ["search", str(path), *small, "--draws", "2", "--csv", str(tmp_path / "s")]
+    )
     table = pd.read_csv(tmp_path / "s").set_index("job")
     assert table.index.tolist() == ["default", "draw 0", "draw 1"]
     assert table["elbo"].lt(0).all()

@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from scipy.stats import poisson
 from sklearn.utils import Bunch
 
-from benchmarks._oracle import (
+from benchmarks.svae.oracle import (
     log_evidence,
     posterior_mode,
     supervised_encoder,

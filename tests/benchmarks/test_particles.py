@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import particles
+from benchmarks.scale import particles
 from skpert import VAE
 from skpert.datasets import make_sparse_shift
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.utils import Bunch
 
-from benchmarks.pathways import (
+from benchmarks.additive.pathways import (
     EXTRA,
     FEATURES,
     GUESS,

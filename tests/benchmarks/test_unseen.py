@@ -7,13 +7,9 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.utils import Bunch
 
-from benchmarks import _unseen_authors as authors
-from benchmarks import _unseen_papalexi as papalexi
-from benchmarks import _unseen_shared as shared
-from benchmarks import _unseen_simulated as simulated
-from benchmarks import _unseen_speed as speed
-from benchmarks import _unseen_tables as tables
-from benchmarks._sccvae_peer import PlainSCCVAE, discrepancy, optimiser, step
+from benchmarks.peers.sccvae import PlainSCCVAE, discrepancy, optimiser, step
+from benchmarks.runner import TableJob
+from benchmarks.unseen import authors, papalexi, shared, simulated, speed, tables
 from skpert import SCCVAE, BilinearRidge
 from skpert.datasets import make_causal_shift
 from skpert.exceptions import DataWarning
@@ -116,26 +112,6 @@ def test_module_graph_has_a_node_per_module_and_no_cycle(screen):
     assert not np.linalg.matrix_power(graph, 4).any()
 
 
-def scored_once(job, path):
-    if job.name == "fails":
-        raise RuntimeError("as it should")
-    path.write_text(path.read_text() + job.name)
-    return pd.DataFrame({"split": [0], "estimator": [job.name], "response_mse": [1.5]})
-
-
-def test_jobs_in_the_file_are_not_run_again_and_failures_are_counted(tmp_path, capsys):
-    path, log = tmp_path / "results" / "rows.csv", tmp_path / "log"
-    log.write_text("")
-    jobs = [shared.Job("x", 0, "a"), shared.Job("x", 0, "fails"), shared.Job("x", 1, "a")]
-    for _ in range(2):
-        results, n_failed = shared.run_jobs(scored_once, jobs, path, 1, log)
-        assert n_failed == 1
-        assert results[["seed", "estimator"]].to_numpy().tolist() == [[0, "a"], [1, "a"]]
-    assert log.read_text() == "aa"
-    assert capsys.readouterr().out.count("as it should") > 1
-    assert list(pd.read_csv(path))[:4] == ["setting", "seed", "job", "split"]
-
-
 def test_differences_are_paired_after_seeds_are_averaged(capsys):
     rows = [
         (seed, name, 0, target, value + seed)
@@ -159,7 +135,7 @@ def prepared(screen):
 
 
 def test_baselines_of_a_screen_have_a_row_for_each_left_out_target(prepared):
-    job = shared.Job("x", 0, papalexi.BASELINES)
+    job = TableJob("x", 0, papalexi.BASELINES)
     with pytest.warns(DataWarning, match="cannot predict 4 perturbations"):
         table = papalexi.score(job, prepared, OPTIONS)
     names = [*papalexi.baselines(prepared.features), *table["estimator"].unique()[-2:]]
@@ -176,7 +152,7 @@ def test_baselines_of_a_screen_have_a_row_for_each_left_out_target(prepared):
 
 def test_the_given_graph_is_a_row_of_its_own(prepared):
     name = "SCCVAE, given graph"
-    table = papalexi.score(shared.Job("x", 0, name), papalexi.filtered(prepared), OPTIONS)
+    table = papalexi.score(TableJob("x", 0, name), papalexi.filtered(prepared), OPTIONS)
     assert table["estimator"].unique().tolist() == [name]
     assert sorted(table["perturbation"]) == sorted(prepared.detectable)
     assert np.isfinite(table[list(papalexi.METRICS)]).all(axis=None)
@@ -237,7 +213,7 @@ def test_true_penetrances_are_recovered_up_to_scale(screen):
 
 
 def test_simulated_screens_are_scored_against_their_expectation():
-    job = shared.Job("x", 0, simulated.BASELINES)
+    job = TableJob("x", 0, simulated.BASELINES)
     table = simulated.score(job, DATA, {}).set_index(["estimator", "perturbation"])
     screen = make_causal_shift(**DATA, random_state=0)
     control = screen.X[screen.A == "control"].mean(0, dtype=np.float64)
@@ -268,7 +244,7 @@ def test_tables_leave_each_target_out_once_and_test_a_fifth_of_the_cells(screen)
     ((train, test),) = data.splits["iid"]
     assert np.intersect1d(train, test).size == 0
     assert (pd.Series(data.A[test]).value_counts() == 8).all()
-    rows = tables.score(shared.Job("x", 0, "iid, 0, Given"), data, OPTIONS)
+    rows = tables.score(TableJob("x", 0, "iid, 0, Given"), data, OPTIONS)
     assert rows["genes"].unique().tolist() == ["all", "top 50"]
     assert rows["MSE"].gt(0).all()
 

@@ -1,6 +1,5 @@
 """Baselines: exact cases, closed forms, invariances, forms of input, what is refused."""
 
-import argparse
 import inspect
 import pickle
 import warnings
@@ -19,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skpert
-from benchmarks.gene_set_ridge import leave_one_out, merged, read
+from benchmarks.unseen.gene_set_ridge import leave_one_out
+from benchmarks.unseen.shared import merged, read
 from skpert import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from skpert.exceptions import DataWarning
 from skpert.model_selection import LeavePerturbationsOut
@@ -213,7 +213,7 @@ def test_gene_sets_predict_a_pathway_that_was_left_out(data_dir):
         {"IFNGR1": [89.4, 13.6], "JAK2": [125, 66], "STAT1": [268, 211]}, index=["mean", "sets"]
     )
     path = data_dir / "papalexi2021_thp1_crispr.h5ad"
-    screen = read(argparse.Namespace(path=path, control="control", target_sum=500))
+    screen = read(path, 500)
     sets = merged([data_dir / "genesets"])
     features = GeneSetFeatures(sets, weight="idf").fit(sorted(set().union(*sets.values())))
     models = {"mean": PerturbedMean(), "sets": BilinearRidge(FrozenEstimator(features))}

@@ -1,0 +1,15 @@
+"""sVAE+ and its relatives: the tables of its paper, recovery, defaults and real screens.
+
+::
+
+    python -m benchmarks.svae table1                          # its Table 1; also 4 to 8 and 10
+    python -m benchmarks.svae recovery                        # of latents and edges, by default
+    python -m benchmarks.svae defaults                        # each default varied alone
+    python -m benchmarks.svae known_biology papalexi2021.h5ad # is it found by every seed?
+    python -m benchmarks.svae screens screen.h5ad             # its Table 2 on any screen
+
+The paper is that of Lopez et al., CLeaR 2023. ``-h`` after a name says what it measures and lists
+its options.
+"""
+
+PARTS = {name: name for name in ("table1", "recovery", "defaults", "known_biology", "screens")}
