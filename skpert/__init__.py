@@ -9,6 +9,7 @@ from . import (
     plotting,
     preprocessing,
 )
+from ._published import published
 from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
@@ -42,5 +43,6 @@ __all__ = [
     "model_selection",
     "plotting",
     "preprocessing",
+    "published",
     "save",
 ]

@@ -40,7 +40,7 @@ class Adam:
     def step(self, progress: float) -> None:
         """Follow the gradient, and clear it, after this share of the training."""
         if self.max_norm is not None:
-            self._clip()
+            self._clip(self.max_norm)
         for values, gradient, (mean, square, n_steps), rate, decay in self.groups:
             adam(
                 [values],
@@ -60,11 +60,11 @@ class Adam:
             )
             gradient.zero_()
 
-    def _clip(self) -> None:
+    def _clip(self, max_norm: float) -> None:
         """Scale all gradients together to a norm of at most ``max_norm``."""
         gradients = [gradient for _, gradient, *_ in self.groups]
         norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-        scale = (self.max_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+        scale = (max_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(scale)
 

@@ -174,6 +174,23 @@ def test_a_weight_that_overflows_at_the_last_step_is_not_kept():
         train(module, cells_around(2.0), max_epochs=2, **settings)
 
 
+def test_gradients_are_clipped_as_by_torch():
+    cells, ours, theirs = cells_around(3.0), Mean(), Mean()
+    settings = {"max_epochs": 2, "batch_size": 64, "learning_rate": 0.1}
+    train(ours, cells, **settings, max_gradient_norm=0.5, adam_epsilon=0.01)
+    groups = [
+        {"params": [theirs.mean], "lr": 0.1, "weight_decay": 0.0},
+        {"params": [theirs.free], "lr": 0.3, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.Adam(groups, eps=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(theirs.loss_terms(cells).values()).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+    assert ours.mean.item() == pytest.approx(theirs.mean.item(), rel=1e-5)
+
+
 def test_threads_are_few_for_small_minibatches_and_given_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

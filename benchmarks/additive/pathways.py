@@ -22,6 +22,7 @@ masks show what there is to find.
 import hashlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from ..svae.screens import read_screen
 
 MODELS = {
     "SAMSVAE": (SAMSVAE, {}),
-    "SAMSVAE, prior 0.001": (SAMSVAE, {"mask_prior": 0.001}),
+    "SAMSVAE, prior 0.001": (partial(SAMSVAE, edges="learned"), {"mask_prior": 0.001}),
     "SVAEPlus": (SVAEPlus, {}),
     "CPAVAE": (CPAVAE, {}),
 }

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from skpert import CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
 
@@ -10,14 +11,17 @@ from ..command import add_job_options, add_model_options, spread
 
 METHODS = {  # default parameters but for what the name says
     "SAMSVAE": (SAMSVAE, {}),
-    "SAMSVAE, prior 0.01": (SAMSVAE, {"mask_prior": 0.01}),
+    "SAMSVAE, prior 0.01": (partial(SAMSVAE, edges="learned"), {"mask_prior": 0.01}),
     "SAMSVAE, mean field": (SAMSVAE, {"correlated_basal": False}),
     "SAMSVAE, q(e | m)": (SAMSVAE, {"correlated_embedding": True}),
     "CPAVAE": (CPAVAE, {}),
     "CPAVAE, mean field": (CPAVAE, {"correlated_basal": False}),
     "ConditionalVAE": (ConditionalVAE, {}),
     "SVAEPlus": (SVAEPlus, {}),
-    "SVAEPlus, Beta(1, 2)": (SVAEPlus, {"sparsity": 2.0}),  # the authors' setting
+    "SVAEPlus, Beta(1, 2)": (  # the authors' setting
+        partial(SVAEPlus, edges="learned"),
+        {"sparsity": 2.0},
+    ),
 }
 DEFAULTS = ("SAMSVAE", "CPAVAE", "ConditionalVAE", "SVAEPlus")
 COST = ("n_iter", "seconds_fit", "cpu_seconds_fit")

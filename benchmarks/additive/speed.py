@@ -29,7 +29,13 @@ LEARNING_RATE = 3e-4
 N_SCORED = 1000  # cells
 MODELS = {
     "SAMSVAE": (
-        partial(SAMSVAE, mask_prior=MASK_PRIOR, correlated_embedding=WIDTHS, init="random"),
+        partial(
+            SAMSVAE,
+            edges="learned",
+            mask_prior=MASK_PRIOR,
+            correlated_embedding=WIDTHS,
+            init="random",
+        ),
         partial(PlainSAMSVAE, widths=WIDTHS, mask_prior=MASK_PRIOR),
     ),
     "ConditionalVAE": (ConditionalVAE, PlainConditionalVAE),

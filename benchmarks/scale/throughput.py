@@ -51,6 +51,7 @@ def fit_ours(X, A, size, n_epochs):
         size.n_latent,
         **NETWORKS,
         dropout=DROPOUT,
+        edges="learned",
         init="random",
         max_epochs=n_epochs,
         batch_size=size.batch_size,

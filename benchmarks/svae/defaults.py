@@ -113,7 +113,8 @@ def _model(job, change, n_cells, n_labels):
         change["n_epochs_kl_warmup"] = round(change.pop("warmup") * n_epochs)
     if change.get("sparsity") == "K":
         change["sparsity"] = float(n_labels)
-    return model.set_params(**change)
+    edges = "learned" if {"sparsity", "init"} & set(change) else "called"
+    return model.set_params(edges=edges, **change)
 
 
 def print_table(results, screens):

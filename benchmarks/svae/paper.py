@@ -1,6 +1,7 @@
 """Simulations, settings and figures of the sVAE+ paper (Lopez et al., CLeaR 2023)."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from skpert import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 
@@ -37,8 +38,8 @@ METHODS = {
     "VAE": (VAE, {}),
     "BetaVAE": (BetaVAE, {"beta": 10.0}),
     "IVAE": (IVAE, {}),
-    "SVAE": (SVAE, {"sparsity": 10.0, "init": "random"}),
-    "SVAEPlus": (SVAEPlus, {"sparsity": 100.0, "init": "random"}),
+    "SVAE": (partial(SVAE, edges="learned"), {"sparsity": 10.0, "init": "random"}),
+    "SVAEPlus": (partial(SVAEPlus, edges="learned"), {"sparsity": 100.0, "init": "random"}),
 }
 FIGURES = ("pearson_mcc", "spearman_mcc", "r2", "precision", "recall", "f1", "interventional_nll")
 TABLE_1 = {  # in the order of FIGURES

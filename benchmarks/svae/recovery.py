@@ -79,7 +79,8 @@ def score(job):
     if job.method == TRUTH:
         return row | {"nll": true_model_nll(screen, n_particles=job.n_particles).nll}
     start = time.perf_counter()
-    model = SVAEPlus(job.data["n_latent"], init=job.method, random_state=job.seed)
+    edges = "learned" if job.method == "random" else "called"
+    model = SVAEPlus(job.data["n_latent"], edges=edges, init=job.method, random_state=job.seed)
     model.fit(screen.X[training], screen.A[training])
     row["seconds_fit"] = round(time.perf_counter() - start, 1)
     row |= _recovery(model, screen, training)

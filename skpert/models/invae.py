@@ -277,6 +277,7 @@ class InvariantModule(PerturbationModule):
     """The equation above in torch, with the same symbols."""
 
     rates = {"log_dispersion": 30.0, "log_scale": 30.0}
+    columns: nn.Linear  # of the encoder that read the covariates
     covariate: Tensor  # (n_columns,) which covariate a column belongs to
     depth: Tensor  # () counts of a typical cell
     whitening: Tensor  # (n_latent, n_latent) from latents of the equation to those that are shown

@@ -235,7 +235,7 @@ class BetaBernoulliMasks(LearnedMasks):
             drawn = torch.logit(Beta(*q, validate_args=False).rsample(sample_shape), 1e-6)
             shape, moments = (), (logsigmoid(drawn), logsigmoid(-drawn))
             if analytic:
-                total = torch.digamma(sum(q))
+                total = torch.digamma(q[0] + q[1])
                 moments = torch.digamma(q[0]) - total, torch.digamma(q[1]) - total
         mask = StraightThroughBernoulli(torch.where(logit.isinf(), logit, drawn)).rsample(shape)
         log_p, log_q = (

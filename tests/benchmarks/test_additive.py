@@ -44,6 +44,7 @@ def twin_of_sams(cells):
     """A fitted SAMS-VAE without what the plain one lacks, the plain one, and the cells of both."""
     estimator = SAMSVAE(
         N_LATENT,
+        edges="learned",
         mask_prior=MASK_PRIOR,
         correlated_embedding=WIDTHS,
         init="random",

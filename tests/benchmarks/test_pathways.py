@@ -130,7 +130,8 @@ def test_labels_are_matched_by_name_whatever_their_order(screen):
 
 @pytest.mark.parametrize("prior", [None, 0.5])
 def test_features_of_a_model_with_masks(screen, prior):
-    model = SAMSVAE(n_latent=4, mask_prior=prior, max_epochs=1, random_state=0)
+    edges = "called" if prior is None else "learned"
+    model = SAMSVAE(n_latent=4, edges=edges, mask_prior=prior, max_epochs=1, random_state=0)
     kinds = described(model.fit(screen.X, screen.A))
     assert tuple(kinds) == FEATURES
     assert np.array_equal(kinds["mask"], kinds["probability"] > 0.5)
