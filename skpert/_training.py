@@ -27,14 +27,10 @@ ADVICE = "lower learning_rate, raise n_epochs_kl_warmup, or look for extreme val
 def train(
     module: PerturbationModule,
     cells: Cells,
+    optimizer: Adam,
     *,
     max_epochs: int,
     batch_size: int,
-    learning_rate: float,
-    schedule: str = "constant",
-    weight_decay: float = 0.0,
-    adam_epsilon: float = 1e-8,
-    max_gradient_norm: float | None = None,
     n_epochs_kl_warmup: int = 0,
     validation: Cells | None = None,
     patience: int | None = None,
@@ -42,7 +38,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Minimise the sum of ``module.loss_terms``; return the history, a row per epoch.
 
-    With ``validation`` cells the weights of the epoch with the best ELBO on them are kept, and
+    The optimiser has the parameters of the module, and serves this training alone. With
+    ``validation`` cells the weights of the epoch with the best ELBO on them are kept, and
     training stops after ``patience`` epochs without a better one. ``on_epoch`` sees each row of
     the history and stops training by returning True. If a term is not finite, training stops
     with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
@@ -50,14 +47,6 @@ def train(
     """
     some, batches, history = probe(cells), module.minibatches(cells), []
     before, best = mean_elbo(module, some), Best(module)
-    optimizer = Adam(
-        module.parameter_groups(),
-        learning_rate,
-        weight_decay=weight_decay,
-        epsilon=adam_epsilon,
-        max_norm=max_gradient_norm,
-        schedule=schedule,
-    )
     try:
         for epoch in range(max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0

@@ -19,6 +19,7 @@ from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
+from ._optimizer import Adam
 from ._parameters import CONSTRAINTS, REAL_VALUED
 from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
@@ -29,7 +30,6 @@ from .nn import Decoder, GaussianEncoder
 from .preprocessing import PerturbationEncoder
 from .sparsity.edges import edges_at_fdr
 
-OF_OPTIMISER = ("learning_rate", "schedule", "weight_decay", "adam_epsilon", "max_gradient_norm")
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
 
@@ -170,15 +170,19 @@ class PerturbationVAE(
         for number, phase in enumerate(phases):
             rows = []
             if phase.n_epochs and not (monitor is not None and monitor.stopped):
+                groups, options = module.parameter_groups(), {"schedule": self.schedule}
+                options |= {"epsilon": self.adam_epsilon, "weight_decay": self.weight_decay}
+                options |= {"max_norm": self.max_gradient_norm}
                 rows = train(
                     module,
                     cells,
+                    Adam(groups, self.learning_rate, **options),
                     max_epochs=phase.n_epochs,
                     batch_size=batch_size,
                     n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
                     validation=validation,
+                    patience=self.patience,
                     on_epoch=monitor,
-                    **{name: getattr(self, name) for name in (*OF_OPTIMISER, "patience")},
                 )
             history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
             if phase.finalise is not None:

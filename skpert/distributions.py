@@ -346,13 +346,8 @@ class Counts(Distribution, ABC):
         return log_prob.to(value.dtype)  # rounded once: it may have five digits before the point
 
 
-class Poisson(Counts):
+class PoissonCounts(Counts):
     """Independent Poisson counts of all genes of a cell."""
-
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
-        of_genes: Tensor = _PoissonOfMeans.apply(value, self.log_mean)
-        return of_genes.sum(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -361,7 +356,16 @@ class Poisson(Counts):
         return torch.poisson(mean.expand(self._extended_shape(sample_shape)))
 
 
-class PoissonShares(Poisson):
+class Poisson(PoissonCounts):
+    """Poisson counts of given means."""
+
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        of_genes: Tensor = _PoissonOfMeans.apply(value, self.log_mean)
+        return of_genes.sum(-1)
+
+
+class PoissonShares(PoissonCounts):
     """Poisson counts whose means are shares of a library, the softmax of logits."""
 
     def __init__(self, logits: Tensor, log_library: Tensor):
@@ -379,26 +383,18 @@ class PoissonShares(Poisson):
         return _of_logits(_PoissonOfLogits, value, self.logits, self.log_library)
 
 
-class NegativeBinomial(Counts):
+class NegativeBinomialCounts(Counts):
     """Independent negative binomial counts of all genes of a cell.
 
     Variance is ``mean + mean^2 / theta`` with ``theta = exp(log_dispersion)``, (n_genes,).
     """
 
-    def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
-        super().__init__(log_mean)
-        self.log_dispersion = log_dispersion
+    log_dispersion: Tensor
 
     @property
     def variance(self) -> Tensor:
         """Variance of the counts, (..., n_genes)."""
         return self.mean + self.mean**2 / self.log_dispersion.exp()
-
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
-        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
-        of_genes: Tensor = _OfMeans.apply(value, self.log_mean, theta)
-        return of_genes.sum(-1) + dispersion_term(value, theta)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -411,7 +407,21 @@ class NegativeBinomial(Counts):
         return torch.poisson(rate.clamp(max=LARGEST_RATE))
 
 
-class NegativeBinomialShares(NegativeBinomial):
+class NegativeBinomial(NegativeBinomialCounts):
+    """Negative binomial counts of given means."""
+
+    def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
+        super().__init__(log_mean)
+        self.log_dispersion = log_dispersion
+
+    def log_kernel(self, value: Tensor) -> Tensor:
+        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
+        of_genes: Tensor = _OfMeans.apply(value, self.log_mean, theta)
+        return of_genes.sum(-1) + dispersion_term(value, theta)
+
+
+class NegativeBinomialShares(NegativeBinomialCounts):
     """Negative binomial counts whose means are shares of a library, the softmax of logits."""
 
     def __init__(self, logits: Tensor, log_library: Tensor, log_dispersion: Tensor):

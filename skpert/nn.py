@@ -1,6 +1,7 @@
 """Network pieces shared by the models."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
@@ -170,7 +171,7 @@ class GaussianEncoder(nn.Module):
         bias[n:] = math.log(0.1)
 
 
-class PoissonHead(nn.Module):
+class CountHead(nn.Module, ABC):
     r"""Counts with mean :math:`l \, \mathrm{softmax}(W h + b)`."""
 
     counts = True
@@ -179,16 +180,20 @@ class PoissonHead(nn.Module):
         super().__init__()
         self.logits = nn.Linear(n_hidden, n_genes)
 
-    def log_mean(self, h: Tensor, library: Tensor) -> Tensor:
-        """Log of the expected counts; the floor keeps an empty cell's likelihood at one."""
-        return torch.log_softmax(self.logits(h), -1) + library.clamp(min=1e-8).log()
+    @abstractmethod
+    def forward(self, h: Tensor, library: Tensor) -> Distribution:
+        """Distribution of the counts of each cell; an empty one has a likelihood of one."""
+
+
+class PoissonHead(CountHead):
+    """Counts whose variance is their mean."""
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the counts of each cell."""
         return PoissonShares(self.logits(h), library.clamp(min=1e-8).log())
 
 
-class NegativeBinomialHead(PoissonHead):
+class NegativeBinomialHead(CountHead):
     """Overdispersed counts, one inverse dispersion per gene for all cells."""
 
     def __init__(self, n_hidden: int, n_genes: int):
@@ -197,20 +202,21 @@ class NegativeBinomialHead(PoissonHead):
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the counts of each cell."""
-        log_library = library.clamp(min=1e-8).log()  # the floor is that of log_mean
+        log_library = library.clamp(min=1e-8).log()
         return NegativeBinomialShares(self.logits(h), log_library, self.log_dispersion)
 
 
-class ZeroInflatedHead(NegativeBinomialHead):
+class ZeroInflatedHead(CountHead):
     """Overdispersed counts with dropout that depends on the latent state."""
 
     def __init__(self, n_hidden: int, n_genes: int):
         super().__init__(n_hidden, n_genes)
+        self.log_dispersion = nn.Parameter(torch.randn(n_genes))  # log theta
         self.dropout_logit = nn.Linear(n_hidden, n_genes)
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the counts of each cell."""
-        log_mean = self.log_mean(h, library)
+        log_mean = torch.log_softmax(self.logits(h), -1) + library.clamp(min=1e-8).log()
         return ZeroInflatedNegativeBinomial(log_mean, self.log_dispersion, self.dropout_logit(h))
 
 

@@ -86,7 +86,7 @@ def test_parameters_come_in_the_same_blocks_and_order(cls):
     common = NETWORK + DATA + TRAINING
     assert names[-len(common) :] == common
     assert names[0] == "n_latent"
-    assert len(names) - len(common) <= 12
+    assert len(names) - len(common) <= 13
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from skpert._data import Cells
-from skpert._optimizer import one_cycle
+from skpert._optimizer import Adam, one_cycle
 from skpert._runtime import suitable_threads
-from skpert._training import train
+from skpert._training import train as train_with
 from skpert.exceptions import TrainingWarning
 
 
@@ -52,6 +52,14 @@ def cells_around(mean, n_cells=64):
 
 
 SETTINGS = {"batch_size": 16, "learning_rate": 0.1}
+
+
+def train(module, cells, *, learning_rate, **settings):
+    """Train with an optimiser that has its own of the settings."""
+    names = ("weight_decay", "schedule", "epsilon", "max_norm")
+    options = {name: settings.pop(name) for name in names if name in settings}
+    optimizer = Adam(module.parameter_groups(), learning_rate, **options)
+    return train_with(module, cells, optimizer, **settings)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
@@ -177,7 +185,7 @@ def test_a_weight_that_overflows_at_the_last_step_is_not_kept():
 def test_gradients_are_clipped_as_by_torch():
     cells, ours, theirs = cells_around(3.0), Mean(), Mean()
     settings = {"max_epochs": 2, "batch_size": 64, "learning_rate": 0.1}
-    train(ours, cells, **settings, max_gradient_norm=0.5, adam_epsilon=0.01)
+    train(ours, cells, **settings, max_norm=0.5, epsilon=0.01)
     groups = [
         {"params": [theirs.mean], "lr": 0.1, "weight_decay": 0.0},
         {"params": [theirs.free], "lr": 0.3, "weight_decay": 0.0},

@@ -1,5 +1,6 @@
 """Splits of a screen that know what a perturbation, and what a combination, is."""
 
+from abc import abstractmethod
 from collections import Counter
 from itertools import pairwise
 from numbers import Integral, Real
@@ -67,6 +68,10 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
         return perturbation_labels(
             y, control=self.control, sep=self.sep, perturbation=self.perturbation
         )
+
+    @abstractmethod
+    def _folds(self, labels, random):
+        """Fold of each cell, (n_cells,); -1 is never tested."""
 
     def _iter_test_indices(self, X=None, y=None, groups=None):
         fold = self._folds(self._labels(y), check_random_state(self.random_state))

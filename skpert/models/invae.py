@@ -18,6 +18,7 @@ can be read: what it infers from expression alone has to agree with the prior of
 """
 
 import math
+from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -501,6 +502,10 @@ class InvariantModule(PerturbationModule):
 
 class _InvariantVAE(PerturbationVAE):
     """What both estimators do."""
+
+    @abstractmethod
+    def __init__(self):
+        pass
 
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
         "invariant": [str, list, tuple, None],

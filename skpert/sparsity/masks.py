@@ -59,6 +59,10 @@ class Masks(nn.Module, ABC):
         self.requires_grad_(False)
         self.logit = Table(torch.where(mask, torch.inf, -torch.inf)).requires_grad_(False)
 
+    @abstractmethod
+    def start(self, found: Tensor) -> None:
+        """Go on from these edges, bool, that were found beforehand."""
+
     def penalties(self, kl_weight: float) -> dict[str, Tensor]:
         """Terms of the objective that belong to no cell, nats per cell."""
         return {}
@@ -84,10 +88,6 @@ class SharedMasks(Masks):
         self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
     ) -> tuple[Tensor, Costs]:
         """Masks, (*sample_shape, *part.shape, n_latent), and their costs."""
-
-    @abstractmethod
-    def start(self, found: Tensor) -> None:
-        """Go on from these edges, bool, that were found beforehand."""
 
     @abstractmethod
     def extend(self, n_new: int) -> None:

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
 import skpert
-from skpert import CPAVAE, SAMSVAE, SCCVAE, SVAE, BilinearRidge, InVAE, SVAEPlus
+from skpert import CPAVAE, NFIVAE, SAMSVAE, SCCVAE, SVAE, BilinearRidge, InVAE, SVAEPlus
 from skpert.persistence import FORMAT_VERSION, save
 from skpert.preprocessing import (
     CovariateEncoder,
@@ -123,7 +123,7 @@ def fitted():
 def answers(estimator):
     """What does not depend on random numbers, arrays by name."""
     X, obs = cells()
-    if isinstance(estimator, InVAE):
+    if isinstance(estimator, InVAE | NFIVAE):
         posterior = estimator.posterior(X, obs)
         return {"transform": estimator.transform(X), **posterior}
     found = {"predict": estimator.predict_intervention(obs, X)}

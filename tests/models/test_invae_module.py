@@ -591,7 +591,7 @@ def test_many_cells_are_represented_by_some():
 def test_environments_are_apart_at_the_start_where_asked_for():
     torch.manual_seed(0)
     for apart, differ in ((0.0, False), (1.0, True)):
-        means = GaussianPrior(2, 3, apart)(torch.eye(2)).mean
+        means = GaussianPrior(2, 3, apart=apart)(torch.eye(2)).mean
         assert bool((means[0] != means[1]).all()) == differ
 
 
