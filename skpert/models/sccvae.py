@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -536,17 +537,12 @@ def similarity_weights(features: np.ndarray, new: np.ndarray) -> np.ndarray:
     Weights of a ridge regression on the cosine similarity of features, with the mean of all for
     what nothing is similar to; negative ones are set to zero. (n_new, n_known).
     """
-    known, new = (_unit_rows(rows) for rows in (features, new))
+    known, new = normalize(features), normalize(new)
     gram = known @ known.T + RIDGE * np.eye(len(known))
     weights = np.linalg.solve(gram, known @ new.T).T
     weights += (1 - weights.sum(1, keepdims=True)) / len(known)
     weights = weights.clip(min=0)
     return weights / weights.sum(1, keepdims=True)
-
-
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norm > 0, norm, 1)
 
 
 @with_shared_parameters
@@ -558,10 +554,9 @@ class SCCVAE(PerturbationVAE):
     {n_latent}
     features : {"genes", "one_hot"}, DataFrame, dict, transformer or None, default=None
         What describes a perturbed gene, as in :class:`~skpert.preprocessing.TargetFeatures`: its
-        principal components in control cells, a table with rows for unseen targets, or a
-        transformer of names such as ``GeneSetFeatures``. None: components where every
-        perturbation is a measured gene, else one-hot, with a warning: nothing unseen can then be
-        predicted.
+        principal components in control cells, a table, or a transformer of names such as
+        ``GeneSetFeatures``. None: components where every perturbation is a measured gene, else
+        one-hot, with a warning: nothing unseen can then be predicted.
     graph : {"learned", "random"}, array-like of shape (n_latent, n_latent) or None, \
             default="learned"
         Edges between modules, of which the weights are learned: all from earlier to later
@@ -579,11 +574,10 @@ class SCCVAE(PerturbationVAE):
     n_components : int, default=50
         Number of principal components that describe a gene.
     objective : {"matched", "published"}, default="matched"
-        "matched" maximises the ELBO of all cells, and has the counterfactuals of control cells
-        match the measured cells of each perturbation, by their mean and by the maximum mean
-        discrepancy (MMD); a counterfactual keeps what the decoder cannot explain of its cell.
-        "published" has decoded control cells match them, by squared error and MMD, and the ELBO of
-        control cells only.
+        "matched" adds to the ELBO of all cells how far counterfactuals of control cells, which
+        keep what the decoder cannot explain of their cell, are from the measured cells: by their
+        mean, and by the maximum mean discrepancy (MMD). "published" compares decoded control
+        cells, by squared error and MMD, and has the ELBO of control cells only.
     mmd_weight : float, default=10.0
         Weight of the MMD in the objective.
     refit_penetrance : bool, default=True
@@ -616,15 +610,13 @@ class SCCVAE(PerturbationVAE):
     ``max_epochs="auto"`` is 1,500 gradient steps here: trained for longer, counterfactuals differ
     more from cell to cell than those of perturbations never seen should.
 
-    The decoder starts with a free linear map, and a linear map of u, with ``u (I - B) = v``, is
-    one of v: learned, random, given and no graph are one class of functions, between which data
-    cannot decide by fit alone. The graph is a regulariser, and no evidence for edges between
-    processes, let alone between genes (see the user guide).
+    The decoder starts with a free linear map, so that models with any graph, or none, are one
+    class of functions: the graph is a regulariser, and no evidence for edges between processes,
+    let alone between genes (see the user guide).
 
-    A perturbation never seen has the shift of similar ones, and their penetrance; with
-    ``shift_encoder="network"`` the shift that the network gives. ``with_penetrance`` sets others;
-    the published numbers take for each unseen perturbation the penetrance that fits its own test
-    cells best.
+    An unseen perturbation has the shift, unless a network gives it, and the penetrance of similar
+    ones. ``with_penetrance`` sets others; the published numbers take for each unseen perturbation
+    the penetrance that fits its own test cells best.
 
     References
     ----------
@@ -790,8 +782,7 @@ class SCCVAE(PerturbationVAE):
     def reach(self, A):
         """Return an estimator that knows unseen perturbations from their features alone.
 
-        Every prediction and score does so by itself; this is to look at the shifts and
-        penetrances that are expected of them.
+        Predictions and scores do so by themselves; this is to look at what is expected of them.
 
         Parameters
         ----------
@@ -801,8 +792,7 @@ class SCCVAE(PerturbationVAE):
         Returns
         -------
         estimator : SCCVAE
-            A fitted copy whose ``perturbations_`` end with the new ones, sorted; this one where
-            A has none.
+            A fitted copy whose ``perturbations_`` end with the new ones, or this one.
 
         Raises
         ------
@@ -813,17 +803,17 @@ class SCCVAE(PerturbationVAE):
         return self._reaching(A)
 
     def adapt(self, X, A):
-        """Learn the penetrance of perturbations never trained on, with all else kept as it is.
+        """Learn the penetrance of perturbations never trained on; all else stays.
 
-        Their shifts follow from their features; where these are one-hot, a new perturbation has
-        the shift of that of the training which explains its cells best. Nothing is trained.
+        Shifts follow from features; with one-hot ones, a new perturbation has the shift of the
+        known one that explains its cells best. Nothing is trained.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-            Cells of the new perturbations.
+            Cells of the new perturbations; control cells change nothing.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
-            Their design, in any form that ``fit`` takes. Control cells change nothing.
+            Their design, in any form that ``fit`` takes.
 
         Returns
         -------
@@ -833,8 +823,7 @@ class SCCVAE(PerturbationVAE):
         Raises
         ------
         ValueError
-            If a perturbation is known already or has no features, or X or A are not as ``fit``
-            wants them.
+            If a perturbation is known or has no features, or X or A are not as ``fit`` wants.
         """
         check_is_fitted(self)
 
