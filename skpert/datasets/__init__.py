@@ -10,7 +10,7 @@ from ._norman import fetch_norman, norman_split
 from ._replogle import fetch_replogle_filtered
 from ._replogle_essential import fetch_replogle_essential
 from ._screens import load_screen
-from ._simulators import make_sparse_shift
+from ._sparse import make_sparse_shift
 
 __all__ = [
     "fetch_hematopoiesis",
