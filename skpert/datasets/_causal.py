@@ -197,15 +197,13 @@ def make_causal_shift(
     weights = _draw_weights(graph, edge_probability, edge_weight, n_latent, rng)
     shifts = _draw_shifts((n_perturbations, n_features, n_latent), n_clusters, sharpness, rng)
     effects = _draw_effects(shifts["shift"], penetrance, n_unseen, rng)
-    cells = _draw_cells(
-        (n_cells_per_perturbation, n_control_cells), effects, weights, shuffle, rng
-    )
+    n_each = n_cells_per_perturbation, n_control_cells
+    cells = _draw_cells(n_each, effects, weights, shuffle, rng)
     decoder = draw_decoder(cells["U"], n_genes, rng)
     return Bunch(
         DESCR=f"Causal shifts: {n_perturbations} perturbations, {n_unseen} of them unseen, "
         f"{n_latent} latents, {(weights != 0).sum()} edges, {likelihood=}, {linear=}.",
         **(shifts | effects | cells | _draw_expression(decoder, weights, effects, cells, rng)),
-        **({"loadings": decoder.weights[0]} if linear else {}),
     )
 
 

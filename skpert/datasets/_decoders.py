@@ -166,8 +166,9 @@ class NormalDecoder:
         )
 
     def parameters(self):
-        """Return what is set besides the network."""
-        return {"noise_scale": self.noise_scale}
+        """Return what is set besides the network, and the loadings that a single layer is."""
+        known = {"noise_scale": self.noise_scale}
+        return known | {"loadings": self.weights[0]} if len(self.weights) == 1 else known
 
 
 def propagate(Z, weights):

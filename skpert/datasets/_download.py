@@ -1,9 +1,10 @@
-"""Large public files to a local folder by pooch: checked, and never half there."""
+"""Large public files to a local folder by pooch, checked and whole, and the parts of use."""
 
 import os
 import re
 import shutil
 import tempfile
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,18 @@ from typing import NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .._input.files import first_bytes, is_gzip
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+from sklearn.utils import gen_batches
+
+from .._input.files import first_bytes, is_gzip, reading
+from .._input.values import listed
 from ..exceptions import FileUnavailableError
 from ._containers import readers
 
 _SCHEMES = ("http", "https", "file")
 _CHUNK = 1 << 20  # bytes
+_BLOCK = 512  # cells read at a time
 _HEADERS = {
     "User-Agent": "skpert",  # some hosts turn the names of libraries away
     "Accept-Encoding": "identity",  # a .gz file comes as it is
@@ -50,6 +57,22 @@ def get_data_home(data_home=None):
     ValueError
         If ``data_home`` is not a path, or a file is in its place.
 
+    Notes
+    -----
+    All functions ``fetch_*`` have four parameters that say where files are and come from:
+
+    * ``data_home``: the folder, as here.
+    * ``download_if_missing``: if False, a file that is not there is an error.
+    * ``url``: address of a mirror or of another release in the same form, ``https://``,
+      ``http://`` or ``file://``; None means the public file.
+    * ``checksum``: "md5:..." or "sha256:..." of the file. None means the published one. Where none
+      is known, that of the first download is written beside it and must be met from then on.
+
+    The part of a public file that is used is kept in a file of its own, which later calls read
+    whatever ``url`` says; the public file can then be deleted. Needs anndata and pooch
+    (``pip install 'skpert[data]'``). A file that cannot be had, or is not the one that was meant,
+    is a :class:`~skpert.exceptions.FileUnavailableError`, which is a ValueError and an OSError.
+
     Examples
     --------
     >>> import tempfile
@@ -76,33 +99,16 @@ def get_data_home(data_home=None):
 def download(remote, folder, *, download_if_missing=True, n_retries=2):
     """Path of a public file in ``folder``, fetched if it is not there and checked in any case.
 
-    A file without a published checksum has its SHA-256 written beside it (``NAME.sha256``) at the
-    first download, and must agree with that from then on. What comes is written beside its place
-    and takes it when it is complete and checked, so that two processes can ask for one file.
-
-    Parameters
-    ----------
-    remote : RemoteFile
-        What to fetch, HDF5 or gzip; its address may start with ``http://``, ``https://`` or
-        ``file://``.
-    folder : Path
-        Where to, an existing folder.
-    download_if_missing : bool, default=True
-        If False, a file that is not there is an error.
-    n_retries : int, default=2
-        Further tries after the first, each of the whole file.
-
-    Returns
-    -------
-    path : Path
-        The complete, checked file.
+    ``remote`` is HDF5 or gzip. Without a published checksum its SHA-256 is written beside it
+    (``NAME.sha256``) at the first download. What comes is written beside its place and takes it
+    when it is complete and checked, so that two processes can ask for one file.
 
     Raises
     ------
     ValueError
         If the address or the checksum is of no known kind.
     FileUnavailableError
-        If the file cannot be had, or is not the one that was meant. It is an OSError as well.
+        If the file cannot be had, or is not the one that was meant.
     """
     pooch, _ = _pooch(), readers()  # before anything is fetched
     _check_remote(remote)
@@ -161,6 +167,60 @@ def written_whole(path):
         os.replace(unfinished, path)
 
 
+def fetch_part(remote, name, read, data_home, download_if_missing, url, checksum):
+    """AnnData of the cells and genes of a public file that ``read`` keeps, from path to AnnData.
+
+    They are written to the file ``name``, which later calls read in place of the public one. The
+    last four arguments are those of every fetcher; see `get_data_home`.
+    """
+    folder = get_data_home(data_home)
+    anndata, _ = readers()
+    path = folder / name
+    if not path.exists():
+        remote = remote._replace(url=url or remote.url, checksum=checksum or remote.checksum)
+        public = download(remote, folder, download_if_missing=download_if_missing)
+        with reading(public):
+            data = read(public)
+        with written_whole(path) as unfinished:
+            data.write_h5ad(unfinished, compression="lzf")
+    check_unchanged(path)
+    with reading(path):
+        return anndata.read_h5ad(path)
+
+
+def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
+    """Some rows and columns of an .h5ad file, in memory that grows with those only.
+
+    ``cells`` and ``genes`` make of the table of all cells the positions of those to keep, in
+    increasing order, and of the table of all genes a mask; None keeps all. ``raw`` reads the
+    matrix and the table of genes that were set aside as raw. X becomes CSR, float32.
+    """
+    anndata, h5py = readers()
+    with h5py.File(path, "r") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", anndata.OldFormatWarning)  # of 2022: not to be helped
+        part = _raw(file, path.name) if raw else file
+        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(part["var"])
+        rows = np.arange(len(obs)) if cells is None else cells(obs)
+        columns = np.arange(len(var)) if genes is None else np.flatnonzero(genes(var))
+        matrix = _matrix(part, layer, path.name)
+        blocks = [
+            csr_matrix(matrix[_index(rows[batch])][:, columns], dtype=np.float32)
+            for batch in gen_batches(len(rows), _BLOCK)
+        ]
+    X = vstack(blocks, format="csr") if blocks else csr_matrix((0, len(columns)), dtype=np.float32)
+    return anndata.AnnData(X, obs=obs.iloc[rows], var=var.iloc[columns])
+
+
+def column(table, name):
+    """Column of a table of cells or genes, or say which there are."""
+    if name not in table:
+        raise ValueError(
+            f"the file is not the one that was meant: its table of cells or genes has no column "
+            f"{name!r}, but {listed(list(table.columns), 20)}"
+        )
+    return table[name]
+
+
 def _pooch():
     try:
         import pooch
@@ -207,3 +267,29 @@ def _check_is_data(path, gzipped):
         )
     if not gzipped:
         h5py.File(path, "r").close()
+
+
+def _raw(file, name):
+    if "raw" not in file:
+        raise ValueError(f"{name} has no raw counts; it has: {listed(list(file), 20)}")
+    return file["raw"]
+
+
+def _matrix(file, layer, name):
+    """Matrix of an open .h5ad file, to be indexed by rows; still on disk, unless it is CSC."""
+    anndata, h5py = readers()
+    layers = list(file.get("layers", {}))
+    if layer is not None and layer not in layers:
+        raise ValueError(f"{name} has no layer {layer!r}; it has: {listed(layers, 20) or 'none'}")
+    stored = file["X" if layer is None else f"layers/{layer}"]
+    if isinstance(stored, h5py.Dataset):
+        return stored
+    matrix = anndata.io.sparse_dataset(stored)
+    return matrix if matrix.format == "csr" else matrix.to_memory().tocsr()
+
+
+def _index(rows):
+    """Rows as a slice where they are neighbours, which is read much faster."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return rows

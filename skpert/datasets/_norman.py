@@ -8,8 +8,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
 from .._input.parts import read_parts
-from ._download import RemoteFile, get_data_home
-from ._fetch import column, fetch_part, read_part
+from ._download import RemoteFile, column, fetch_part, read_part
 
 # "Norman processed" of the sc-pert collection, 1.7 GB, whose checksum is not known here. What
 # seems to be the same file lies at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
@@ -151,28 +150,20 @@ def fetch_norman(
     """Screen of single genes and pairs, activated in K562 cells, as in the SAMS-VAE paper.
 
     Norman et al. 2019 [1]_ in the form of the sc-pert collection: raw counts of the 5,000 highly
-    variable genes in 111,255 cells, with 105 genes and 131 pairs of them activated. The file has
-    1.7 GB and is fetched once; the part that is used is then kept in ``norman.h5ad``, which later
-    calls read whatever ``url`` says, and the file can be deleted. Needs anndata
-    (``pip install 'skpert[data]'``).
+    variable genes in 111,255 cells, with 105 genes and 131 pairs of them activated. Of the file
+    (1.7 GB) the part that is used is kept in ``norman.h5ad``.
 
     Parameters
     ----------
     task : {"ood", "data_efficiency"}, default="ood"
         What is left out of training, see :func:`norman_split`.
-    fraction : float, default=1.0
-        Share in [0, 1] of combinations, or of their cells, that are trained on.
+    fraction : float in [0, 1], default=1.0
+        Share of combinations, or of their cells, that are trained on.
     seed : int, default=0
         Of the split; published for 0 to 4.
-    data_home : str, path-like or None, default=None
-        Folder of the files, see :func:`get_data_home`.
-    download_if_missing : bool, default=True
-        If False, a file that is not there is an error.
-    url : str or None, default=None
-        Address of a mirror, ``https://``, ``http://`` or ``file://``; None means figshare.
-    checksum : str or None, default=None
-        "md5:..." or "sha256:..." of the file. None: no checksum of it is known, so that of the
-        first download is written beside it and must be met from then on.
+    data_home, download_if_missing, url, checksum : optional
+        Where files are and come from, see :func:`get_data_home`; the public file
+        is on figshare, and no checksum of it is known.
 
     Returns
     -------
@@ -194,10 +185,8 @@ def fetch_norman(
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected.
-    FileUnavailableError
-        If the file cannot be had or is not the one that was meant; this is a ValueError and an
-        OSError.
+        If a parameter is none of the above, or the file is not as expected or cannot be had
+        (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     References
     ----------
@@ -212,15 +201,8 @@ def fetch_norman(
     >>> model.fit(screen.X[train], screen.A[train])  # doctest: +SKIP
     """
     check_task(task, fraction, seed)
-    data = fetch_part(
-        NORMAN,
-        get_data_home(data_home),
-        "norman.h5ad",
-        _read,
-        url=url,
-        checksum=checksum,
-        download_if_missing=download_if_missing,
-    )
+    where = data_home, download_if_missing, url, checksum
+    data = fetch_part(NORMAN, "norman.h5ad", _read, *where)
     A = _labels(data.obs)
     n_pairs = len(np.unique(A[_is_combination(A.astype(str), "control", "+")]))
     return Bunch(
@@ -237,12 +219,7 @@ def fetch_norman(
 
 
 def _read(path):
-    return read_part(
-        path,
-        layer="counts",
-        cells=lambda obs: np.arange(len(obs)),
-        genes=lambda var: column(var, "highly_variable").to_numpy(dtype=bool),
-    )
+    return read_part(path, genes=lambda var: column(var, "highly_variable"), layer="counts")
 
 
 def _labels(obs):

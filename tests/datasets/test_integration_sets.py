@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix, hstack
 
 from skpert.datasets import fetch_hematopoiesis, fetch_lung_cancer
-from skpert.datasets._dispersion import dispersion_scores, most_dispersed
+from skpert.datasets._integration import dispersion_scores, most_dispersed
 
 SIZES = {"s1d1": 60, "s1d2": 50, "s2d1": 40, "s2d4": 30, "s3d6": 20, "s3d10": 10}
 PARTS = {"s1d1": "train", "s1d2": "train", "s2d1": "train", "s2d4": "val", "s3d6": "test"}
