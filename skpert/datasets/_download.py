@@ -68,6 +68,10 @@ def get_data_home(data_home=None):
     * ``checksum``: "md5:..." or "sha256:..." of the file. None means the published one. Where none
       is known, that of the first download is written beside it and must be met from then on.
 
+    They return a Bunch with counts ``X`` (CSR of shape (n_cells, n_genes), float32), what the file
+    says of the cells, ``obs`` (a DataFrame), names of the genes, ``feature_names`` (an object
+    array), and what this is, ``DESCR``.
+
     The part of a public file that is used is kept in a file of its own, which later calls read
     whatever ``url`` says; the public file can then be deleted. Needs anndata and pooch
     (``pip install 'skpert[data]'``). A file that cannot be had, or is not the one that was meant,

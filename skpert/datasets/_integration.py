@@ -85,13 +85,11 @@ def fetch_hematopoiesis(
     Returns
     -------
     data : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
+        ``X``, counts, ``feature_names``, gene symbols, and ``DESCR``; see :func:`get_data_home`.
+
         obs : DataFrame of shape (n_cells, n_columns)
             All that the file says of the cells, such as "cell_type" and "batch", and "site" and
             "donor": batch "s2d4" is donor "d4" at site "s2".
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols.
         split : ndarray of shape (n_cells,), object
             "train" for the cells of batches s1d1, s1d2 and s2d1, "val" for s2d4, "test" for s3d6,
             and None for those of others. Donors of the latter two are not seen in training, nor
@@ -99,8 +97,6 @@ def fetch_hematopoiesis(
         invariant, spurious : list of str
             Columns of ``obs`` that the paper wants kept, "cell_type" and "donor", and the one
             that it wants removed, "site".
-        DESCR : str
-            What this is.
 
     Raises
     ------
@@ -180,17 +176,12 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     Returns
     -------
     data : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
-        obs : DataFrame of shape (n_cells, n_columns)
-            All that the file says of the cells, at least the four columns below.
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols.
+        ``X``, counts, ``obs``, with at least the four columns below, ``feature_names``, gene
+        symbols, and ``DESCR``; see :func:`get_data_home`.
+
         invariant, spurious : list of str
             Columns of ``obs`` that the paper wants kept, "disease" and "cell_type", and those
             that it wants removed, "assay" and "treatment".
-        DESCR : str
-            What this is.
 
     Raises
     ------

@@ -168,19 +168,14 @@ def fetch_norman(
     Returns
     -------
     screen : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
+        ``X``, counts, ``obs``, ``feature_names``, gene symbols, and ``DESCR``; see
+        :func:`get_data_home`.
+
         A : ndarray of shape (n_cells,), object
             "control", "GENE", or "GENE1+GENE2" in the order of the file.
-        obs : DataFrame of shape (n_cells, n_columns)
-            All that the file says of the cells.
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols.
         split : ndarray of shape (n_cells,), object
             "train", "val", "test", or None for a cell that is left out. For other splits call
             ``norman_split(screen.A, ...)``.
-        DESCR : str
-            What this is.
 
     Raises
     ------

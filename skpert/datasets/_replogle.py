@@ -90,22 +90,17 @@ def fetch_replogle_filtered(
     Returns
     -------
     screen : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
+        ``X``, counts, ``obs``, where "gene" is the target, ``feature_names``, gene symbols of
+        which HSPA14 occurs twice, and ``DESCR``; see :func:`get_data_home`.
+
         A : ndarray of shape (n_cells,), object
             Pair of guides, ``obs["sgID_AB"]``, with the strand "+" written "plus", since "+" joins
             combinations; "control" for non-targeting guides. The target is what comes before
             the first "_".
-        obs : DataFrame of shape (n_cells, n_columns)
-            All that the file says of the cells; ``obs["gene"]`` is the target.
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols; HSPA14 occurs twice.
         split : ndarray of shape (n_cells,), object
             "train" (64 %), "val" (16 %) or "test" (20 %), at random.
         pathways : dict of str to list of str
             Targets in each of eight annotated clusters.
-        DESCR : str
-            What this is.
 
     Raises
     ------
@@ -182,20 +177,15 @@ def fetch_replogle_essential(
     Returns
     -------
     screen : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
+        ``X``, counts, ``obs``, where "perturbation" is A, ``feature_names``, gene symbols of which
+        a few occur twice, and ``DESCR``; see :func:`get_data_home`.
+
         A : ndarray of shape (n_cells,), object
             Target of the cell, or "control" for non-targeting guides.
-        obs : DataFrame of shape (n_cells, n_columns)
-            All that the file says of the cells, and ``obs["perturbation"]``, which is A.
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols; a few occur twice.
         split : ndarray of shape (n_cells,), object
             "train" (70 %), "val" (10 %) or "test" (20 %) of the cells of every target, at random;
             "train" for all control cells. What a target's cells get depends on the seed and on
             them alone, so that it stays when other targets are left out.
-        DESCR : str
-            What this is.
 
     Raises
     ------

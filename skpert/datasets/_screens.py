@@ -7,8 +7,8 @@ from sklearn.utils import Bunch
 from .._input.files import existing, first_bytes, is_gzip
 from .._input.values import listed
 from ..exceptions import warn_of_data
-from ._beside import is_table, read_delimited, read_mtx, require_column, table_of_cells
 from ._containers import Screen, canonical, is_zarr, read_hdf5, read_zarr, refuse
+from ._tables import is_table, read_delimited, read_mtx, require_column, table_of_cells
 
 _KINDS = (
     "an .h5ad, .h5mu, .loom or 10x .h5 file; a .zarr folder; an .mtx file or a folder with one; "
