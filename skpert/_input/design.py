@@ -157,11 +157,17 @@ def as_interventions(design, *, control, sep):
         combinations = [treated[part] for part in sorted(treated) if len(part) > 1]
         names = list(dict.fromkeys([*design.names, *combinations]))
     column = {name: j for j, name in enumerate(names)}
-    indices = np.array([column[treated[part]] for part in parts if part], dtype=np.int32)
-    indptr = np.cumsum([0, *map(bool, parts)], dtype=np.int32)
-    data = np.ones(len(indices), dtype=np.float32)
-    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    columns = [[column[treated[part]]] if part else [] for part in parts]
+    dosage = dosage_matrix(columns, len(names))
     return design._replace(names=np.array(names, dtype=object), dosage=dosage)
+
+
+def dosage_matrix(columns, n_names):
+    """Dosages of 1 from the columns that each row has them in, CSR of float32."""
+    indices = np.array([j for row in columns for j in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, columns)], dtype=np.int32)
+    ones = np.ones(len(indices), dtype=np.float32)
+    return csr_array((ones, indices, indptr), shape=(len(columns), n_names))
 
 
 def treatment_labels(design, *, control, sep):
@@ -223,17 +229,15 @@ def warn_of_inseparable(names, dosage, doubt=""):
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
         doubt = (
-            f"A has perturbations that only come together: {listed(together, 5)}. What each does "
-            f"cannot be told; their sum can, and is dealt out evenly. {doubt}"
+            f"A has perturbations that only come together: {listed(together, 5)}. Their "
+            f"individual effects are not identifiable; their sum is split equally. {doubt}"
         )
     if doubt:
         warn_of_data(doubt.strip())
 
 
 def _dosed(name, dose):
-    if dose == 1:
-        return name
-    return f"{name}*{np.format_float_positional(dose, trim='-')}"
+    return name if dose == 1 else f"{name}*{np.format_float_positional(dose, trim='-')}"
 
 
 def _read_labels(labels, control, sep, known):
@@ -248,10 +252,7 @@ def _read_labels(labels, control, sep, known):
     parts = [read.of[label] for label in texts]
     names = sorted(set().union(*parts))
     column = {name: j for j, name in enumerate(names)}
-    indices = np.array([column[name] for row in parts for name in row], dtype=np.int32)
-    indptr = np.cumsum([0, *map(len, parts)], dtype=np.int32)
-    data = np.ones(len(indices), dtype=np.float32)
-    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    dosage = dosage_matrix([[column[name] for name in row] for row in parts], len(names))
     names = np.array(names, dtype=object)
     return Design(names, dosage, codes, "labels", read.whole, read.doubtful)
 

@@ -49,6 +49,11 @@ def _decoded(label):
         ) from error
 
 
+def as_list(names):
+    """List of names, of which a single one may be given as text; none for None."""
+    return [names] if isinstance(names, str) else list([] if names is None else names)
+
+
 def listed(names, limit):
     """Names in quotes, at most ``limit`` of them."""
     shown = ", ".join(repr(str(name)) for name in names[:limit])

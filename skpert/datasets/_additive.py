@@ -13,6 +13,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
+from .._input.design import dosage_matrix
 from .._input.expression import read_matrix
 from ._decoders import decoder_drawer
 from ._simulation import (
@@ -22,7 +23,6 @@ from ._simulation import (
     check_sizes,
     check_strengths,
     check_target_range,
-    dosage_matrix,
     draw_combinations,
     draw_embedding,
     draw_expression,

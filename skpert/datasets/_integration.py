@@ -4,13 +4,13 @@ import gzip
 import shutil
 import zlib
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
+from .._input.values import is_positive_integer
 from ..exceptions import FileUnavailableError
 from ._download import (
     RemoteFile,
@@ -170,8 +170,8 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     Parameters
     ----------
     data_home, download_if_missing, url, checksum : optional
-        Where files are and come from, see :func:`get_data_home`; the public file
-        is that of CELLxGENE, and no checksum of it is known.
+        Where files are and come from, see :func:`get_data_home`; the public file is that of
+        CELLxGENE, and no checksum of it is known.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected or cannot be had
+        If the file is not as expected or cannot be had
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     See Also
@@ -232,8 +232,7 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
 def _check_marrow(source, n_top_genes):
     if source not in HEMATOPOIESIS:
         raise ValueError(f"source must be 'competition' or 'geo', got {source!r}")
-    whole = isinstance(n_top_genes, Integral) and not isinstance(n_top_genes, bool)
-    if n_top_genes is not None and not (whole and n_top_genes >= 1):
+    if n_top_genes is not None and not is_positive_integer(n_top_genes):
         raise ValueError(f"n_top_genes must be an integer of at least 1 or None: {n_top_genes!r}")
 
 
@@ -310,7 +309,7 @@ def most_dispersed(X_log, n_top_genes):
     :math:`B(g)` are the genes in the same of 20 bins of the log of 1 + the mean. This is the
     method of Seurat's first versions, which scanpy has as its default. A tie at the threshold
     lets more genes through; a gene without variance never gets there. ``X_log``, CSR of shape
-    (n_cells, n_genes), is the log of 1 + normalised counts, and is taken off again.
+    (n_cells, n_genes), is the log of 1 + normalised counts; scores are of the counts.
     """
     scores = dispersion_scores(X_log)
     known = np.sort(scores[~np.isnan(scores)])[::-1]

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.utils import check_scalar
 
+from .._input.design import dosage_matrix
 from .._input.expression import read_matrix
 from .._input.parts import read_parts
 from .._input.values import text
@@ -138,14 +139,6 @@ def draw_combinations(n_perturbations, n_parts, n_combinations, rng):
         parts = rng.choice(n_perturbations, n_parts, replace=False)
         drawn.add(tuple(sorted(parts.tolist())))
     return sorted(drawn)
-
-
-def dosage_matrix(treated, n_perturbations):
-    """Dosages of 1 from the columns of each row that has them."""
-    indices = np.array([j for row in treated for j in row], dtype=np.int32)
-    indptr = np.cumsum([0, *map(len, treated)], dtype=np.int32)
-    ones = np.ones(len(indices), dtype=np.float32)
-    return csr_array((ones, indices, indptr), shape=(len(treated), n_perturbations))
 
 
 def check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells):

@@ -8,21 +8,22 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.transaction import all_or_nothing
-from .._input.values import as_design, listed, warn_of_missing_categories
-from ._covariate_values import (
-    as_list,
+from .._input.values import as_design, as_list, listed, warn_of_missing_categories
+from ._columns import (
     as_numbers,
     category_codes,
     check_distinct,
+    check_frame,
     check_groups,
     check_unnamed,
+    environment_matrix,
     learn_categories,
+    learn_environments,
     learn_scale,
     select,
     standardised,
     unnamed_frame,
 )
-from ._environments import check_frame, environment_matrix, learn_environments
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):

@@ -22,9 +22,9 @@ from .._input.design import (
 )
 from .._input.parts import doubt
 from .._input.transaction import all_or_nothing
-from .._input.values import as_design, listed, text, warn_of_missing_categories
+from .._input.values import as_design, as_list, listed, text, warn_of_missing_categories
 from ..exceptions import warn_of_data
-from ._environments import check_frame, environment_matrix, learn_environments
+from ._columns import check_frame, environment_matrix, learn_environments
 from ._nesting import nested, warn_of_nested
 
 
@@ -227,7 +227,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             unknown.
         """
         check_is_fitted(self)
-        columns = self._environment_columns()
+        columns = as_list(self.environment)
         if not columns:
             n_cells = len(self._read_known(A).codes)
             return np.zeros((n_cells, 0), dtype=np.float32)
@@ -419,16 +419,12 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         """Find the perturbations that come only with an environment of their own."""
         self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
         if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
-            found = nested(design, frame, self._environment_columns(), self.perturbation)
+            found = nested(design, frame, as_list(self.environment), self.perturbation)
             self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
             warn_of_nested(found, design)
 
-    def _environment_columns(self):
-        columns = self.environment
-        return [columns] if isinstance(columns, str) else list([] if columns is None else columns)
-
     def _fit_environments(self, A):
-        columns = self._environment_columns()
+        columns = as_list(self.environment)
         frame = check_frame(A, [self.perturbation, *columns]) if columns else None
         categories, scales, names = learn_environments(frame, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
