@@ -21,7 +21,7 @@ from .._input.design import (
     warn_of_single_cells,
 )
 from .._input.parts import doubt
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from .._input.values import as_design, as_list, listed, text, warn_of_missing_categories
 from ..exceptions import warn_of_data
 from ._columns import check_frame, environment_matrix, learn_environments
@@ -33,14 +33,15 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     The design A of a screen is given in one of three forms:
 
-    * 1-D labels, text or numbers. ``control`` names the untreated cells and ``"A+B"`` is a
-      combination, in which order, blanks, repetition and the control do not matter:
+    * Labels, text or numbers, of shape (n_cells,). ``control`` names the untreated cells and
+      ``"A+B"`` is a combination, in which order, blanks, repetition and the control do not matter:
       ``"A + control"`` is ``"A"``. Labels are compared as text; 1, 1.0 and "1" are the same.
-    * 2-D dosages, at least 0: array, sparse matrix or DataFrame of numbers; a row of zeros is a
-      control. Names are the columns of the DataFrame (the column ``control``, if there is one,
-      is no perturbation), or "0", "1", ... A single dosage must be given as a column.
-    * A design frame, such as ``adata.obs``: a DataFrame that has the column named by
-      ``perturbation``, which holds labels.
+    * Dosages, at least 0, of shape (n_cells, n_columns): array, sparse matrix or DataFrame of
+      numbers; a row of zeros is a control. Names are the columns of the DataFrame (the column
+      ``control``, if there is one, is no perturbation), or "0", "1", ... A single dosage must be
+      given as a column.
+    * A design frame, such as ``adata.obs``: a DataFrame of n_cells rows that has the column named
+      by ``perturbation``, which holds labels.
 
     Parameters
     ----------
@@ -132,14 +133,12 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self.environment = environment
         self.additive = additive
 
-    @all_or_nothing
     def fit(self, A, y=None):
         """Learn the names of perturbations and environments.
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,) or {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns)
+        A : {array-like, sparse matrix, DataFrame}
             Design in one of the three forms.
         y : None
             Ignored.
@@ -164,31 +163,31 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             perturbation looks like that of a control or like a missing value, or if it is in
             doubt whether a label that holds ``sep`` is a combination.
         """
-        singles = self._read(A)
-        if len(singles.codes) == 0:
-            raise ValueError("A is empty: it has n_samples=0 cells.")
-        design = self._interventions(singles)
-        self._fit_environments(A)
-        self.columns_, self.perturbations_ = singles.names, design.names
-        dosage = self._encode(design, singles.names)
-        self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
-        self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
-        self._check_contrast(design)
-        self._mark_nested(A, design)
-        warn_of_names(singles, self.sep)
-        warn_of_missing_categories(self.environment_categories_)
-        warn_of_single_cells(self.perturbations_, self.n_cells_)
-        warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
-        warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
-        return self
+        with restored_on_failure(self):
+            singles = self._read(A)
+            if len(singles.codes) == 0:
+                raise ValueError("A is empty: it has n_samples=0 cells.")
+            design = self._interventions(singles)
+            self._fit_environments(A)
+            self.columns_, self.perturbations_ = singles.names, design.names
+            dosage = self._encode(design, singles.names)
+            self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
+            self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
+            self._check_contrast(design)
+            self._mark_nested(A, design)
+            warn_of_names(singles, self.sep)
+            warn_of_missing_categories(self.environment_categories_)
+            warn_of_single_cells(self.perturbations_, self.n_cells_)
+            warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
+            warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
+            return self
 
     def transform(self, A):
         """Dosage of every perturbation in every cell.
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms; a bare string is one label. Columns of a DataFrame
             of dosages are matched by name, those of an array by their position in ``columns_``.
 
@@ -241,8 +240,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms.
 
         Returns
@@ -301,8 +299,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms.
 
         Returns
@@ -331,8 +328,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder = deepcopy(self)
         encoder.perturbations_ = np.array([*self.perturbations_, *names], dtype=object)
         encoder.columns_ = np.array([*self.columns_, *names], dtype=object)
-        encoder.n_cells_ = np.array([*self.n_cells_, *(0 for _ in names)])
-        encoder.nested_ = np.array([*self.nested_, *(False for _ in names)])
+        encoder.n_cells_ = np.pad(self.n_cells_, (0, len(names)))
+        encoder.nested_ = np.pad(self.nested_, (0, len(names)))
         return encoder
 
     def __setstate__(self, state):

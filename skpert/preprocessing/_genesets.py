@@ -14,7 +14,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.files import existing, parse_text
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from .._input.values import listed
 from ..exceptions import DataWarning, warn_of_data
 
@@ -141,7 +141,6 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         self.max_genes = max_genes
         self.weight = weight
 
-    @all_or_nothing
     def fit(self, targets, y=None):
         """Choose the sets that hold training targets.
 
@@ -163,30 +162,31 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
             If targets are not 1-D names, no set is left, sets hold something else than names of
             genes, or ``weight`` is unknown.
         """
-        if self.weight not in (None, "idf"):
-            raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
-        targets = set(_names(targets))
-        gene_sets = _gene_sets(self.gene_sets)
-        sets = {name: set(genes) for name, genes in gene_sets.items()}
-        sets = {
-            name: genes
-            for name, genes in sets.items()
-            if self.min_genes <= len(genes) <= self.max_genes and genes & targets
-        }
-        if not sets:
-            raise ValueError(
-                f"None of the {len(gene_sets)} gene sets has {self.min_genes} to "
-                f"{self.max_genes} genes with a target among them. Targets are "
-                f"{listed(sorted(targets), 3)}; genes of the sets are "
-                f"{listed(sorted(set().union(*gene_sets.values())), 3)}."
-            )
-        self.set_names_ = np.array(list(sets), dtype=object)
-        self.genes_, self.membership_ = _membership(sets.values())
-        if self.weight == "idf":
-            n_in_set = np.array([len(genes & targets) for genes in sets.values()])
-            idf = 1 + np.log((1 + len(targets)) / (1 + n_in_set))
-            self.membership_.data *= idf.astype(np.float32)[self.membership_.indices]
-        return self
+        with restored_on_failure(self):
+            if self.weight not in (None, "idf"):
+                raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
+            targets = set(_names(targets))
+            gene_sets = _gene_sets(self.gene_sets)
+            sets = {name: set(genes) for name, genes in gene_sets.items()}
+            sets = {
+                name: genes
+                for name, genes in sets.items()
+                if self.min_genes <= len(genes) <= self.max_genes and genes & targets
+            }
+            if not sets:
+                raise ValueError(
+                    f"None of the {len(gene_sets)} gene sets has {self.min_genes} to "
+                    f"{self.max_genes} genes with a target among them. Targets are "
+                    f"{listed(sorted(targets), 3)}; genes of the sets are "
+                    f"{listed(sorted(set().union(*gene_sets.values())), 3)}."
+                )
+            self.set_names_ = np.array(list(sets), dtype=object)
+            self.genes_, self.membership_ = _membership(sets.values())
+            if self.weight == "idf":
+                n_in_set = np.array([len(genes & targets) for genes in sets.values()])
+                idf = 1 + np.log((1 + len(targets)) / (1 + n_in_set))
+                self.membership_.data *= idf.astype(np.float32)[self.membership_.indices]
+            return self
 
     def transform(self, targets):
         """Feature matrix of genes, also of genes that were no training targets.

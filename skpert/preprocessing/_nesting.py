@@ -21,44 +21,11 @@ from .._input.design import distinct
 from .._input.values import factors, listed, text
 from ..exceptions import warn_of_data
 
-BATCH = {
-    "batch",
-    "lane",
-    "plate",
-    "run",
-    "channel",
-    "chip",
-    "slide",
-    "gem",
-    "gemgroup",
-    "flowcell",
-}
+BATCH = {*"batch lane plate run channel chip slide gem gemgroup flowcell".split()}
 FEWEST = 3  # cells of a perturbation; fewer may have come to one batch by chance
-UNIT = {
-    "sample",
-    "well",
-    "replicate",
-    "rep",
-    "donor",
-    "patient",
-    "individual",
-    "subject",
-    "animal",
-}
-UNIT |= {"mouse"}
-OF_LABELS = {"guide", "sgrna", "grna", "gene", "target", "perturbation", "treatment", "condition"}
-OF_CELLS = {
-    "n",
-    "number",
-    "size",
-    "count",
-    "counts",
-    "score",
-    "umi",
-    "umis",
-    "fraction",
-    "percent",
-}
+UNIT = {*"sample well replicate rep donor patient individual subject animal mouse".split()}
+OF_LABELS = {*"guide sgrna grna gene target perturbation treatment condition".split()}
+OF_CELLS = {*"n number size count counts score umi umis fraction percent".split()}
 
 
 def nested(design, frame, environment, perturbation):

@@ -12,7 +12,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.expression import FLOATS, LARGEST, read_matrix
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from .._input.values import listed, text
 from ..exceptions import warn_of_data
 from ._genesets import _names
@@ -103,7 +103,6 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         self.features = features
         self.n_components = n_components
 
-    @all_or_nothing
     def fit(self, names, X_control=None, gene_names=None):
         """Learn the features of the training names.
 
@@ -134,29 +133,30 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         DataWarning
             If None becomes "one_hot".
         """
-        names = pd.unique(_names(names))
-        if len(names) == 0:
-            raise ValueError("There are no names of perturbed genes to learn features of.")
-        n = self.n_components
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n_components must be an integer of at least 1, got {n!r}.")
-        self.kind_ = self._kind(names, X_control, gene_names)
-        if self.kind_ == "transformer":
-            self.transformer_ = clone(self.features).fit(names, None)
-            self.n_features_out_ = _checked(self.transformer_, names).shape[1]
+        with restored_on_failure(self):
+            names = pd.unique(_names(names))
+            if len(names) == 0:
+                raise ValueError("There are no names of perturbed genes to learn features of.")
+            n = self.n_components
+            if not isinstance(n, Integral) or n < 1:
+                raise ValueError(f"n_components must be an integer of at least 1, got {n!r}.")
+            self.kind_ = self._kind(names, X_control, gene_names)
+            if self.kind_ == "transformer":
+                self.transformer_ = clone(self.features).fit(names, None)
+                self.n_features_out_ = _checked(self.transformer_, names).shape[1]
+                return self
+            if self.kind_ == "genes":
+                known, self.table_ = _gene_components(X_control, gene_names, n)
+            elif self.kind_ == "one_hot":
+                known, self.table_ = names, np.eye(len(names))
+            else:
+                known, self.table_ = _table(self.features)
+            self.names_ = np.array(known, dtype=object)
+            self.n_features_out_ = self.table_.shape[1]
+            missing = names[~self.has(names)]
+            if len(missing):
+                raise ValueError(self._missing_message(missing))
             return self
-        if self.kind_ == "genes":
-            known, self.table_ = _gene_components(X_control, gene_names, n)
-        elif self.kind_ == "one_hot":
-            known, self.table_ = names, np.eye(len(names))
-        else:
-            known, self.table_ = _table(self.features)
-        self.names_ = np.array(known, dtype=object)
-        self.n_features_out_ = self.table_.shape[1]
-        missing = names[~self.has(names)]
-        if len(missing):
-            raise ValueError(self._missing_message(missing))
-        return self
 
     def transform(self, names):
         """Features of names.
