@@ -46,15 +46,10 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
 
     Parameters
     ----------
-    A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-            (n_cells, n_columns), or str
+    A : {array-like, sparse matrix, DataFrame} or str
         Design, in the forms that :class:`PerturbationEncoder` takes.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What stands between the parts of a combination; None: every label is one perturbation.
-    perturbation : str, default="perturbation"
-        Column of a design frame that holds the labels.
+    control, sep, perturbation : str, default="control", "+" and "perturbation"
+        As in :class:`PerturbationEncoder`.
 
     Returns
     -------

@@ -25,30 +25,14 @@ class Expression(NamedTuple):
 
 
 def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, name="X"):
-    """Read an array, sparse matrix, DataFrame or AnnData.
+    """Expression of an array, sparse matrix, DataFrame or AnnData, with its names.
 
-    Parameters
-    ----------
-    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Expression. Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is,
-        whether it lies in memory or is backed by a file, or is a view of another.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``, and "raw" its ``raw``
-        unless a layer has that name.
-    dtype : dtype or tuple of dtypes, default=(float64, float32)
-        As in :func:`sklearn.utils.check_array`.
-    least : int, default=1
-        Least number of cells.
-    estimator : estimator or None, default=None
-        Whose name stands in messages.
-    name : str, default="X"
-        Name of the argument in messages.
-
-    Returns
-    -------
-    expression : Expression
-        Finite values, dense or CSR. CSR is canonical: indices are within bounds and sorted, and
-        entries of the same place are added up. The caller's object stays as it is.
+    Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is, whether it lies in
+    memory, is backed by a file or is a view; ``layer`` chooses one of its layers, "raw" its
+    ``raw`` unless a layer has that name. Values are finite, dense or canonical CSR: indices are
+    within bounds and sorted, entries of the same place are added up. The caller's object stays as
+    it is. ``least`` is the least number of cells, ``dtype`` as in
+    :func:`sklearn.utils.check_array`; ``estimator`` and ``name`` stand in messages.
 
     Raises
     ------

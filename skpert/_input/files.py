@@ -69,16 +69,10 @@ def is_gzip(path):
 
 
 def parse_text(path, parse):
-    """What ``parse`` makes of the text of a file.
+    """What ``parse`` makes of the text of a file, plain or gzipped.
 
-    Parameters
-    ----------
-    path : Path
-        Text, plain or gzipped, in UTF-8, or in UTF-16 with a byte order mark; else it is read as
-        Windows-1252, and a warning says so.
-    parse : callable
-        From a stream of text, in which lines end in a newline, to anything. It may be called
-        twice.
+    It is UTF-8, or UTF-16 with a byte order mark; else it is read as Windows-1252, and a warning
+    says so. ``parse`` gets a stream in which lines end in a newline, and may be called twice.
     """
     with reading(path):
         head = first_bytes(path)

@@ -224,6 +224,12 @@ def is_positive_integer(value):
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
+def check_integer(value, name, least):
+    """Raise ValueError unless a value is an integer of at least ``least``, which no boolean is."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
 def check_columns(frame, columns):
     """Raise ValueError unless the frame has each of the columns, and has it once."""
     absent = [column for column in columns if column not in frame.columns]

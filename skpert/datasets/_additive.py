@@ -69,22 +69,18 @@ def make_additive_shift(
 
     Parameters
     ----------
-    n_perturbations : int, default=100
-        Number of perturbations.
-    n_cells_per_perturbation : int, default=500
-        Number of cells that have one perturbation alone, for each.
-    n_combinations : int, default=0
-        Number of distinct combinations, drawn uniformly from all of their size.
-    n_parts : int, default=2
-        Number of perturbations in a combination.
+    n_perturbations, n_cells_per_perturbation : int, default=100 and 500
+        Number of perturbations, and of cells that have one of them alone, for each.
+    n_combinations, n_parts : int, default=0 and 2
+        Number of distinct combinations, drawn uniformly from all of their size, and of
+        perturbations in each.
     n_cells_per_combination : int or None, default=None
         Number of cells of each combination; None means ``n_cells_per_perturbation``.
     n_control_cells : int, default=0
         Number of cells labelled ``"control"``, which have no perturbation. The paper has none.
-    n_latent : int, default=15
-        Dimension of the latent state; at most 40 for counts and 50 for ``"normal"``.
-    n_genes : int, default=100
-        Number of genes; at least 40 for counts and 50 for ``"normal"``.
+    n_latent, n_genes : int, default=15 and 100
+        Dimension of the latent state, at most 40 for counts and 50 for ``"normal"``, and number
+        of genes, at least 40 or 50.
     effect_size, effect_scale : float, default=5.0 and 0.5
         Mean and standard deviation of the absolute shift of a target, in standard deviations of
         the basal state; signs are random.

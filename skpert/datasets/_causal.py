@@ -75,16 +75,12 @@ def make_causal_shift(
     n_unseen : int or None, default=None
         The last ``n_unseen`` perturbations are for testing: their cells are in the data, and not
         in ``train``. None means a quarter, rounded down.
-    n_cells_per_perturbation : int, default=100
-        Number of cells of each perturbation.
-    n_control_cells : int, default=1000
-        Number of cells labelled ``"control"``, which have no shift.
-    n_latent : int, default=10
-        Number of latent variables, the modules; at most 50 for ``"normal"``, ``n_genes`` if
-        ``linear``, and 40 for counts.
-    n_genes : int, default=100
-        Number of genes; at least 50 for ``"normal"``, ``n_latent`` if ``linear``, and 40 for
-        counts.
+    n_cells_per_perturbation, n_control_cells : int, default=100 and 1000
+        Number of cells of each perturbation, and of those labelled ``"control"``, which have no
+        shift.
+    n_latent, n_genes : int, default=10 and 100
+        Number of latent variables, the modules, at most 40 for counts and 50 for ``"normal"``,
+        and number of genes, at least 40 or 50; if ``linear``, only ``n_latent <= n_genes``.
     graph : array-like of shape (n_latent, n_latent) or None, default=None
         Graph of your own, without cycles: 1 in row i and column j is an edge i -> j, 0 is none.
         None draws one.

@@ -74,10 +74,9 @@ def make_invariant(
         batch, the second in the second, and so on round; the others are spread evenly. At 1 the
         batch determines the condition, and conditions beyond the number of batches have no cells.
         Not published.
-    n_invariant : int, default=9
-        Number of invariant latents.
-    n_spurious : int, default=1
-        Number of spurious latents; with 0 batches do not differ. With ``n_invariant`` at most 40.
+    n_invariant, n_spurious : int, default=9 and 1
+        Numbers of invariant and spurious latents, together at most 40; with 0 spurious ones
+        batches do not differ.
     n_genes : int, default=100
         Number of genes, at least 40.
     normalize : {"genes", "cells"}, default="genes"

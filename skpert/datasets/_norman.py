@@ -1,6 +1,7 @@
 """The screen of pairs of genes of Norman et al. 2019, and the two tasks set on it."""
 
-from numbers import Integral, Real
+from functools import partial
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
 from .._input.parts import read_parts
+from .._input.values import check_integer
 from ._download import RemoteFile, column, fetch_part, read_part
 
 # "Norman processed" of the sc-pert collection, 1.7 GB, whose checksum is not known here. What
@@ -75,7 +77,7 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
     >>> [(split == part).sum().item() for part in ("train", "val", "test", None)]
     [24, 8, 5, 8]
     """
-    check_task(task, fraction, seed)
+    _check_task(task, fraction, seed)
     missing = np.flatnonzero(pd.isna(np.asarray(A, dtype=object)))
     if len(missing):
         raise ValueError(f"{len(missing)} labels in A are missing, the first in row {missing[0]}")
@@ -89,10 +91,11 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
             f"none; got {combined.sum()} and {(~combined).sum()}"
         )
     split = np.full(len(A), None, dtype=object)
-    train, val = _halves(np.flatnonzero(~combined), seed)
+    parted = partial(train_test_split, test_size=0.2, random_state=seed)
+    train, val = parted(np.flatnonzero(~combined))
     split[train], split[val] = "train", "val"
-    kept, test = _halves(np.flatnonzero(combined), seed)
-    train, val = _halves(kept, seed)
+    kept, test = parted(np.flatnonzero(combined))
+    train, val = parted(kept)
     if task == "ood":
         names = _shuffled(np.unique(A[combined]), sep, seed)
         seen = names[: int(fraction * len(names))]
@@ -105,14 +108,13 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
     return split
 
 
-def check_task(task, fraction, seed):
+def _check_task(task, fraction, seed):
     """Check what chooses a split."""
     if task not in ("ood", "data_efficiency"):
         raise ValueError(f"task must be 'ood' or 'data_efficiency', got {task!r}")
     if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be a number from 0 to 1, got {fraction!r}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    check_integer(seed, "seed", 0)
 
 
 def _is_combination(A, control, sep):
@@ -120,11 +122,6 @@ def _is_combination(A, control, sep):
     names, codes = np.unique(A, return_inverse=True)
     parts = read_parts(names.tolist(), control, sep).of
     return np.array([len(parts[name]) > 1 for name in names.tolist()], dtype=bool)[codes]
-
-
-def _halves(cells, seed):
-    """80 % and 20 % of the cells, shuffled."""
-    return train_test_split(cells, test_size=0.2, random_state=seed)
 
 
 def _shuffled(names, sep, seed):
@@ -195,7 +192,7 @@ def fetch_norman(
     >>> train = screen.split == "train"  # doctest: +SKIP
     >>> model.fit(screen.X[train], screen.A[train])  # doctest: +SKIP
     """
-    check_task(task, fraction, seed)
+    _check_task(task, fraction, seed)
     where = data_home, download_if_missing, url, checksum
     data = fetch_part(NORMAN, "norman.h5ad", _read, *where)
     A = _labels(data.obs)

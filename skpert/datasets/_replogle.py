@@ -3,7 +3,6 @@
 from functools import partial
 from importlib.resources import files
 from itertools import chain
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
+from .._input.values import check_integer
 from ._download import RemoteFile, column, fetch_part, read_part
 
 # Addresses with `ndownloader`: `plus.figshare.com` answers programs with an empty page. The MD5s
@@ -129,7 +129,9 @@ def fetch_replogle_filtered(
     name, read = f"replogle_filtered_{source}.h5ad", read_part if source == "paper" else _filter
     where = data_home, download_if_missing, url, checksum
     data = fetch_part(REPLOGLE[source], name, read, *where)
-    A = np.array([_label(pair) for pair in column(data.obs, "sgID_AB")], dtype=object)
+    pairs = column(data.obs, "sgID_AB").astype(object)
+    A = pairs.where(~pairs.str.contains(_CONTROL), "control").str.replace("+", "plus")
+    A = A.to_numpy(dtype=object)
     return Bunch(
         X=data.X,
         A=A,
@@ -226,7 +228,10 @@ def fetch_replogle_essential(
     >>> train = np.isin(screen.A, names) & (screen.split == "train")  # doctest: +SKIP
     >>> model.fit(X[train], screen.A[train])  # doctest: +SKIP
     """
-    _check(cell_line, min_cells, seed)
+    if cell_line not in ESSENTIAL:
+        raise ValueError(f"cell_line must be 'K562' or 'RPE1', got {cell_line!r}")
+    check_integer(min_cells, "min_cells", 3)
+    check_integer(seed, "seed", 0)
     name = f"replogle_essential_{cell_line}_{min_cells}.h5ad"
     read = partial(read_part, cells=lambda obs: _with_enough(column(obs, "gene"), min_cells))
     where = data_home, download_if_missing, url, checksum
@@ -264,10 +269,6 @@ def _kept(targets, clustered):
     return np.sort(np.concatenate([strong, controls[:_N_CONTROLS]]))
 
 
-def _label(pair):
-    return "control" if _CONTROL in pair else pair.replace("+", "plus")
-
-
 def _split(n_cells):
     """80 % and 20 % test, the former again 80 % train and 20 % validation."""
     split = np.full(n_cells, "train", dtype=object)
@@ -275,14 +276,6 @@ def _split(n_cells):
     split[test] = "test"
     split[train_test_split(rest, train_size=0.8, random_state=0)[1]] = "val"
     return split
-
-
-def _check(cell_line, min_cells, seed):
-    if cell_line not in ESSENTIAL:
-        raise ValueError(f"cell_line must be 'K562' or 'RPE1', got {cell_line!r}")
-    for name, value, least in (("min_cells", min_cells, 3), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _with_enough(targets, min_cells):

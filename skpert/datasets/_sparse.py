@@ -55,14 +55,10 @@ def make_sparse_shift(
 
     Parameters
     ----------
-    n_perturbations : int, default=100
-        Number of perturbations, held-out ones included.
-    n_cells_per_perturbation : int, default=500
-        Number of cells of each perturbation.
-    n_latent : int, default=15
-        Dimension of the latent state, at most 40.
-    n_genes : int, default=100
-        Number of genes, at least 40.
+    n_perturbations, n_cells_per_perturbation : int, default=100 and 500
+        Number of perturbations, held-out ones included, and of cells of each.
+    n_latent, n_genes : int, default=15 and 100
+        Dimension of the latent state, at most 40, and number of genes, at least 40.
     effect_size, effect_scale : float, default=5.0 and 0.5
         Mean and standard deviation of the absolute shift of a target, in standard deviations of
         the basal state; signs are random.

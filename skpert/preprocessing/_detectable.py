@@ -40,20 +40,15 @@ def detectable_perturbations(
     ----------
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
         Log-normalised expression, see :class:`LogNormalize`; it is taken as it is.
-    A : array-like of shape (n_cells,) or {array-like, sparse matrix, DataFrame} of shape \
-            (n_cells, n_columns)
+    A : {array-like, sparse matrix, DataFrame}
         Design, in the forms that :class:`PerturbationEncoder` takes. Each combination counts as
         a perturbation.
     min_cells : int, default=200
         Number of cells that a perturbation needs, at least 1.
     min_accuracy : float, default=0.6
         Accuracy that it needs, in [0, 1].
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
+    control, sep, perturbation : str, default="control", "+" and "perturbation"
+        As in :class:`PerturbationEncoder`.
     layer : str or None, default=None
         Layer of an AnnData that holds the expression; None is its ``X``.
     n_splits : int, default=5

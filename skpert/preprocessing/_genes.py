@@ -8,7 +8,13 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .._input.cells import check_cells, log_normalised, median_library_size, warn_if_logs
+from .._input.cells import (
+    check_cells,
+    fractional,
+    log_normalised,
+    median_library_size,
+    warn_if_logs,
+)
 from .._input.expression import FLOATS, with_cell_names
 from .._input.transaction import restored_on_failure
 from ..exceptions import warn_of_data
@@ -199,11 +205,8 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
             varies = self.variances_ > 0
             expected = np.ones(X.shape[1])
             if varies.any():
-                log_mean, log_variance = (
-                    np.log10(self.means_[varies]),
-                    np.log10(self.variances_[varies]),
-                )
-                expected[varies] = 10 ** _local_quadratic(log_mean, log_variance, self.span)
+                logs = np.log10([self.means_[varies], self.variances_[varies]])
+                expected[varies] = 10 ** _local_quadratic(*logs, self.span)
             self.standardized_variances_ = _clipped_variance(X, self.means_, np.sqrt(expected))
             return self
 
@@ -251,7 +254,7 @@ def _counts(transformer, X, *, reset=False, design=None, least=1):
         dtype=FLOATS,
         least=least,
     )
-    check_non_negative(X, f"{type(transformer).__name__}")
+    check_non_negative(X, type(transformer).__name__)
     return X
 
 
@@ -263,12 +266,11 @@ def _counts_tags(tags):
 
 
 def _warn_unless_whole(X):
-    values = X.data if issparse(X) else X
-    whole = values == np.rint(values)
-    if not whole.all():
+    n_fractional, example = fractional(X.data if issparse(X) else X, first_only=True)
+    if n_fractional:
         warn_of_data(
             "HighlyVariableGenes expects counts, but X has values that are not whole, such as "
-            f"{values.flat[np.argmin(whole)]:.4g}; put it before any normalisation."
+            f"{example:.4g}; put it before any normalisation."
         )
 
 

@@ -165,7 +165,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         with restored_on_failure(self):
             if self.weight not in (None, "idf"):
                 raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
-            targets = set(_names(targets))
+            targets = set(as_names(targets))
             gene_sets = _gene_sets(self.gene_sets)
             sets = {name: set(genes) for name, genes in gene_sets.items()}
             sets = {
@@ -207,7 +207,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
             If genes are in none of the sets; their rows are zero.
         """
         check_is_fitted(self)
-        targets = _names(targets)
+        targets = as_names(targets)
         row = pd.Index(self.genes_).get_indexer(targets)
         outside = list(dict.fromkeys(targets[row < 0]))
         if outside:
@@ -272,7 +272,7 @@ def _checked_genes(name, genes):
     return found
 
 
-def _names(targets):
+def as_names(targets):
     """Targets as a 1-D object array of text; ValueError if they are not that."""
     names = np.asarray(targets, dtype=object)
     if names.ndim != 1 or not all(isinstance(name, str) for name in names):

@@ -1,7 +1,6 @@
 """Numbers that describe perturbed genes, from which models learn what unseen ones would do."""
 
 import warnings
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.expression import FLOATS, LARGEST, read_matrix
 from .._input.transaction import restored_on_failure
-from .._input.values import listed, text
+from .._input.values import check_integer, listed, text
 from ..exceptions import warn_of_data
-from ._genesets import _names
+from ._genesets import as_names
 
 MAX_CONTROLS = 10_000  # control cells that gene components are computed from
 MISSING = {  # what is wrong with a name, and what to do, by kind
@@ -134,19 +133,17 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             If None becomes "one_hot".
         """
         with restored_on_failure(self):
-            names = pd.unique(_names(names))
+            names = pd.unique(as_names(names))
             if len(names) == 0:
                 raise ValueError("There are no names of perturbed genes to learn features of.")
-            n = self.n_components
-            if not isinstance(n, Integral) or n < 1:
-                raise ValueError(f"n_components must be an integer of at least 1, got {n!r}.")
+            check_integer(self.n_components, "n_components", 1)
             self.kind_ = self._kind(names, X_control, gene_names)
             if self.kind_ == "transformer":
                 self.transformer_ = clone(self.features).fit(names, None)
                 self.n_features_out_ = _checked(self.transformer_, names).shape[1]
                 return self
             if self.kind_ == "genes":
-                known, self.table_ = _gene_components(X_control, gene_names, n)
+                known, self.table_ = _gene_components(X_control, gene_names, self.n_components)
             elif self.kind_ == "one_hot":
                 known, self.table_ = names, np.eye(len(names))
             else:
@@ -177,7 +174,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             If a name has no features.
         """
         check_is_fitted(self)
-        names = _names(names)
+        names = as_names(names)
         if self.kind_ == "transformer":
             return self._transformed(names)
         row = self._rows(names)
@@ -199,7 +196,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             False where `transform` raises an error or where a transformer has zeros only.
         """
         check_is_fitted(self)
-        names = _names(names)
+        names = as_names(names)
         if self.kind_ != "transformer":
             return self._rows(names) >= 0
         with warnings.catch_warnings():
