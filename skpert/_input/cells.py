@@ -49,11 +49,11 @@ def check_cells(
     Raises
     ------
     ValueError
-        For negative counts, NaN, infinity, a malformed sparse structure, names of genes that
-        repeat, genes of ``fit`` that are missing, names of cells that are not those of the
+        For negative counts, NaN, infinity, a malformed sparse structure, duplicate names of
+        genes, genes of ``fit`` that are missing, names of cells that are not those of the
         design, or no such layer.
     TypeError
-        If X is no container of expression.
+        If X is not a container of expression.
     """
     least = 1 + reset if least is None else least
     if isinstance(X, pd.DataFrame) and not reset and hasattr(estimator, "feature_names_in_"):

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, issparse
 
 from ..exceptions import warn_of_data
 from .expression import with_valid_structure
-from .parts import read_parts, warn_of_whole
+from .parts import dosage_matrix, read_parts, warn_of_whole
 from .values import as_design, check_columns, factors, listed, text, warn_of_missing
 
 FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
@@ -157,14 +157,6 @@ def as_interventions(design, *, control, sep):
     return design._replace(names=np.array(names, dtype=object), dosage=dosage)
 
 
-def dosage_matrix(columns, n_names):
-    """Dosages of 1 from the columns that each row has them in, CSR of float32."""
-    indices = np.array([j for row in columns for j in row], dtype=np.int32)
-    indptr = np.cumsum([0, *map(len, columns)], dtype=np.int32)
-    ones = np.ones(len(indices), dtype=np.float32)
-    return csr_array((ones, indices, indptr), shape=(len(columns), n_names))
-
-
 def treatment_labels(design, *, control, sep):
     """Canonical label of each cell, object array of text."""
     design = distinct(design)
@@ -178,7 +170,7 @@ def warn_of_single_cells(names, n_cells):
     if single:
         warn_of_data(
             f"Perturbations with one cell only ({len(single)}): {listed(single, 5)}; their "
-            "effects cannot be told from the noise of that cell."
+            "effects cannot be distinguished from the noise of that cell."
         )
 
 

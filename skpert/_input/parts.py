@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import csr_array
+
 from ..exceptions import warn_of_data
 from .values import listed
 
@@ -14,7 +17,7 @@ BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 class Parts(NamedTuple):
-    """What each label stands for, and what was doubtful about it."""
+    """What each label means, and what was ambiguous."""
 
     of: dict  # sorted names of the single perturbations in each label; none for the control
     whole: list  # labels that hold the separator and are names
@@ -55,6 +58,14 @@ def parts_of_names(names, sep):
     return read_parts(names, None, sep, known=ends).of
 
 
+def dosage_matrix(columns, n_names):
+    """Dosages of 1 from the columns that each row has them in, CSR of float32."""
+    indices = np.array([j for row in columns for j in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, columns)], dtype=np.int32)
+    ones = np.ones(len(indices), dtype=np.float32)
+    return csr_array((ones, indices, indptr), shape=(len(columns), n_names))
+
+
 def warn_of_whole(whole, sep):
     """One warning for all labels that hold the separator and are taken for names."""
     if whole:
@@ -93,7 +104,7 @@ def _names(parts, control):
 
 
 def _only(cut, control):
-    """Return the name that a label stands for if it is one; "A", "A+A" and "A+control" are A."""
+    """Return the name that a label means if it is one; "A", "A+A" and "A+control" are A."""
     names = _names(map(str.strip, cut), control)
     return names[0] if len(names) == 1 and names[0] else control
 

@@ -10,6 +10,7 @@ from numbers import Integral, Number, Real
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
+from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight
 
 from ..exceptions import warn_of_data
@@ -228,6 +229,29 @@ def check_integer(value, name, least):
     """Raise ValueError unless a value is an integer of at least ``least``, which no boolean is."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_number(value, name, low, high, boundaries):
+    """Raise ValueError unless the value lies in this range; ``boundaries`` as `check_scalar`."""
+    limits = {"min_val": low, "max_val": high, "include_boundaries": boundaries}
+    if np.isnan(check_scalar(value, name, Real, **limits)):
+        raise ValueError(f"{name} must be a number between {low} and {high}, got nan")
+
+
+def check_finite(value, name, boundaries="left"):
+    """Raise ValueError unless a value is finite and not negative; "neither": and not zero."""
+    check_scalar(value, name, Real, min_val=0, include_boundaries=boundaries)
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_range(value, must, kind, fits):
+    """Return (lowest, highest) of a range, or of one number; ``must`` begins the message."""
+    limits = [value] * 2 if np.ndim(value) == 0 else list(value)
+    of_kind = len(limits) == 2 and all(isinstance(limit, kind) for limit in limits)
+    if not of_kind or not fits(*limits):
+        raise ValueError(f"{must}, got {value!r}")
+    return limits
 
 
 def check_columns(frame, columns):

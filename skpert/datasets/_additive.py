@@ -13,13 +13,13 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from .._input.design import dosage_matrix
 from .._input.expression import read_matrix
+from .._input.parts import dosage_matrix
+from .._input.values import check_number
 from ._decoders import decoder_drawer
 from ._simulation import (
     Population,
     TargetRule,
-    check_number,
     check_sizes,
     check_strengths,
     check_target_range,
@@ -91,7 +91,7 @@ def make_additive_shift(
         Number of targets of a perturbation instead of ``target_probability``: fixed, or drawn
         uniformly from this range, both ends included.
     effect : array-like of shape (n_perturbations, n_latent) or None, default=None
-        Shifts of your own in place of the above, zero where a latent is no target, such as those
+        Given shifts in place of the above, zero where a latent is not a target, such as those
         of perturbations that share a pathway.
     likelihood : {"negative_binomial", "poisson", "normal"}, default="negative_binomial"
         Kind of expression.
@@ -127,7 +127,7 @@ def make_additive_shift(
         mask : ndarray of shape (n_perturbations, n_latent), bool
             True latents that each perturbation moves.
         embedding, effect : ndarray of shape (n_perturbations, n_latent)
-            Shifts before and after masking; shifts of your own are both.
+            Shifts before and after masking; given shifts are both.
         perturbations, combinations : ndarray of object
             Names, sorted, in the order of the rows above; parts of a combination are sorted, too.
         expected_expression : ndarray of shape (n_perturbations, n_genes)
@@ -272,7 +272,7 @@ def _check_effect(effect, target_probability, n_targets, shape):
     if effect is None:
         return None
     if target_probability is not None or n_targets is not None:
-        raise ValueError("give effect, whose zeros say what is no target, or the rule for targets")
+        raise ValueError("give effect, whose zeros are not targets, or the rule for targets")
     effect = read_matrix(effect, "effect", copy=True)
     if effect.shape != shape:
         raise ValueError(f"effect has shape {effect.shape}; n_perturbations, n_latent are {shape}")

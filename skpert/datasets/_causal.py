@@ -21,11 +21,10 @@ from scipy.special import softmax
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
 from .._input.expression import read_matrix
+from .._input.values import check_number, check_range
 from ._decoders import CountDecoder, NormalDecoder, decoder_drawer
 from ._simulation import (
     Population,
-    check_number,
-    check_range,
     check_sizes,
     draw_expression,
     draw_rows,
@@ -82,7 +81,7 @@ def make_causal_shift(
         Number of latent variables, the modules, at most 40 for counts and 50 for ``"normal"``,
         and number of genes, at least 40 or 50; if ``linear``, only ``n_latent <= n_genes``.
     graph : array-like of shape (n_latent, n_latent) or None, default=None
-        Graph of your own, without cycles: 1 in row i and column j is an edge i -> j, 0 is none.
+        Given graph, without cycles: 1 in row i and column j is an edge i -> j, 0 is none.
         None draws one.
     edge_probability : float in [0, 1], default=0.3
         Each latent is a cause of each later one with this probability, unless ``graph`` is given;
@@ -129,7 +128,7 @@ def make_causal_shift(
         train, test : ndarray of int
             Rows of the cells of seen perturbations and of controls; of unseen perturbations.
         graph : ndarray of shape (n_latent, n_latent), bool
-            Edges: True in row i and column j is i -> j; i < j unless you gave the graph.
+            Edges: True in row i and column j is i -> j; i < j unless the graph was given.
         weights : ndarray of shape (n_latent, n_latent)
             B, the weights of the edges, zero elsewhere.
         features : DataFrame of shape (n_perturbations, n_features)

@@ -3,7 +3,7 @@ r"""Expression of simulated cells given their latent states: a random network, a
 .. math:: h_0 = z, \quad h_{k+1} = \mathrm{LeakyReLU}_{0.2}(h_k W_k), \quad f(z) = h_K W_K
 
 The layers widen and the rows of each :math:`W_k` are orthonormal up to a gain, so that no latent
-gets lost on the way. Three kinds of noise follow:
+is lost on the way. Three kinds of noise follow:
 
 .. math:: x_g \sim \mathrm{NB}(\ell\, \mathrm{softmax}_g(f(z)), \theta_g), \qquad x_g \sim
           \mathrm{Poisson}(\ell\, \mathrm{softmax}_g(f(z))), \qquad x_g \sim
@@ -25,7 +25,7 @@ from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_consistent_length
 
 from .._input.expression import read_matrix
-from ._simulation import check_finite, check_number, check_range
+from .._input.values import check_finite, check_number, check_range
 
 LEAK = 0.2  # slope of the rectifiers below zero
 N_HIDDEN = 40  # width of the layers behind counts

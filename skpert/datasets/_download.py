@@ -1,4 +1,4 @@
-"""Large public files to a local folder by pooch, checked and whole, and the parts of use."""
+"""Large public files in a local folder, fetched and checked by pooch, and the parts used."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from sklearn.utils import gen_batches
 from .._input.files import first_bytes, is_gzip, reading
 from .._input.values import listed
 from ..exceptions import FileUnavailableError
-from ._containers import readers
+from ._containers import readers, stored_matrix
 
 _SCHEMES = ("http", "https", "file")
 _CHUNK = 1 << 20  # bytes
@@ -74,7 +74,7 @@ def get_data_home(data_home=None):
 
     The part of a public file that is used is kept in a file of its own, which later calls read
     whatever ``url`` says; the public file can then be deleted. Needs anndata and pooch
-    (``pip install 'skpert[data]'``). A file that cannot be had, or is not the one that was meant,
+    (``pip install 'skpert[data]'``). A file that is not available, or not the expected one,
     is a :class:`~skpert.exceptions.FileUnavailableError`, which is a ValueError and an OSError.
 
     Examples
@@ -112,7 +112,7 @@ def download(remote, folder, *, download_if_missing=True, n_retries=2):
     ValueError
         If the address or the checksum is of no known kind.
     FileUnavailableError
-        If the file cannot be had, or is not the one that was meant.
+        If the file is not available, or not the expected one.
     """
     pooch, _ = _pooch(), readers()  # before anything is fetched
     _check_remote(remote)
@@ -130,7 +130,7 @@ def download(remote, folder, *, download_if_missing=True, n_retries=2):
         registry={remote.name: expected},
         urls={remote.name: remote.url},
         retry_if_failed=0 if remote.url.startswith("file:") else n_retries,
-        allow_updates=False,  # what stands there may be the user's own
+        allow_updates=False,  # a file that is there may be the user's own
     )
     try:
         files.fetch(remote.name, downloader=fetch)
@@ -138,11 +138,11 @@ def download(remote, folder, *, download_if_missing=True, n_retries=2):
     except (ValueError, OSError) as error:
         found = path.exists()
         raise FileUnavailableError(
-            (f"{path} is not the file that was meant" if found else f"could not get {remote.url}")
+            (f"{path} is not the expected file" if found else f"could not get {remote.url}")
             + f", whose checksum is {expected or 'not known'}: {error}. "
             + ("Delete it and call again" if found else "Pass url= with the address of a mirror")
-            + f", or save the file as {path} by other means; if another file is meant, pass its "
-            + f"checksum=, or delete {path.name}.sha256, of the first download"
+            + f", or save the file as {path} by other means; for another file pass its checksum=, "
+            + f"or delete {path.name}.sha256, of the first download"
         ) from error
     if expected is None:
         check_unchanged(path)
@@ -192,21 +192,21 @@ def fetch_part(remote, name, read, data_home, download_if_missing, url, checksum
         return anndata.read_h5ad(path)
 
 
-def read_part(path, *, cells=None, genes=None, layer=None, raw=False):
+def read_part(path, *, cells=None, genes=None, layer=None):
     """Some rows and columns of an .h5ad file, in memory that grows with those only.
 
     ``cells`` and ``genes`` make of the table of all cells the positions of those to keep, in
-    increasing order, and of the table of all genes a mask; None keeps all. ``raw`` reads the
-    matrix and the table of genes that were set aside as raw. X becomes CSR, float32.
+    increasing order, and of the table of all genes a mask; None keeps all. The ``layer`` may be
+    "raw", which has genes of its own. X becomes CSR, float32.
     """
     anndata, h5py = readers()
     with h5py.File(path, "r") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", anndata.OldFormatWarning)  # of 2022: not to be helped
-        part = _raw(file, path.name) if raw else file
-        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(part["var"])
+        warnings.simplefilter("ignore", anndata.OldFormatWarning)  # files of 2022 have one
+        stored, var = stored_matrix(file, layer, path)
+        obs, var = anndata.io.read_elem(file["obs"]), anndata.io.read_elem(var)
         rows = np.arange(len(obs)) if cells is None else cells(obs)
         columns = np.arange(len(var)) if genes is None else np.flatnonzero(genes(var))
-        matrix = _matrix(part, layer, path.name)
+        matrix = _by_rows(stored)
         blocks = [
             csr_matrix(matrix[_index(rows[batch])][:, columns], dtype=np.float32)
             for batch in gen_batches(len(rows), _BLOCK)
@@ -219,7 +219,7 @@ def column(table, name):
     """Column of a table of cells or genes, or say which there are."""
     if name not in table:
         raise ValueError(
-            f"the file is not the one that was meant: its table of cells or genes has no column "
+            f"the file is not the expected one: its table of cells or genes has no column "
             f"{name!r}, but {listed(list(table.columns), 20)}"
         )
     return table[name]
@@ -266,26 +266,16 @@ def _check_is_data(path, gzipped):
     _, h5py = readers()
     if not (is_gzip(path) if gzipped else h5py.is_hdf5(path)):
         raise OSError(
-            f"what came is no {'gzip' if gzipped else 'HDF5'} file, but begins with "
+            f"what came is not {'a gzip' if gzipped else 'an HDF5'} file, but begins with "
             f"{first_bytes(path, 40)!r}"
         )
     if not gzipped:
         h5py.File(path, "r").close()
 
 
-def _raw(file, name):
-    if "raw" not in file:
-        raise ValueError(f"{name} has no raw counts; it has: {listed(list(file), 20)}")
-    return file["raw"]
-
-
-def _matrix(file, layer, name):
-    """Matrix of an open .h5ad file, to be indexed by rows; still on disk, unless it is CSC."""
+def _by_rows(stored):
+    """Matrix to be indexed by rows; still on disk, unless it is CSC."""
     anndata, h5py = readers()
-    layers = list(file.get("layers", {}))
-    if layer is not None and layer not in layers:
-        raise ValueError(f"{name} has no layer {layer!r}; it has: {listed(layers, 20) or 'none'}")
-    stored = file["X" if layer is None else f"layers/{layer}"]
     if isinstance(stored, h5py.Dataset):
         return stored
     matrix = anndata.io.sparse_dataset(stored)

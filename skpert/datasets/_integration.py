@@ -24,7 +24,7 @@ from ._download import (
 
 # "competition": bucket and file are those of the competition's documentation, which names them as
 # s3://openproblems-bio/public/explore; others have fetched its neighbours from this address. A
-# copy lies at https://huggingface.co/datasets/paupaiz/Bone_Marrow_BMMCs. "geo": others have
+# copy is at https://huggingface.co/datasets/paupaiz/Bone_Marrow_BMMCs. "geo": others have
 # written down this address. No checksum of either is published, and neither was fetched here.
 HEMATOPOIESIS = {
     "competition": RemoteFile(
@@ -101,7 +101,7 @@ def fetch_hematopoiesis(
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected or cannot be had
+        If a parameter is none of the above, or the file is not as expected or not available
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     See Also
@@ -186,7 +186,7 @@ def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, che
     Raises
     ------
     ValueError
-        If the file is not as expected or cannot be had
+        If the file is not as expected or not available
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     See Also
@@ -254,8 +254,8 @@ def _unpack(packed, path, url):
         for file in (packed, packed.with_name(f"{packed.name}.sha256")):
             file.unlink(missing_ok=True)
         raise FileUnavailableError(
-            f"what came from {url} is no whole .gz file and was removed: call again, or pass url= "
-            "with that of a mirror"
+            f"what came from {url} is not a complete .gz file and was removed: call again, or "
+            "pass url= with that of a mirror"
         ) from error
 
 
@@ -294,7 +294,7 @@ def _with_site_and_donor(obs):
 
 
 def _read_tumours(path):
-    data = read_part(path, raw=True)
+    data = read_part(path, layer="raw")
     for name in _INVARIANT + _SPURIOUS:
         column(data.obs, name)
     return data

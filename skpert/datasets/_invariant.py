@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
+from .._input.values import check_number
 from ._decoders import MixingDecoder, check_poisson, draw_poisson_decoder
-from ._simulation import check_number, numbered, population_mean
+from ._simulation import numbered, population_mean
 
 _FACTORS = {"batch": "B", "cell_type": "T", "condition": "C"}  # columns of codes, in this order
 

@@ -13,7 +13,7 @@ from .._input.values import check_integer
 from ._download import RemoteFile, column, fetch_part, read_part
 
 # "Norman processed" of the sc-pert collection, 1.7 GB, whose checksum is not known here. What
-# seems to be the same file lies at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
+# seems to be the same file is at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
 # as the paper used it, at s3://insitro-research-2023-sams-vae/data/norman.h5ad; neither was
 # compared.
 NORMAN = RemoteFile("norman_2019.h5ad", "https://ndownloader.figshare.com/files/34027562")
@@ -177,7 +177,7 @@ def fetch_norman(
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected or cannot be had
+        If a parameter is none of the above, or the file is not as expected or not available
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     References

@@ -105,7 +105,7 @@ def fetch_replogle_filtered(
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected or cannot be had
+        If a parameter is none of the above, or the file is not as expected or not available
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     References
@@ -192,7 +192,7 @@ def fetch_replogle_essential(
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected or cannot be had
+        If a parameter is none of the above, or the file is not as expected or not available
         (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     See Also
@@ -201,11 +201,11 @@ def fetch_replogle_essential(
 
     Notes
     -----
-    The recipe of [2]_ goes on as follows. Counts become the log of 1 + counts at the median
+    The protocol of [2]_ continues as follows. Counts become the log of 1 + counts at the median
     library size, :class:`~skpert.preprocessing.LogNormalize` with ``target_sum=None``. Targets
-    stay that :func:`~skpert.preprocessing.detectable_perturbations` keeps, and that are in a
-    list of 512 genes: 279 of them in K562 cells; that list comes with the paper's code, and is
-    not applied here. For the task out of distribution the targets are dealt to five folds, each
+    are kept if :func:`~skpert.preprocessing.detectable_perturbations` keeps them and they are in
+    a list of 512 genes: 279 of them in K562 cells; that list comes with the paper's code, and is
+    not applied here. For the task out of distribution the targets are assigned to five folds, each
     of which is tested once: ``LeavePerturbationsOut(5, random_state=0)``, and of the others'
     cells an eighth is for validation, ``validation_fraction=1/8``.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -11,10 +11,9 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.utils import check_scalar
 
-from .._input.design import dosage_matrix
 from .._input.expression import read_matrix
-from .._input.parts import read_parts
-from .._input.values import text
+from .._input.parts import dosage_matrix, read_parts
+from .._input.values import check_finite, check_range, text
 
 _N_BASAL_BITS = 11  # 2,048 basal states
 
@@ -148,33 +147,10 @@ def check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells):
     check_scalar(n_control_cells, "n_control_cells", Integral, min_val=0)
 
 
-def check_number(value, name, low, high, boundaries):
-    """Raise ValueError unless the value lies in this range; ``boundaries`` as `check_scalar`."""
-    limits = {"min_val": low, "max_val": high, "include_boundaries": boundaries}
-    if np.isnan(check_scalar(value, name, Real, **limits)):
-        raise ValueError(f"{name} must be a number between {low} and {high}, got nan")
-
-
-def check_finite(value, name, boundaries="left"):
-    """Raise ValueError unless a value is finite and not negative; "neither": and not zero."""
-    check_scalar(value, name, Real, min_val=0, include_boundaries=boundaries)
-    if not np.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-
-
 def check_strengths(effect_size, effect_scale):
     """Raise ValueError unless shifts are finite and not negative."""
     check_finite(effect_size, "effect_size")
     check_finite(effect_scale, "effect_scale")
-
-
-def check_range(value, must, kind, fits):
-    """Return (lowest, highest) of a range, or of one number; ``must`` begins the message."""
-    limits = [value] * 2 if np.ndim(value) == 0 else list(value)
-    of_kind = len(limits) == 2 and all(isinstance(limit, kind) for limit in limits)
-    if not of_kind or not fits(*limits):
-        raise ValueError(f"{must}, got {value!r}")
-    return limits
 
 
 def check_target_range(n_targets):

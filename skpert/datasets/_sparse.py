@@ -4,7 +4,7 @@ r"""Simulated screens: counts whose latent states, targets and likelihood are kn
           \mathrm{Poisson}(\ell \, \mathrm{softmax}_g(f(z)))
 
 :math:`m_a` is the mask of perturbation :math:`a` (few latents), :math:`e_a` its embedding and
-:math:`f` a random network with orthonormal layers, so that no latent gets lost on the way.
+:math:`f` a random network with orthonormal layers, so that no latent is lost on the way.
 """
 
 from numbers import Integral, Real

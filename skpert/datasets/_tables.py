@@ -21,7 +21,7 @@ from ._containers import Screen
 
 _TABLES = (".csv", ".tsv", ".txt", ".tab")
 _NAMES = ("features.tsv", "genes.tsv", "barcodes.tsv")  # tables beside a matrix, but not of cells
-_MISSING = ["", "NA", "NaN", "nan", "N/A", "n/a", "NULL", "None", "#N/A"]  # where numbers stand
+_MISSING = ["", "NA", "NaN", "nan", "N/A", "n/a", "NULL", "None", "#N/A"]  # in columns of numbers
 _FIRST_COLUMN = re.compile(
     r"cell|barcode|index|name|\bids?\b|_id$|well|sample|gene", re.IGNORECASE
 )
@@ -68,12 +68,12 @@ def read_delimited(path, perturbation, transpose):
                 f"{listed(list(frame.columns), 20) or 'none'}"
             )
         obs = _table_beside(path, perturbation)
-        turned = _in_columns(obs, frame, path) if transpose is None else bool(transpose)
-        obs = _aligned(obs, frame.columns if turned else frame.index, path)
+        transposed = _in_columns(obs, frame, path) if transpose is None else bool(transpose)
+        obs = _aligned(obs, frame.columns if transposed else frame.index, path)
     else:
-        turned, obs = True, labels.to_frame(perturbation)
-    X, genes = _numbers(frame, path), frame.index if turned else frame.columns
-    return Screen(X.T if turned else X, obs, pd.DataFrame(index=genes)), turned
+        transposed, obs = True, labels.to_frame(perturbation)
+    X, genes = _numbers(frame, path), frame.index if transposed else frame.columns
+    return Screen(X.T if transposed else X, obs, pd.DataFrame(index=genes)), transposed
 
 
 def _in_columns(obs, frame, path):
@@ -88,7 +88,7 @@ def _in_columns(obs, frame, path):
 
 
 def _numbers(frame, path):
-    """Values of a frame as float32, or say where text stands."""
+    """Values of a frame as float32; ValueError says where there is text."""
     text = [i for i, kind in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
     if text and len(frame):
         column = frame.iloc[:, text[0]]
@@ -163,7 +163,7 @@ def _beside(matrix, *names):
 
 
 def table_of_cells(path, names, perturbation):
-    """Table with the labels that stands beside a file, in the order of the cells."""
+    """Table of labels beside a file, in the order of the cells."""
     return _aligned(_table_beside(path, perturbation), names, path)
 
 
@@ -211,7 +211,7 @@ def _tables(path):
 
 
 def _columns(path):
-    """Columns of a table beside its names; none if it is no table."""
+    """Columns of a file besides its names; none if it is not a table."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -237,8 +237,8 @@ def read_table(path, *, text=None, find_row=False):
 
     The column, or the row, of the name ``text`` is read as text, whatever it looks like.
     ``find_row`` says whether it may be a row, which is then taken out of the table; None: if it
-    is no column. The frame has the names that stand in the file, also where one occurs twice.
-    Missing values are empty fields only where text stands: "NA" and "None" are fair labels.
+    is no column. Columns keep the names that they have in the file, even duplicates.
+    In text only empty fields are missing values: "NA" and "None" are valid labels.
     """
 
     def parse(stream):
@@ -262,7 +262,7 @@ def read_table(path, *, text=None, find_row=False):
 
 
 def _layout(stream):
-    """Header and separator, by the first two lines that are no comments."""
+    """Header and separator, from the first two lines that are not comments."""
     lines, n_read = [], 0
     while len(lines) < 2 and (line := stream.readline()):
         n_read += 1

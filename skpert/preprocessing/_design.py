@@ -48,7 +48,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
     control : str, default="control"
         Label of untreated cells.
     sep : str or None, default="+"
-        What stands between the parts of a combination; None: every label is one perturbation.
+        Separator between the parts of a combination; None: every label is one perturbation.
     perturbation : str, default="perturbation"
         Column of a design frame that holds the labels.
     environment : list of str or None, default=None
@@ -313,7 +313,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         return np.array(sorted(received - set(self.perturbations_)), dtype=object)
 
     def with_names(self, names):
-        """Return a fitted encoder that knows more perturbations, of which there is no cell.
+        """Return a fitted encoder that knows more perturbations, without cells of them.
 
         Parameters
         ----------

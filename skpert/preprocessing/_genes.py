@@ -275,7 +275,7 @@ def _warn_unless_whole(X):
 
 
 def _gene_sums(X, values):
-    """Sum over cells of ``values``, which stand where the stored values of X are; float64."""
+    """Sum over cells of ``values``, one for each stored value of X; float64."""
     if issparse(X):
         return np.bincount(X.indices, weights=values, minlength=X.shape[1])
     return values.sum(axis=0, dtype=np.float64)

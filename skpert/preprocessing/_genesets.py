@@ -248,7 +248,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
 
 def _gene_sets(given):
-    """Genes of each set, from what users have them in; ValueError if they are no names."""
+    """Genes of each set, in any accepted form; ValueError if they are not names."""
     if isinstance(given, pd.DataFrame):
         if not {"source", "target"} <= set(given.columns):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Perturbations whose effect cannot be told from that of an environment: where they come together.
+"""Perturbations whose effect is confounded with that of an environment.
 
 Treatments and the levels of an environment are the two kinds of nodes of a graph, joined where a
 cell has both. The effect of a treatment can be compared with the control if there is a way from

@@ -58,7 +58,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     Attributes
     ----------
     kind_ : {"genes", "one_hot", "table", "transformer"}
-        What ``features`` is, after the choice that None stands for.
+        What ``features`` is, after None was resolved.
     n_features_out_ : int
         Number of features.
     names_ : ndarray of shape (n_known,) and dtype object
@@ -112,7 +112,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         X_control : {array-like, sparse matrix} of shape (n_cells, n_genes), default=None
             Log-normalised expression of control cells; only "genes" needs it.
         gene_names : array-like of shape (n_genes,), default=None
-            Names of its columns. A name that stands there twice is taken for no gene.
+            Names of its columns. A name that is there twice is not used.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         ------
         ValueError
             If a name has no features; if "genes" lacks control cells, names or a second gene;
-            if the table has a name twice, vectors of different lengths, or what is no number.
+            if the table has a name twice, vectors of different lengths, or a non-numeric entry.
         TypeError
             If ``features`` is an object that is none of the forms.
 
@@ -254,7 +254,7 @@ def _checked(transformer, names, width=None):
 
 
 def _chosen(names, X_control, gene_names):
-    """Kind that None stands for, with a warning if it is "one_hot"."""
+    """Kind that None is resolved to, with a warning if it is "one_hot"."""
     if gene_names is None or _no_cells(X_control):
         reason = "there are no control cells, or the genes have no names"
     elif len(gene_names) < 2:
@@ -277,7 +277,7 @@ def _no_cells(X):
 
 
 def _genes(gene_names):
-    """Names of genes as text, and which of them stand there once."""
+    """Names of genes as text, and which of them are unique."""
     names = pd.Series([text(name) for name in gene_names], dtype=object)
     return names.to_numpy(), ~names.duplicated(keep=False).to_numpy()
 
@@ -308,7 +308,8 @@ def _scores(X, n_components):
     n_components = min(n_components, X.shape[0] - 1, X.shape[1])
     if (X.max(axis=0).toarray() == X.min(axis=0).toarray()).all():
         raise ValueError(
-            "X_control has the same value for all genes in each cell: they cannot be told apart."
+            "X_control has the same value for all genes in each cell: genes cannot be "
+            "distinguished."
         )
     if n_components < min(X.shape):
         return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(X)

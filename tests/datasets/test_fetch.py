@@ -325,7 +325,7 @@ def test_a_split_that_cannot_be_is_told_before_anything_is_fetched(bad, tmp_path
 def test_a_page_in_place_of_the_file_is_removed(tmp_path):
     page, home = tmp_path / "page.html", tmp_path / "home"
     page.write_text("<html>please log in</html>")
-    with pytest.raises(OSError, match=r"page.html.* no HDF5 file, but begins with b'<html>please"):
+    with pytest.raises(OSError, match=r"page.html.* not an HDF5 file, but begins with b'<html>"):
         fetch_norman(data_home=home, url=page.as_uri())
     assert list(home.iterdir()) == []
 
