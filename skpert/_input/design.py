@@ -33,7 +33,7 @@ class Design(NamedTuple):
     dosage: csr_array  # (n_treatments, n_names) float32, sorted, without stored zeros
     codes: np.ndarray  # (n_cells,) row of `dosage`
     form: str  # "labels", "frame" (dosages with names) or "array" (dosages by position)
-    whole: Sequence = ()  # labels that hold the separator and were not cut at it
+    whole: Sequence = ()  # labels that contain the separator and were not split at it
     doubtful: Sequence = ()  # labels that were, though none of their parts is a label of its own
 
 
@@ -64,7 +64,7 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
     Warns
     -----
     DataWarning
-        If labels that hold ``sep`` are taken for names, as :class:`PerturbationEncoder` tells,
+        If labels that contain ``sep`` are treated as names, see :class:`PerturbationEncoder`,
         or if labels look like missing values.
 
     Examples
@@ -83,7 +83,7 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
 def read_design(A, *, control, sep, perturbation, known=()):
     """Read any form of A; ValueError says what is wrong with it.
 
-    Labels that are among the ``known`` names are these names, and so are such parts of labels.
+    Labels, and parts of labels, that are among the ``known`` names are these names.
     """
     if sep == "":
         raise ValueError("sep='' cannot separate perturbations; use sep=None for no combinations.")
@@ -99,7 +99,7 @@ def read_design(A, *, control, sep, perturbation, known=()):
 
 
 def warn_of_names(design, sep):
-    """Warn of names in a design that was read, but that may mean something else."""
+    """Warn of names in a design that may mean something else."""
     warn_of_whole(design.whole, sep)
     n_cells = np.bincount(design.dosage[design.codes].indices, minlength=len(design.names))
     warn_of_missing(design.names, n_cells)
@@ -186,7 +186,7 @@ def warn_of_controls(names, control, n_control_cells):
     if alike:
         parts.append(
             f"A has labels that look like a control, {listed(alike, 5)}, but `control` names "
-            f"{control!r}; they are taken for perturbations."
+            f"{control!r}; they are treated as perturbations."
         )
     if n_control_cells == 0:
         parts.append(
@@ -201,9 +201,9 @@ def warn_of_controls(names, control, n_control_cells):
 
 
 def warn_of_inseparable(names, dosage, doubt=""):
-    """One warning when perturbations come in the same cells only, in the same proportion.
+    """One warning when perturbations occur in the same cells only, in the same proportion.
 
-    ``doubt`` is what is to be said of the labels that these perturbations were read from.
+    ``doubt`` is the warning about the labels that these perturbations were read from.
     """
     columns = dosage.tocsc()
     columns.sort_indices()

@@ -72,7 +72,7 @@ def read_matrix(
 ):
     """Array or canonical CSR matrix of finite numbers; see ``read_expression``.
 
-    What numpy cannot make an array of is refused at once: it would walk over every element of an
+    What numpy cannot convert is refused at once: it would iterate over every element of an
     AnnData.
     """
     _refuse_other_containers(values, name)

@@ -1,4 +1,4 @@
-"""Files as people have them: missing, damaged, gzipped or not, text in any usual encoding."""
+"""Reading files that may be missing, damaged, gzipped, or text in any usual encoding."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Nothing is half-changed: a `fit` that fails leaves the object as it was."""
+"""A `fit` that fails leaves the object as it was."""
 
 from contextlib import contextmanager
 from functools import wraps

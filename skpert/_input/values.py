@@ -1,4 +1,4 @@
-"""Values of labels and of columns: their canonical text, and what is refused as such."""
+"""Values of labels, columns and arguments: their canonical form, and what is refused."""
 
 import re
 from collections.abc import Sequence
@@ -64,8 +64,8 @@ def listed(names, limit):
 def factors(values, rule):
     """Code of each value, -1 for a missing or blank one, and the distinct texts of the codes.
 
-    Values that are neither text nor numbers, or equal as one but not as the other, are a
-    ValueError that begins with the ``rule``.
+    ValueError, which begins with the ``rule``, for values that are neither text nor numbers, or
+    equal as one but not as the other.
     """
     values = _series(values)
     kinds = _kinds(values)
@@ -131,7 +131,7 @@ def as_design(A):
 
 
 def _of_array(A):
-    """Array of the values, whose dtype tells 2-D numbers from other things."""
+    """Array whose dtype distinguishes 2-D numbers from other values."""
     if np.ma.isMaskedArray(A):
         return filled(A)
     if hasattr(A, "__array__"):
@@ -177,12 +177,12 @@ def _of_sequence(A):
     kinds = set(map(type, A))
     if kinds and all(issubclass(kind, NESTED) for kind in kinds):
         return _objects(_converted(A, lambda: np.asarray(A, dtype=object)))
-    # as objects, one each: numpy would turn [1.0, "A", None] into text, and walk into objects
+    # as objects, one each: numpy would make text of [1.0, "A", None], and iterate over objects
     return np.fromiter(A, dtype=object, count=len(A))
 
 
 def _objects(values):
-    """Array whose dtype tells 2-D numbers from other things."""
+    """Array whose dtype distinguishes 2-D numbers from other values."""
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError(
@@ -199,7 +199,7 @@ def warn_of_missing(names, n_cells):
     if alike:
         shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
         warn_of_data(
-            f"A has labels that look like missing values, {shown}; they are taken for "
+            f"A has labels that look like missing values, {shown}; they are treated as "
             "perturbations. If they are missing, leave those cells out, or give them the label "
             "of the control if they are untreated."
         )
@@ -215,8 +215,8 @@ def warn_of_missing_categories(categories):
     ]
     if alike:
         warn_of_data(
-            f"A has categories that look like missing values, {listed(alike, 5)}; they are taken "
-            "for categories. What is missing should be None or NaN."
+            f"A has categories that look like missing values, {listed(alike, 5)}; they are "
+            "treated as categories. What is missing should be None or NaN."
         )
 
 

@@ -137,7 +137,7 @@ def _check_variety(name, values, constant):
     if constant:
         raise ValueError(
             f"Covariate {name!r} is {text(values[0])!r} in all cells that have it: nothing can be "
-            "learned of it; leave it out."
+            "learned from it; leave it out."
         )
 
 

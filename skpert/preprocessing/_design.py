@@ -91,17 +91,17 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     Notes
     -----
-    Names may hold ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
+    Names may contain ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
     such a name or a combination is decided in `fit`, by all labels:
 
     * it is a combination if all of its parts are labels of their own (or the control); a part
-      may be a name that holds ``sep`` itself, as in "(+)-JQ1+Vorinostat";
+      may be a name that contains ``sep`` itself, as in "(+)-JQ1+Vorinostat";
     * else it is a name, and a warning lists it, if one of the other parts does not look like one:
       it has no letter (where not all parts are numbers), begins or ends with a sign such as "_"
       or "-", or has a bracket without its partner;
     * else it is a combination, and if no part is a label of its own, a warning says so.
 
-    Later a label that as a whole is a known name is that name. ``sep=None`` turns all this off.
+    Later a label that is a known name is that name. ``sep=None`` disables all of this.
 
     Examples
     --------
@@ -161,7 +161,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             If perturbations have a single cell, if some only come together or only with an
             environment of their own, if there are no control cells, if the name of a
             perturbation looks like that of a control or like a missing value, or if it is in
-            doubt whether a label that holds ``sep`` is a combination.
+            doubt whether a label that contains ``sep`` is a combination.
         """
         with restored_on_failure(self):
             singles = self._read(A)

@@ -98,7 +98,7 @@ def test_columns_of_dosages_are_names_whatever_they_hold():
 
 def test_extended_knows_the_names_of_before_and_decides_on_the_new():
     encoder, _ = fitted([*CONTROL, "(+)-JQ1", "A"])
-    with pytest.warns(DataWarning, match=r"not cut there \(1\): '\(-\)\+JQ2'"):
+    with pytest.warns(DataWarning, match=r"not split there \(1\): '\(-\)\+JQ2'"):
         extended = encoder.extended(["(-)+JQ2"] * 2 + ["control"])
     assert extended.perturbations_.tolist() == ["(+)-JQ1", "A", "(-)+JQ2"]
 
