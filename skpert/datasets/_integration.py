@@ -239,13 +239,9 @@ def _check_marrow(source, n_top_genes):
 def _unpacked(remote, folder, download_if_missing):
     """What a gzipped public file holds, unpacked in the folder."""
     path = folder / remote.name.removesuffix(".gz")
-    if not path.exists():
-        packed = download(remote, folder, download_if_missing=download_if_missing)
-        _unpack(packed, path, remote.url)
-    return RemoteFile(path.name, path.as_uri())
-
-
-def _unpack(packed, path, url):
+    if path.exists():
+        return RemoteFile(path.name, path.as_uri())
+    packed = download(remote, folder, download_if_missing=download_if_missing)
     try:
         with gzip.open(packed) as source, written_whole(path) as unfinished:
             with open(unfinished, "wb") as target:
@@ -254,14 +250,14 @@ def _unpack(packed, path, url):
         for file in (packed, packed.with_name(f"{packed.name}.sha256")):
             file.unlink(missing_ok=True)
         raise FileUnavailableError(
-            f"what came from {url} is not a complete .gz file and was removed: call again, or "
-            "pass url= with that of a mirror"
+            f"what came from {remote.url} is not a complete .gz file and was removed: call again, "
+            "or pass url= with that of a mirror"
         ) from error
+    return RemoteFile(path.name, path.as_uri())
 
 
 def _read_marrow(path, source, n_top_genes):
-    genes = _is_expression if source == "geo" else None
-    data = read_part(path, layer="counts", genes=genes)
+    data = read_part(path, layer="counts", genes=_not_atac if source == "geo" else None)
     data.obs = _with_site_and_donor(data.obs)
     if n_top_genes is None:
         return data
@@ -277,8 +273,8 @@ def _log_normalized(data):
     return X_log
 
 
-def _is_expression(var):
-    return column(var, "feature_types").astype(str).eq("GEX").to_numpy()  # not ATAC
+def _not_atac(var):
+    return column(var, "feature_types").astype(str) == "GEX"
 
 
 def _with_site_and_donor(obs):

@@ -194,7 +194,8 @@ def fetch_norman(
     """
     _check_task(task, fraction, seed)
     where = data_home, download_if_missing, url, checksum
-    data = fetch_part(NORMAN, "norman.h5ad", _read, *where)
+    read = partial(read_part, genes=lambda var: column(var, "highly_variable"), layer="counts")
+    data = fetch_part(NORMAN, "norman.h5ad", read, *where)
     A = _labels(data.obs)
     n_pairs = len(np.unique(A[_is_combination(A.astype(str), "control", "+")]))
     return Bunch(
@@ -208,10 +209,6 @@ def fetch_norman(
             f"{data.n_vars} highly variable genes, {n_pairs} combinations."
         ),
     )
-
-
-def _read(path):
-    return read_part(path, genes=lambda var: column(var, "highly_variable"), layer="counts")
 
 
 def _labels(obs):

@@ -141,7 +141,7 @@ def _check_variety(name, values, constant):
         )
 
 
-def check_frame(A, columns):
+def _frame_with(A, columns):
     """Design as a frame with these columns; ValueError if it is none, or lacks one."""
     frame = None if A is None else as_design(A)
     if not isinstance(frame, pd.DataFrame):
@@ -153,13 +153,14 @@ def check_frame(A, columns):
     return frame
 
 
-def learn_environments(frame, columns):
-    """Read what the matrix of environments is made of.
+def learn_environments(A, columns, *beside):
+    """Read what the matrix of environments is made of; the frame needs those ``beside`` as well.
 
     Returns the sorted categories of the columns that hold categories, mean and standard deviation
     of those that hold floats (1 where all values are equal), and the names of the matrix' columns.
     """
     categories, scales, names = {}, {}, []
+    frame = _frame_with(A, [*beside, *columns]) if columns else None
     for column in columns:
         values = frame[column]
         if pd.api.types.is_float_dtype(values.dtype):
@@ -174,9 +175,9 @@ def learn_environments(frame, columns):
     return categories, scales, np.array(names, dtype=object)
 
 
-def environment_matrix(frame, columns, categories, scales):
+def environment_matrix(A, columns, categories, scales):
     """Make the matrix of environments, (n_cells, n_environments) float32."""
-    blocks = [np.zeros((len(frame), 0), dtype=np.float32)]
+    frame, blocks = _frame_with(A, columns), []
     for column in columns:
         values = frame[column]
         if column in categories:

@@ -13,7 +13,6 @@ from ._columns import (
     as_numbers,
     category_codes,
     check_distinct,
-    check_frame,
     check_groups,
     check_unnamed,
     environment_matrix,
@@ -193,10 +192,8 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         columns = as_list(self.environment)
         if not columns:
             return np.zeros((len(self._read(A)), 0), dtype=np.float32)
-        frame = check_frame(A, columns)
-        return environment_matrix(
-            frame, columns, self.environment_categories_, self.environment_scales_
-        )
+        learned = self.environment_categories_, self.environment_scales_
+        return environment_matrix(A, columns, *learned)
 
     def labels(self, A):
         """One label per cell that joins its covariates, for messages and tables.
@@ -274,8 +271,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)
-        frame = check_frame(A, columns) if columns else None
-        categories, scales, names = learn_environments(frame, columns)
+        categories, scales, names = learn_environments(A, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
 

@@ -24,7 +24,7 @@ from .._input.parts import doubt
 from .._input.transaction import restored_on_failure
 from .._input.values import as_design, as_list, listed, text, warn_of_missing_categories
 from ..exceptions import warn_of_data
-from ._columns import check_frame, environment_matrix, learn_environments
+from ._columns import environment_matrix, learn_environments
 from ._nesting import nested, warn_of_nested
 
 
@@ -230,10 +230,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         if not columns:
             n_cells = len(self._read_known(A).codes)
             return np.zeros((n_cells, 0), dtype=np.float32)
-        frame = check_frame(A, columns)
-        return environment_matrix(
-            frame, columns, self.environment_categories_, self.environment_scales_
-        )
+        learned = self.environment_categories_, self.environment_scales_
+        return environment_matrix(A, columns, *learned)
 
     def labels(self, A):
         """One canonical label per cell, for any form of A; works before `fit` too.
@@ -422,7 +420,6 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)
-        frame = check_frame(A, [self.perturbation, *columns]) if columns else None
-        categories, scales, names = learn_environments(frame, columns)
+        categories, scales, names = learn_environments(A, columns, self.perturbation)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
