@@ -8,6 +8,9 @@ from sklearn.utils import check_random_state, check_scalar
 
 from .._input.expression import LARGEST, read_matrix
 
+_TOLERANCE = 1e-4  # of scores, above their rounding errors
+_N_IDLE = 3  # moves of every node without a better score before the search ends
+
 
 def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
     r"""Directed acyclic graph that a linear Gaussian causal model of the cells would have.
@@ -119,10 +122,6 @@ def _correlation(X):
             "of them out"
         )
     return correlation
-
-
-_TOLERANCE = 1e-4  # of scores, above their rounding errors
-_N_IDLE = 3  # moves of every node without a better score before the search ends
 
 
 class _Fit(NamedTuple):
