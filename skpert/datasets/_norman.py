@@ -159,8 +159,8 @@ def fetch_norman(
     seed : int, default=0
         Of the split; published for 0 to 4.
     data_home, download_if_missing, url, checksum : optional
-        Where files are and come from, see :func:`get_data_home`; the public file
-        is on figshare, and no checksum of it is known.
+        Where files are and come from, see :func:`get_data_home`; the public file is on figshare,
+        and no checksum of it is known.
 
     Returns
     -------

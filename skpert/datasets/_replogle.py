@@ -84,8 +84,8 @@ def fetch_replogle_filtered(
         the cells are then in the order of that file, so that the split has the published sizes,
         but not surely the same cells.
     data_home, download_if_missing, url, checksum : optional
-        Where files are and come from, see :func:`get_data_home`. The public "raw" file
-        has a known checksum, that of the paper has none.
+        Where files are and come from, see :func:`get_data_home`. The "raw" file has a known
+        checksum, that of the paper has none.
 
     Returns
     -------
@@ -173,8 +173,8 @@ def fetch_replogle_essential(
     seed : int, default=0
         Of the split into train, validation and test cells. The published one had none.
     data_home, download_if_missing, url, checksum : optional
-        Where files are and come from, see :func:`get_data_home`; the public files
-        are on figshare and have known checksums.
+        Where files are and come from, see :func:`get_data_home`; the public files are on
+        figshare and have known checksums.
 
     Returns
     -------
