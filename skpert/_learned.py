@@ -18,10 +18,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import validate_parameter_constraints
 
 from ._data import Cells
+from ._input.values import as_list
 from .base import PerturbationVAE
 from .models.baselines import BilinearRidge, PerturbedMean, _Baseline, _unpacked
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
-from .preprocessing._covariate_values import as_list
 
 OF_SKLEARN = {"n_features_in_", "feature_names_in_", "_sklearn_output_config"}  # set by its code
 OF_ALL = ("control", "sep", "perturbation", "layer")  # parameters that mean the same everywhere

@@ -1,1 +1,1 @@
-"""What users give, read once: expression, designs, values and files."""
+"""Input, read and checked once: expression, designs, values and files."""

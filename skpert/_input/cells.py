@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from scipy.sparse import issparse
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
@@ -25,10 +24,9 @@ def check_cells(
     estimator : estimator
         Gets ``n_features_in_`` and ``feature_names_in_`` if ``reset``, else is compared.
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Expression; sparse matrices of any format become canonical CSR. Anything with ``X``,
-        ``layers`` and ``var_names`` is read as AnnData is. Where both X and the training data
-        have names of genes, columns are taken by name: their order does not matter, and genes
-        that were not trained on are left out.
+        Expression; anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is. Where
+        both X and the training data have names of genes, columns are taken by name: their order
+        does not matter, and genes that were not trained on are left out.
     counts : bool or None
         Whether the values must be counts: not negative, and whole (else one warning). If not,
         one warning is given where they look like counts. None warns of neither.
@@ -39,23 +37,23 @@ def check_cells(
     design : object, default=None
         Design A of the same cells, whose names of cells must be those of X, if both have any.
     dtype : dtype or tuple of dtypes, default=float32
-        Of the result, as in :func:`sklearn.utils.check_array`.
+        As in :func:`sklearn.utils.check_array`.
     least : int or None, default=None
         Least number of cells; None is 2 in ``fit`` and 1 elsewhere.
 
     Returns
     -------
     X : {ndarray, csr_matrix} of shape (n_cells, n_genes)
-        Expression.
+        Expression; CSR is canonical.
 
     Raises
     ------
     ValueError
-        For negative counts, NaN, infinity, a malformed sparse structure, names of genes that
-        repeat, genes of ``fit`` that are missing, names of cells that are not those of the
+        For negative counts, NaN, infinity, a malformed sparse structure, duplicate names of
+        genes, genes of ``fit`` that are missing, names of cells that are not those of the
         design, or no such layer.
     TypeError
-        If X is no container of expression.
+        If X is not a container of expression.
     """
     least = 1 + reset if least is None else least
     if isinstance(X, pd.DataFrame) and not reset and hasattr(estimator, "feature_names_in_"):
@@ -81,11 +79,11 @@ def warn_unless_logs(values, expectation):
 
     Values with a negative one among them, such as scaled expression, are neither.
     """
-    values = values.data if sparse.issparse(values) else values
+    values = values.data if issparse(values) else values
     if not values.size or values.max() <= 1 or values.min() < 0:
         return
     largest = values.max()
-    if _fractional(values, first_only=True)[0] or np.count_nonzero(values) < FEW:
+    if fractional(values, first_only=True)[0] or np.count_nonzero(values) < FEW:
         if largest <= LARGEST_LOG:
             return
         seen = f"expression before the logarithm: the largest value is {largest:g}"
@@ -96,10 +94,10 @@ def warn_unless_logs(values, expectation):
 
 def warn_if_logs(values, expectation):
     """One warning if values look like logarithms where counts are expected."""
-    values = values.data if sparse.issparse(values) else values
+    values = values.data if issparse(values) else values
     if not values.size or values.min() < 0 or values.max() > LARGEST_LOG:
         return
-    n_fractional, example = _fractional(values, first_only=True)
+    n_fractional, example = fractional(values, first_only=True)
     if n_fractional:
         warn_of_data(
             f"X looks like log-normalised expression: it has values that are not whole, such as "
@@ -108,7 +106,7 @@ def warn_if_logs(values, expectation):
 
 
 def _check_counts(values, name):
-    stored = values.data if sparse.issparse(values) else values
+    stored = values.data if issparse(values) else values
     if stored.size and stored.min() < 0:
         row = int((values < 0).nonzero()[0][0])
         raise ValueError(
@@ -120,14 +118,14 @@ def _check_counts(values, name):
             f"X holds {stored.max():g} as a count, more than {MOST_COUNTS:g}, which no experiment "
             f"has and {name} cannot compute with: look where it comes from"
         )
-    n_fractional, example = _fractional(stored)
+    n_fractional, example = fractional(stored)
     if n_fractional:
         warn_of_data(
             f"X holds values that are not whole, such as {example:g} "
             f"({n_fractional / stored.size:.0%} of those stored): {name} expects raw counts; for "
             "normalised expression set likelihood='normal'"
         )
-    empty = np.flatnonzero(np.asarray(values.sum(1)).ravel() == 0)
+    empty = np.flatnonzero(_library_size(values) == 0)
     if len(empty):
         warn_of_data(
             f"{len(empty)} of {values.shape[0]} cells have no counts, the first is row "
@@ -135,7 +133,7 @@ def _check_counts(values, name):
         )
 
 
-def _fractional(values, *, first_only=False):
+def fractional(values, *, first_only=False):
     """How many values are not whole, and the first of them; a block at a time, to save memory."""
     n_found, first = 0, None
     for rows in gen_batches(max(len(values), 1), max(2**18 // max(values[:1].size, 1), 1)):

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, issparse
 
 from ..exceptions import warn_of_data
 from .expression import with_valid_structure
-from .parts import read_parts, warn_of_whole
+from .parts import dosage_matrix, read_parts, warn_of_whole
 from .values import as_design, check_columns, factors, listed, text, warn_of_missing
 
 FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
@@ -33,7 +33,7 @@ class Design(NamedTuple):
     dosage: csr_array  # (n_treatments, n_names) float32, sorted, without stored zeros
     codes: np.ndarray  # (n_cells,) row of `dosage`
     form: str  # "labels", "frame" (dosages with names) or "array" (dosages by position)
-    whole: Sequence = ()  # labels that hold the separator and were not cut at it
+    whole: Sequence = ()  # labels that contain the separator and were not split at it
     doubtful: Sequence = ()  # labels that were, though none of their parts is a label of its own
 
 
@@ -46,15 +46,10 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
 
     Parameters
     ----------
-    A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-            (n_cells, n_columns), or str
+    A : {array-like, sparse matrix, DataFrame} or str
         Design, in the forms that :class:`PerturbationEncoder` takes.
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What stands between the parts of a combination; None: every label is one perturbation.
-    perturbation : str, default="perturbation"
-        Column of a design frame that holds the labels.
+    control, sep, perturbation : str, default="control", "+" and "perturbation"
+        As in :class:`PerturbationEncoder`.
 
     Returns
     -------
@@ -69,7 +64,7 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
     Warns
     -----
     DataWarning
-        If labels that hold ``sep`` are taken for names, as :class:`PerturbationEncoder` tells,
+        If labels that contain ``sep`` are treated as names, see :class:`PerturbationEncoder`,
         or if labels look like missing values.
 
     Examples
@@ -88,7 +83,7 @@ def perturbation_labels(A, *, control="control", sep="+", perturbation="perturba
 def read_design(A, *, control, sep, perturbation, known=()):
     """Read any form of A; ValueError says what is wrong with it.
 
-    Labels that are among the ``known`` names are these names, and so are such parts of labels.
+    Labels, and parts of labels, that are among the ``known`` names are these names.
     """
     if sep == "":
         raise ValueError("sep='' cannot separate perturbations; use sep=None for no combinations.")
@@ -104,7 +99,7 @@ def read_design(A, *, control, sep, perturbation, known=()):
 
 
 def warn_of_names(design, sep):
-    """Warn of names in a design that was read, but that may mean something else."""
+    """Warn of names in a design that may mean something else."""
     warn_of_whole(design.whole, sep)
     n_cells = np.bincount(design.dosage[design.codes].indices, minlength=len(design.names))
     warn_of_missing(design.names, n_cells)
@@ -157,10 +152,8 @@ def as_interventions(design, *, control, sep):
         combinations = [treated[part] for part in sorted(treated) if len(part) > 1]
         names = list(dict.fromkeys([*design.names, *combinations]))
     column = {name: j for j, name in enumerate(names)}
-    indices = np.array([column[treated[part]] for part in parts if part], dtype=np.int32)
-    indptr = np.cumsum([0, *map(bool, parts)], dtype=np.int32)
-    data = np.ones(len(indices), dtype=np.float32)
-    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    columns = [[column[treated[part]]] if part else [] for part in parts]
+    dosage = dosage_matrix(columns, len(names))
     return design._replace(names=np.array(names, dtype=object), dosage=dosage)
 
 
@@ -177,7 +170,7 @@ def warn_of_single_cells(names, n_cells):
     if single:
         warn_of_data(
             f"Perturbations with one cell only ({len(single)}): {listed(single, 5)}; their "
-            "effects cannot be told from the noise of that cell."
+            "effects cannot be distinguished from the noise of that cell."
         )
 
 
@@ -193,7 +186,7 @@ def warn_of_controls(names, control, n_control_cells):
     if alike:
         parts.append(
             f"A has labels that look like a control, {listed(alike, 5)}, but `control` names "
-            f"{control!r}; they are taken for perturbations."
+            f"{control!r}; they are treated as perturbations."
         )
     if n_control_cells == 0:
         parts.append(
@@ -208,9 +201,9 @@ def warn_of_controls(names, control, n_control_cells):
 
 
 def warn_of_inseparable(names, dosage, doubt=""):
-    """One warning when perturbations come in the same cells only, in the same proportion.
+    """One warning when perturbations occur in the same cells only, in the same proportion.
 
-    ``doubt`` is what is to be said of the labels that these perturbations were read from.
+    ``doubt`` is the warning about the labels that these perturbations were read from.
     """
     columns = dosage.tocsc()
     columns.sort_indices()
@@ -223,17 +216,15 @@ def warn_of_inseparable(names, dosage, doubt=""):
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
         doubt = (
-            f"A has perturbations that only come together: {listed(together, 5)}. What each does "
-            f"cannot be told; their sum can, and is dealt out evenly. {doubt}"
+            f"A has perturbations that only come together: {listed(together, 5)}. Their "
+            f"individual effects are not identifiable; their sum is split equally. {doubt}"
         )
     if doubt:
         warn_of_data(doubt.strip())
 
 
 def _dosed(name, dose):
-    if dose == 1:
-        return name
-    return f"{name}*{np.format_float_positional(dose, trim='-')}"
+    return name if dose == 1 else f"{name}*{np.format_float_positional(dose, trim='-')}"
 
 
 def _read_labels(labels, control, sep, known):
@@ -248,10 +239,7 @@ def _read_labels(labels, control, sep, known):
     parts = [read.of[label] for label in texts]
     names = sorted(set().union(*parts))
     column = {name: j for j, name in enumerate(names)}
-    indices = np.array([column[name] for row in parts for name in row], dtype=np.int32)
-    indptr = np.cumsum([0, *map(len, parts)], dtype=np.int32)
-    data = np.ones(len(indices), dtype=np.float32)
-    dosage = csr_array((data, indices, indptr), shape=(len(parts), len(names)))
+    dosage = dosage_matrix([[column[name] for name in row] for row in parts], len(names))
     names = np.array(names, dtype=object)
     return Design(names, dosage, codes, "labels", read.whole, read.doubtful)
 

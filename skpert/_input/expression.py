@@ -25,38 +25,22 @@ class Expression(NamedTuple):
 
 
 def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, name="X"):
-    """Read an array, sparse matrix, DataFrame or AnnData.
+    """Expression of an array, sparse matrix, DataFrame or AnnData, with its names.
 
-    Parameters
-    ----------
-    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Expression. Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is,
-        whether it lies in memory or is backed by a file, or is a view of another.
-    layer : str or None, default=None
-        Layer of an AnnData that holds the expression; None is its ``X``, and "raw" its ``raw``
-        unless a layer has that name.
-    dtype : dtype or tuple of dtypes, default=(float64, float32)
-        As in :func:`sklearn.utils.check_array`.
-    least : int, default=1
-        Least number of cells.
-    estimator : estimator or None, default=None
-        Whose name stands in messages.
-    name : str, default="X"
-        Name of the argument in messages.
-
-    Returns
-    -------
-    expression : Expression
-        Finite values, dense or CSR. CSR is canonical: indices are within bounds and sorted, and
-        entries of the same place are added up. The caller's object stays as it is.
+    Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is, whether it is in
+    memory, backed by a file or a view; ``layer`` chooses one of its layers, "raw" its
+    ``raw`` unless a layer has that name. Values are finite, dense or canonical CSR: indices are
+    within bounds and sorted, entries of the same place are added up. The caller's object does not
+    change. ``least`` is the least number of cells, ``dtype`` as in
+    :func:`sklearn.utils.check_array`; ``estimator`` and ``name`` are used in messages.
 
     Raises
     ------
     ValueError
         If X is not two-dimensional, holds text, NaN or infinity, has a malformed sparse
-        structure, masked values, names of genes that repeat, or no such layer.
+        structure, masked values, duplicate names of genes, or no such layer.
     TypeError
-        If X is no container of expression, such as MuData, a path or a generator.
+        If X is not a container of expression, such as MuData, a path or a generator.
     """
     values, genes, cells = _opened(X, layer, name)
     if genes is not None and not genes.is_unique:
@@ -88,7 +72,7 @@ def read_matrix(
 ):
     """Array or canonical CSR matrix of finite numbers; see ``read_expression``.
 
-    What numpy cannot make an array of is refused at once: it would walk over every element of an
+    What numpy cannot convert is refused at once: it would iterate over every element of an
     AnnData.
     """
     _refuse_other_containers(values, name)
@@ -146,10 +130,10 @@ def by_name(values, genes, wanted, owner, name="X"):
 
 
 def check_same_cells(X, A, names=("X", "A")):
-    """Raise ValueError if X and A carry names of cells that differ or stand in another order.
+    """Raise ValueError if X and A carry names of cells that differ or are in another order.
 
     Names are ``obs_names`` of an AnnData and the index of a DataFrame or Series. The default
-    index, numbers from 0, is no name, unless the other side has the same numbers in another
+    index, numbers from 0, is not a name, unless the other side has the same numbers in another
     order. Lengths are not compared here.
     """
     ours, theirs = cell_names(X), cell_names(A)
@@ -218,7 +202,7 @@ def _opened(X, layer, name):
 
 
 def _column_names(frame, name):
-    """Names of genes as text; None for the numbers from 0 that pandas gives of its own accord."""
+    """Names of genes as text; None for the default numbers of pandas, from 0."""
     columns = frame.columns
     if columns.nlevels > 1 or any(isinstance(column, tuple) for column in columns):
         raise ValueError(
@@ -329,7 +313,7 @@ def with_valid_structure(X, name, dtype):
 
 
 def _canonical(X, given):
-    """CSR with sorted indices and one entry per place; the given arrays stay as they are."""
+    """CSR with sorted indices and one entry per place; the given arrays do not change."""
     if X.has_canonical_format:
         return X
     if X is given or np.shares_memory(X.data, given.data):
@@ -348,7 +332,7 @@ def _repeated_genes(genes, name):
 
 
 def _is_default(names):
-    """Whether names, as text, are the numbers that pandas and anndata give of their own accord."""
+    """Whether names, as text, are the default numbers of pandas and anndata."""
     return len(names) == 0 or (
         names[0] == "0" and names.equals(pd.RangeIndex(len(names)).map(str))
     )

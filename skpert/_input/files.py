@@ -1,4 +1,4 @@
-"""Files as people have them: missing, damaged, gzipped or not, text in any usual encoding."""
+"""Reading files that may be missing, damaged, gzipped, or text in any usual encoding."""
 
 import gzip
 import io
@@ -34,9 +34,9 @@ def existing(path, name="path"):
 
 @contextmanager
 def reading(path):
-    """Whatever stops a library from reading a file is one ValueError that names the file.
+    """Whatever stops a library from reading a file becomes one ValueError that names the file.
 
-    What the library warns of meanwhile is not shown: it does not know what is read for what.
+    The library's own warnings are not shown: they do not know what the file is read for.
     """
     try:
         with warnings.catch_warnings():
@@ -46,7 +46,7 @@ def reading(path):
         raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise FileUnavailableError(f"{path} cannot be opened: {error}") from error
-    except Exception as error:  # of every kind, as many as there are ways to damage a file
+    except Exception as error:  # of any kind: there are many ways to damage a file
         if isinstance(error, ValueError) and path.name in str(error):
             raise
         seen = str(error).strip().partition("\n")[0][:200]
@@ -57,7 +57,7 @@ def reading(path):
 
 
 def first_bytes(path, n_bytes=4096):
-    """Begin of a file, unpacked if it is gzipped, whatever its name says."""
+    """Beginning of a file, unpacked if it is gzipped, whatever its name says."""
     with reading(path), _unpacked(path) as file:
         return file.read(n_bytes)
 
@@ -69,16 +69,10 @@ def is_gzip(path):
 
 
 def parse_text(path, parse):
-    """What ``parse`` makes of the text of a file.
+    """What ``parse`` makes of the text of a file, plain or gzipped.
 
-    Parameters
-    ----------
-    path : Path
-        Text, plain or gzipped, in UTF-8, or in UTF-16 with a byte order mark; else it is read as
-        Windows-1252, and a warning says so.
-    parse : callable
-        From a stream of text, in which lines end in a newline, to anything. It may be called
-        twice.
+    It is UTF-8, or UTF-16 with a byte order mark; else it is read as Windows-1252, and a warning
+    says so. ``parse`` gets a stream in which lines end in a newline, and may be called twice.
     """
     with reading(path):
         head = first_bytes(path)
@@ -124,13 +118,13 @@ def _first_odd_line(path):
 def _refuse_what_is_no_text(path, head):
     for start, kind in _NO_TEXT.items():
         if head.startswith(start):
-            raise ValueError(f"{path.name} is no text, but {kind}")
+            raise ValueError(f"{path.name} is not text, but {kind}")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(
             f"{path.name} is a web page, not data: open it in a browser to see what it says, and "
             "download the file itself"
         )
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path.name} is no text: it has zero bytes")
+        raise ValueError(f"{path.name} is not text: it has zero bytes")
     if not head.strip(b"\xef\xbb\xbf \r\n\t"):
         raise ValueError(f"{path.name} is empty")

@@ -1,20 +1,21 @@
-"""Which labels are combinations, and which are names that hold the separator."""
+"""Which labels are combinations, and which are names that contain the separator."""
 
 import re
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import csr_array
+
 from ..exceptions import warn_of_data
 from .values import listed
 
-CONNECTING = (
-    "_-.,:;/\\|&*=~^#@"  # signs between two words, so that no name begins or ends with one
-)
+CONNECTING = "_-.,:;/\\|&*=~^#@"  # signs between two words: no name begins or ends with one
 NUMBER = re.compile(r"\d+(\.\d+)?")
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 class Parts(NamedTuple):
-    """What each label stands for, and what was doubtful about it."""
+    """What each label means, and what was ambiguous."""
 
     of: dict  # sorted names of the single perturbations in each label; none for the control
     whole: list  # labels that hold the separator and are names
@@ -22,11 +23,11 @@ class Parts(NamedTuple):
 
 
 def read_parts(labels, control, sep, known=()):
-    """Cut labels into the names of single perturbations, and names that hold ``sep`` not at all.
+    """Split labels into names of single perturbations, but not names that contain ``sep``.
 
-    A label that is among the ``known`` names is that name. Any other is cut at ``sep`` if all
+    A label that is among the ``known`` names is that name. Any other is split at ``sep`` if all
     parts are known or labels of their own; else if those that are not look like names. Parts may
-    hold ``sep`` themselves where they are known, or labels of their own that are not cut.
+    contain ``sep`` themselves if they are known, or labels of their own that are not split.
     """
     if sep is None:
         return Parts({label: _names([label], control) for label in labels}, [], [])
@@ -34,7 +35,7 @@ def read_parts(labels, control, sep, known=()):
     found = Parts({label: _names([label], control) for label in labels if label in known}, [], [])
     cuts = {label: label.split(sep) for label in labels if label not in known}
     alone = known | {_only(cut, control) for cut in cuts.values()}
-    # a name that holds sep can be a part of longer labels only, which come after it
+    # a name that contains sep can be a part of longer labels only, which come after it
     for label in sorted(cuts, key=lambda label: (len(cuts[label]), label)):
         names = _segments(cuts[label], sep, alone)
         if names is None:
@@ -50,31 +51,39 @@ def read_parts(labels, control, sep, known=()):
 
 
 def parts_of_names(names, sep):
-    """Single perturbations in names that were read before, by name; all that can be is cut."""
+    """Single perturbations in names that were read before, by name; all that can be is split."""
     ends = () if sep is None else [n for n in names if "" in map(str.strip, n.split(sep))]
     return read_parts(names, None, sep, known=ends).of
 
 
+def dosage_matrix(columns, n_names):
+    """Dosages of 1 from the columns that each row has them in, CSR of float32."""
+    indices = np.array([j for row in columns for j in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, columns)], dtype=np.int32)
+    ones = np.ones(len(indices), dtype=np.float32)
+    return csr_array((ones, indices, indptr), shape=(len(columns), n_names))
+
+
 def warn_of_whole(whole, sep):
-    """One warning for all labels that hold the separator and are taken for names."""
+    """One warning for all labels that contain the separator and are treated as names."""
     if whole:
         warn_of_data(
-            f"Labels in A hold sep={sep!r} and are not cut there ({len(whole)}): "
-            f"{listed(sorted(whole), 5)}. Some of their parts are no labels of their own and do "
-            "not look like names, so that these are taken for single perturbations. If all labels "
-            "are, say so by sep=None; if these are combinations, join their parts by another sign "
-            "and give it as `sep`."
+            f"Labels in A contain sep={sep!r} and are not split there ({len(whole)}): "
+            f"{listed(sorted(whole), 5)}. Some of their parts are not labels of "
+            "their own and do not look like names, so these are treated as single perturbations. "
+            "If all labels are, set sep=None; if these are combinations, join their parts with "
+            "another separator and pass it as `sep`."
         )
 
 
 def doubt(doubtful, sep):
-    """What is to be said of labels that are cut though none of their parts is seen alone."""
+    """Warning about labels that are split though no part occurs alone, or empty text."""
     if not doubtful:
         return ""
     return (
-        f"Labels in A are taken for combinations because they hold sep={sep!r}, though none of "
-        f"their parts is a label of its own ({len(doubtful)}): {listed(sorted(doubtful), 5)}. If "
-        "they are names of single perturbations, use sep=None."
+        f"Labels in A are treated as combinations because they contain sep={sep!r}, though none "
+        f"of their parts is a label of its own ({len(doubtful)}): {listed(sorted(doubtful), 5)}. "
+        "If they are names of single perturbations, use sep=None."
     )
 
 
@@ -93,7 +102,7 @@ def _names(parts, control):
 
 
 def _only(cut, control):
-    """Return the name that a label stands for if it is one; "A", "A+A" and "A+control" are A."""
+    """Return the name that a label means if it is one; "A", "A+A" and "A+control" are A."""
     names = _names(map(str.strip, cut), control)
     return names[0] if len(names) == 1 and names[0] else control
 

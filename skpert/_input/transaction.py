@@ -1,6 +1,19 @@
-"""Nothing is half-changed: a `fit` that fails leaves the object as it was."""
+"""A `fit` that fails leaves the object as it was."""
 
+from contextlib import contextmanager
 from functools import wraps
+
+
+@contextmanager
+def restored_on_failure(estimator):
+    """Give the estimator back the attributes it had if what is done to it fails."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def all_or_nothing(fit):
@@ -8,12 +21,7 @@ def all_or_nothing(fit):
 
     @wraps(fit)
     def guarded(self, *args, **kwargs):
-        before = vars(self).copy()
-        try:
+        with restored_on_failure(self):
             return fit(self, *args, **kwargs)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     return guarded

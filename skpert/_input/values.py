@@ -1,4 +1,4 @@
-"""Values of labels and of columns: their canonical text, and what is refused as such."""
+"""Values of labels, columns and arguments: their canonical form, and what is refused."""
 
 import re
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from numbers import Integral, Number, Real
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
+from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight
 
 from ..exceptions import warn_of_data
@@ -49,6 +50,11 @@ def _decoded(label):
         ) from error
 
 
+def as_list(names):
+    """List of names, of which a single one may be given as text; none for None."""
+    return [names] if isinstance(names, str) else list([] if names is None else names)
+
+
 def listed(names, limit):
     """Names in quotes, at most ``limit`` of them."""
     shown = ", ".join(repr(str(name)) for name in names[:limit])
@@ -58,8 +64,8 @@ def listed(names, limit):
 def factors(values, rule):
     """Code of each value, -1 for a missing or blank one, and the distinct texts of the codes.
 
-    Values that are neither text nor numbers, or equal as one but not as the other, are a
-    ValueError that begins with the ``rule``.
+    ValueError, which begins with the ``rule``, for values that are neither text nor numbers, or
+    equal as one but not as the other.
     """
     values = _series(values)
     kinds = _kinds(values)
@@ -125,7 +131,7 @@ def as_design(A):
 
 
 def _of_array(A):
-    """Array of the values, whose dtype tells 2-D numbers from other things."""
+    """Array whose dtype distinguishes 2-D numbers from other values."""
     if np.ma.isMaskedArray(A):
         return filled(A)
     if hasattr(A, "__array__"):
@@ -171,12 +177,12 @@ def _of_sequence(A):
     kinds = set(map(type, A))
     if kinds and all(issubclass(kind, NESTED) for kind in kinds):
         return _objects(_converted(A, lambda: np.asarray(A, dtype=object)))
-    # as objects, one each: numpy would turn [1.0, "A", None] into text, and walk into objects
+    # as objects, one each: numpy would make text of [1.0, "A", None], and iterate over objects
     return np.fromiter(A, dtype=object, count=len(A))
 
 
 def _objects(values):
-    """Array whose dtype tells 2-D numbers from other things."""
+    """Array whose dtype distinguishes 2-D numbers from other values."""
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError(
@@ -193,7 +199,7 @@ def warn_of_missing(names, n_cells):
     if alike:
         shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
         warn_of_data(
-            f"A has labels that look like missing values, {shown}; they are taken for "
+            f"A has labels that look like missing values, {shown}; they are treated as "
             "perturbations. If they are missing, leave those cells out, or give them the label "
             "of the control if they are untreated."
         )
@@ -209,14 +215,43 @@ def warn_of_missing_categories(categories):
     ]
     if alike:
         warn_of_data(
-            f"A has categories that look like missing values, {listed(alike, 5)}; they are taken "
-            "for categories. What is missing should be None or NaN."
+            f"A has categories that look like missing values, {listed(alike, 5)}; they are "
+            "treated as categories. What is missing should be None or NaN."
         )
 
 
 def is_positive_integer(value):
     """Whether a value counts something, which no boolean does."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def check_integer(value, name, least):
+    """Raise ValueError unless a value is an integer of at least ``least``, which no boolean is."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_number(value, name, low, high, boundaries):
+    """Raise ValueError unless the value lies in this range; ``boundaries`` as `check_scalar`."""
+    limits = {"min_val": low, "max_val": high, "include_boundaries": boundaries}
+    if np.isnan(check_scalar(value, name, Real, **limits)):
+        raise ValueError(f"{name} must be a number between {low} and {high}, got nan")
+
+
+def check_finite(value, name, boundaries="left"):
+    """Raise ValueError unless a value is finite and not negative; "neither": and not zero."""
+    check_scalar(value, name, Real, min_val=0, include_boundaries=boundaries)
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_range(value, must, kind, fits):
+    """Return (lowest, highest) of a range, or of one number; ``must`` begins the message."""
+    limits = [value] * 2 if np.ndim(value) == 0 else list(value)
+    of_kind = len(limits) == 2 and all(isinstance(limit, kind) for limit in limits)
+    if not of_kind or not fits(*limits):
+        raise ValueError(f"{must}, got {value!r}")
+    return limits
 
 
 def check_columns(frame, columns):

@@ -3,14 +3,12 @@
 from ._additive import make_additive_shift
 from ._causal import make_causal_shift
 from ._download import get_data_home
-from ._hematopoiesis import fetch_hematopoiesis
+from ._integration import fetch_hematopoiesis, fetch_lung_cancer
 from ._invariant import make_invariant
-from ._lung_cancer import fetch_lung_cancer
 from ._norman import fetch_norman, norman_split
-from ._replogle import fetch_replogle_filtered
-from ._replogle_essential import fetch_replogle_essential
+from ._replogle import fetch_replogle_essential, fetch_replogle_filtered
 from ._screens import load_screen
-from ._simulators import make_sparse_shift
+from ._sparse import make_sparse_shift
 
 __all__ = [
     "fetch_hematopoiesis",

@@ -7,31 +7,28 @@ r"""Simulated screens in which the effects of perturbations add up in latent spa
 embedding; expression is that of a random network, under one of three kinds of noise.
 """
 
-from functools import partial
 from math import comb
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
 from .._input.expression import read_matrix
-from ._designs import Population, dosage_matrix, draw_combinations
-from ._mixing import (
-    N_HIDDEN,
-    CoinRule,
+from .._input.parts import dosage_matrix
+from .._input.values import check_number
+from ._decoders import decoder_drawer
+from ._simulation import (
+    Population,
     TargetRule,
-    check_number,
     check_sizes,
     check_strengths,
     check_target_range,
-    check_widths,
+    draw_combinations,
     draw_embedding,
-    perturbation_names,
+    draw_expression,
+    draw_rows,
+    numbered,
 )
-from ._noise import N_HIDDEN_NORMAL, draw_count_decoder, draw_normal_decoder
-
-_LIKELIHOODS = ("negative_binomial", "poisson", "normal")
-_MAX_LIBRARY_SCALE = 3.0  # cells then differ by factors of thousands
 
 
 def make_additive_shift(
@@ -72,26 +69,21 @@ def make_additive_shift(
 
     Parameters
     ----------
-    n_perturbations : int, default=100
-        Number of perturbations.
-    n_cells_per_perturbation : int, default=500
-        Number of cells that have one perturbation alone, for each.
-    n_combinations : int, default=0
-        Number of distinct combinations, drawn uniformly from all of their size.
-    n_parts : int, default=2
-        Number of perturbations in a combination.
+    n_perturbations, n_cells_per_perturbation : int, default=100 and 500
+        Number of perturbations, and of cells that have one of them alone, for each.
+    n_combinations, n_parts : int, default=0 and 2
+        Number of distinct combinations, drawn uniformly from all of their size, and of
+        perturbations in each.
     n_cells_per_combination : int or None, default=None
         Number of cells of each combination; None means ``n_cells_per_perturbation``.
     n_control_cells : int, default=0
         Number of cells labelled ``"control"``, which have no perturbation. The paper has none.
-    n_latent : int, default=15
-        Dimension of the latent state; at most 40 for counts and 50 for ``"normal"``.
-    n_genes : int, default=100
-        Number of genes; at least 40 for counts and 50 for ``"normal"``.
-    effect_size : float, default=5.0
-        Mean absolute shift of a target, in standard deviations of the basal state.
-    effect_scale : float, default=0.5
-        Standard deviation of the shifts around plus or minus ``effect_size``.
+    n_latent, n_genes : int, default=15 and 100
+        Dimension of the latent state, at most 40 for counts and 50 for ``"normal"``, and number
+        of genes, at least 40 or 50.
+    effect_size, effect_scale : float, default=5.0 and 0.5
+        Mean and standard deviation of the absolute shift of a target, in standard deviations of
+        the basal state; signs are random.
     target_probability : float in (0, 1] or None, default=None
         Each latent is a target of each perturbation with this probability; None means
         ``2 / n_latent``, as published, which leaves one perturbation in eight without any.
@@ -99,8 +91,8 @@ def make_additive_shift(
         Number of targets of a perturbation instead of ``target_probability``: fixed, or drawn
         uniformly from this range, both ends included.
     effect : array-like of shape (n_perturbations, n_latent) or None, default=None
-        Shifts of your own, zero where a latent is no target, such as perturbations that share a
-        pathway. None draws them as the four arguments above say; otherwise these have no say.
+        Given shifts in place of the above, zero where a latent is not a target, such as those
+        of perturbations that share a pathway.
     likelihood : {"negative_binomial", "poisson", "normal"}, default="negative_binomial"
         Kind of expression.
     library_size : float, default=1e4
@@ -127,24 +119,17 @@ def make_additive_shift(
         X : ndarray of shape (n_cells, n_genes), float32
             Counts, or normal expression.
         A : ndarray of shape (n_cells,), object
-            Label of each cell: a name such as ``"P07"``, a combination such as ``"P07+P31"``, or
-            ``"control"``.
+            Label of each cell, such as ``"P07"``, ``"P07+P31"`` or ``"control"``.
         dosage : CSR array of shape (n_cells, n_perturbations), float32
             The same as dosages: 1 for each perturbation that the cell has.
-        Z : ndarray of shape (n_cells, n_latent)
-            True latent states, ``Z_basal + dosage @ effect``.
-        Z_basal : ndarray of shape (n_cells, n_latent)
-            What they would be without perturbation.
+        Z, Z_basal : ndarray of shape (n_cells, n_latent)
+            True latent states, and what they would be without perturbation.
         mask : ndarray of shape (n_perturbations, n_latent), bool
             True latents that each perturbation moves.
-        embedding : ndarray of shape (n_perturbations, n_latent)
-            Shifts before masking; shifts of your own are after it.
-        effect : ndarray of shape (n_perturbations, n_latent)
-            ``mask * embedding``.
-        perturbations : ndarray of shape (n_perturbations,), object
-            Names, sorted, in the order of the rows above.
-        combinations : ndarray of shape (n_combinations,), object
-            Names, sorted; the parts of each are sorted, too.
+        embedding, effect : ndarray of shape (n_perturbations, n_latent)
+            Shifts before and after masking; given shifts are both.
+        perturbations, combinations : ndarray of object
+            Names, sorted, in the order of the rows above; parts of a combination are sorted, too.
         expected_expression : ndarray of shape (n_perturbations, n_genes)
             What ``expected`` gives for each perturbation alone.
         control_expression : ndarray of shape (n_genes,)
@@ -201,43 +186,34 @@ def make_additive_shift(
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
     _check_combinations(n_perturbations, n_combinations, n_parts, n_cells_per_combination)
-    check_widths(n_latent, N_HIDDEN_NORMAL if likelihood == "normal" else N_HIDDEN, n_genes)
-    check_strengths(effect_size, effect_scale, library_size)
     noise = library_size, library_scale, dispersion, noise_fraction
-    draw_decoder = _check_noise(likelihood, *noise)
-    rule = _check_targets(target_probability, n_targets, n_latent)
+    draw_decoder = decoder_drawer(likelihood, n_latent, n_genes, noise)
+    check_strengths(effect_size, effect_scale)
+    draw_mask = _check_targets(target_probability, n_targets, n_latent)
     given = _check_effect(effect, target_probability, n_targets, (n_perturbations, n_latent))
     rng = check_random_state(random_state)
 
-    mask = rule.draw(n_perturbations, rng) if given is None else given != 0
-    embedding = given
-    if given is None:
-        embedding = draw_embedding(effect_size, effect_scale, mask.shape, rng)
+    mask = draw_mask(n_perturbations, rng) if given is None else given != 0
+    shifts = draw_embedding(effect_size, effect_scale, mask.shape, rng) if given is None else given
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
-    cells = _draw_cells(mask * embedding, combined, n_each, shuffle, rng)
-    decoder = draw_decoder(cells["Z"], n_genes, rng)
+    cells = _draw_cells(mask * shifts, combined, n_each, shuffle, rng)
     return Bunch(
-        X=decoder.sample(cells["Z"], rng),
         mask=mask,
-        embedding=embedding,
+        embedding=shifts,
         DESCR=f"Additive shifts: {n_perturbations} perturbations, {n_combinations} combinations "
         f"of {n_parts}, {n_latent} latents, {likelihood=}.",
         **cells,
-        **_truth(decoder, cells["perturbations"], cells["effect"]),
+        **_draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, rng),
     )
 
 
-def _truth(decoder, perturbations, effect):
-    """Return what is known of expression, as entries of the data set."""
-    population = Population(decoder, perturbations, effect)
-    expected = population.expected(np.eye(len(effect) + 1)[:, :-1])  # last row: control
+def _draw_expression(decoder, cells, rng):
+    """Expression of all cells, and what is known of it."""
+    effect = cells["effect"]
     return {
-        "expected_expression": expected[:-1],
-        "control_expression": expected[-1],
-        "expected": population.expected,
-        "rate": decoder.rate,
-        "log_likelihood": decoder.log_likelihood,
+        **draw_expression(decoder, decoder.mean, cells["Z"], effect, rng),
+        "expected": Population(decoder.mean, cells["perturbations"], effect).expected,
         **decoder.parameters(),
     }
 
@@ -245,15 +221,13 @@ def _truth(decoder, perturbations, effect):
 def _draw_cells(effect, combined, n_each, shuffle, rng):
     """Designs and latent states of all cells, with the names of what was done to them."""
     n_single, n_combined, n_control = n_each
-    names = perturbation_names(len(effect))
-    singles = [(i,) for i in range(len(effect))]
+    names = numbered("P", len(effect))
     combined_names = ["+".join(names[i] for i in parts) for parts in combined]
     labels = np.array([*names, *combined_names, "control"], dtype=object)
     n_combined = n_single if n_combined is None else n_combined
-    n_cells = [n_single] * len(singles) + [n_combined] * len(combined) + [n_control]
-    design = np.repeat(np.arange(len(labels)), n_cells)  # of each cell
-    if shuffle:
-        design = rng.permutation(design)
+    n_cells = [n_single] * len(names) + [n_combined] * len(combined) + [n_control]
+    design = draw_rows(n_cells, shuffle, rng)
+    singles = [(i,) for i in range(len(effect))]
     dosage = dosage_matrix([*singles, *combined, ()], len(effect))[design]
     Z_basal = rng.normal(size=(len(design), effect.shape[1]))
     return {
@@ -279,44 +253,18 @@ def _check_combinations(n_perturbations, n_combinations, n_parts, n_cells):
         )
 
 
-def _check_noise(likelihood, library_size, library_scale, dispersion, noise_fraction):
-    """Return what draws a decoder of this kind, or say what is wrong with it."""
-    if likelihood not in _LIKELIHOODS:
-        raise ValueError(f"likelihood must be one of {_LIKELIHOODS}, got {likelihood!r}")
-    check_number(library_scale, "library_scale", 0, _MAX_LIBRARY_SCALE, "both")
-    check_number(noise_fraction, "noise_fraction", 0, 1, "neither")
-    theta_range = _check_dispersion(dispersion)
-    if likelihood == "normal":
-        return partial(draw_normal_decoder, noise_fraction=noise_fraction)
-    return partial(
-        draw_count_decoder,
-        library_size=library_size,
-        library_scale=library_scale,
-        dispersion=theta_range if likelihood == "negative_binomial" else None,
-    )
-
-
-def _check_dispersion(dispersion):
-    """Return the smallest and largest inverse dispersion of a gene."""
-    limits = [dispersion] * 2 if np.ndim(dispersion) == 0 else list(dispersion)
-    numbers = len(limits) == 2 and all(isinstance(limit, Real) for limit in limits)
-    if not numbers or not 0 < limits[0] <= limits[1] < np.inf:
-        raise ValueError(f"dispersion must be > 0, or (lowest, highest), got {dispersion!r}")
-    return limits
-
-
 def _check_targets(target_probability, n_targets, n_latent):
-    """Return the rule for choosing targets, or say what is wrong with it."""
+    """Return what draws the mask of a number of perturbations, or say what is wrong with it."""
     if n_targets is None:
         probability = min(1.0, 2 / n_latent) if target_probability is None else target_probability
         check_number(probability, "target_probability", 0, 1, "right")
-        return CoinRule(n_latent, probability)
+        return lambda n_rows, rng: rng.random_sample((n_rows, n_latent)) < probability
     if target_probability is not None:
         raise ValueError("give either target_probability or n_targets, not both")
     low, high = check_target_range(n_targets)
     if high > n_latent:
         raise ValueError(f"n_targets={n_targets!r} exceeds the {n_latent} latents")
-    return TargetRule(n_latent, n_latent, low, high)
+    return TargetRule(n_latent, n_latent, low, high).draw
 
 
 def _check_effect(effect, target_probability, n_targets, shape):
@@ -324,7 +272,7 @@ def _check_effect(effect, target_probability, n_targets, shape):
     if effect is None:
         return None
     if target_probability is not None or n_targets is not None:
-        raise ValueError("give effect, whose zeros say what is no target, or the rule for targets")
+        raise ValueError("give effect, whose zeros are not targets, or the rule for targets")
     effect = read_matrix(effect, "effect", copy=True)
     if effect.shape != shape:
         raise ValueError(f"effect has shape {effect.shape}; n_perturbations, n_latent are {shape}")

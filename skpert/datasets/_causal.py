@@ -5,30 +5,31 @@ r"""Simulated screens in which perturbations shift the variables of a latent cau
 
 :math:`B_{ij} \ne 0` is an edge :math:`i \to j` of an acyclic graph, :math:`a_p` the dosage of
 perturbation :math:`p`, :math:`c_p` its penetrance and :math:`S_p \ge 0` its shift, which sums to
-one and follows from its features :math:`F_p`, those of an unseen perturbation, too.
+one and follows from its features :math:`F_p`, those of an unseen perturbation, too. Rows are
+cells, so that :math:`u = (z + s) (I - B)^{-1}` for the shift :math:`s` of a cell. Without cycles
+the latents have an order in which :math:`I - B` is triangular with ones on its diagonal.
 """
 
-from functools import partial
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import solve_triangular
 from scipy.special import softmax
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from ._additive import _check_noise
-from ._designs import Population
-from ._mixing import (
-    N_HIDDEN,
-    check_number,
+from .._input.expression import read_matrix
+from .._input.values import check_number, check_range
+from ._decoders import CountDecoder, NormalDecoder, decoder_drawer
+from ._simulation import (
+    Population,
     check_sizes,
-    check_strengths,
-    check_widths,
-    draw_haar_layer,
-    perturbation_names,
+    draw_expression,
+    draw_rows,
+    numbered,
 )
-from ._noise import N_HIDDEN_NORMAL, NormalDecoder
-from ._structural import CausalDecoder, causal_states, check_graph, draw_weights
 
 _SPREAD = 0.1  # share of the variance of features that lies within clusters
 _MAX_SHARPNESS = 1e3  # shifts then have a single target
@@ -62,9 +63,9 @@ def make_causal_shift(
 
     A cell under perturbation ``p`` has basal state ``z ~ Normal(0, I)`` and causal state
     ``u = u @ weights + z + penetrance[p] * shift[p]``, so that what moves a latent moves its
-    descendants in the graph. Expression follows from ``u`` in one of the three kinds of
-    :func:`make_additive_shift`. Shifts are a function of features, from which those of unseen
-    perturbations can be predicted; penetrances are not.
+    descendants in the graph. Expression follows from ``u`` as in :func:`make_additive_shift`.
+    Shifts are a function of features, from which those of unseen perturbations can be predicted;
+    penetrances are not.
 
     Parameters
     ----------
@@ -73,18 +74,14 @@ def make_causal_shift(
     n_unseen : int or None, default=None
         The last ``n_unseen`` perturbations are for testing: their cells are in the data, and not
         in ``train``. None means a quarter, rounded down.
-    n_cells_per_perturbation : int, default=100
-        Number of cells of each perturbation.
-    n_control_cells : int, default=1000
-        Number of cells labelled ``"control"``, which have no shift.
-    n_latent : int, default=10
-        Number of latent variables, the modules; at most 50 for ``"normal"``, ``n_genes`` if
-        ``linear``, and 40 for counts.
-    n_genes : int, default=100
-        Number of genes; at least 50 for ``"normal"``, ``n_latent`` if ``linear``, and 40 for
-        counts.
+    n_cells_per_perturbation, n_control_cells : int, default=100 and 1000
+        Number of cells of each perturbation, and of those labelled ``"control"``, which have no
+        shift.
+    n_latent, n_genes : int, default=10 and 100
+        Number of latent variables, the modules, at most 40 for counts and 50 for ``"normal"``,
+        and number of genes, at least 40 or 50; if ``linear``, only ``n_latent <= n_genes``.
     graph : array-like of shape (n_latent, n_latent) or None, default=None
-        Graph of your own, without cycles: 1 in row i and column j is an edge i -> j, 0 is none.
+        Given graph, without cycles: 1 in row i and column j is an edge i -> j, 0 is none.
         None draws one.
     edge_probability : float in [0, 1], default=0.3
         Each latent is a cause of each later one with this probability, unless ``graph`` is given;
@@ -108,15 +105,10 @@ def make_causal_shift(
     linear : bool, default=False
         Expression is linear in the causal states, for ``"normal"`` only: its expectation under
         perturbation ``p`` is ``effect[p] @ inv(I - weights) @ loadings``.
-    library_size : float, default=1e4
-        Mean over cells of the expected total counts; counts only.
-    library_scale : float in [0, 3], default=0.3
-        Standard deviation of the logarithm of the library size, which is normal; 0 gives all
-        cells the same. Counts only.
+    library_size, library_scale : float, default=1e4 and 0.3
+        Depth of counts, as in :func:`make_additive_shift`.
     dispersion : float or (float, float), default=(1.0, 10.0)
-        Inverse dispersion theta of the negative binomial, whose variance is
-        ``mean + mean**2 / theta``: the same for all genes, or drawn log-uniformly from this range
-        for each. Negative binomial only.
+        Noise of negative binomial counts, as in :func:`make_additive_shift`.
     noise_fraction : float in (0, 1), default=0.2
         Share of noise in the variance of each gene over the cells; ``"normal"`` only.
     shuffle : bool, default=True
@@ -127,18 +119,16 @@ def make_causal_shift(
     Returns
     -------
     data : Bunch
-        X : ndarray of shape (n_cells, n_genes), float32
-            Normal expression, or counts.
-        A : ndarray of shape (n_cells,), object
-            Label of each cell: a name in ``perturbations`` or ``"control"``.
-        Z : ndarray of shape (n_cells, n_latent)
-            True basal states.
-        U : ndarray of shape (n_cells, n_latent)
-            True causal states.
+        As of :func:`make_additive_shift` are ``X``, ``A``, ``perturbations``,
+        ``expected_expression``, ``control_expression``, ``library_size``, ``dispersion``,
+        ``noise_scale`` and ``DESCR``. There are no combinations in the data.
+
+        Z, U : ndarray of shape (n_cells, n_latent)
+            True basal and causal states.
         train, test : ndarray of int
             Rows of the cells of seen perturbations and of controls; of unseen perturbations.
         graph : ndarray of shape (n_latent, n_latent), bool
-            Edges: True in row i and column j is i -> j; i < j unless you gave the graph.
+            Edges: True in row i and column j is i -> j; i < j unless the graph was given.
         weights : ndarray of shape (n_latent, n_latent)
             B, the weights of the edges, zero elsewhere.
         features : DataFrame of shape (n_perturbations, n_features)
@@ -153,38 +143,16 @@ def make_causal_shift(
             c, the total shift of each perturbation.
         effect : ndarray of shape (n_perturbations, n_latent)
             Penetrance times shift.
-        perturbations : ndarray of shape (n_perturbations,), object
-            Names, sorted, in the order of the rows above.
         seen : ndarray of shape (n_perturbations,), bool
             Whether cells of the perturbation are in ``train``.
-        expected_expression : ndarray of shape (n_perturbations, n_genes)
-            What ``expected`` gives for each perturbation alone.
-        control_expression : ndarray of shape (n_genes,)
-            The same without perturbation, with or without control cells in the data.
         expected : callable
-            ``expected(A)``: expected expression of cells under any designs, (n_designs, n_genes).
-            A is labels, combinations such as ``"P01+P07"`` included, or dosages in the order of
-            ``perturbations``, not negative, which scale penetrances. It is the mean over 2,048
-            basal states, the same for all designs (a fixed Sobol sequence), at the mean library
-            size, and exact if ``linear``.
-        rate : callable
-            ``rate(U)``: expected expression of any causal states, (n_cells, n_genes); of counts
-            at the mean library size, or ``rate(U, library_size)``, one number or one per cell.
-        log_likelihood : callable
-            ``log_likelihood(X, U)``: log density (probability, if counts) of expression given
-            causal states, in nats per cell, (n_cells,); every constant is included. Counts are
-            taken to be those of all cells of the data set, in order and so at their own library
-            sizes; for other cells there is ``log_likelihood(X, U, library_size)``.
+            ``expected(A)`` as of :func:`make_additive_shift`, combinations included; dosages
+            scale penetrances. Exact if ``linear``.
+        rate, log_likelihood : callable
+            ``rate(U)`` and ``log_likelihood(X, U)`` as of :func:`make_additive_shift`, with causal
+            states in place of latent states.
         loadings : ndarray of shape (n_latent, n_genes)
             Expected expression per unit of each causal state; ``linear`` only.
-        noise_scale : ndarray of shape (n_genes,)
-            Standard deviation of the noise of each gene; ``"normal"`` only.
-        library_size : ndarray of shape (n_cells,)
-            Expected total counts of each cell; counts only.
-        dispersion : ndarray of shape (n_genes,)
-            Theta of each gene; negative binomial only.
-        DESCR : str
-            One sentence on what was simulated.
 
     Raises
     ------
@@ -213,62 +181,78 @@ def make_causal_shift(
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
     noise = library_size, library_scale, dispersion, noise_fraction
-    draw_decoder = _check_decoder(likelihood, linear, n_latent, n_genes, noise)
-    graph = check_graph(graph, edge_probability, n_latent)
-    edge_weight = _check_range(edge_weight, "edge_weight", 0)
-    penetrance = _check_range(penetrance, "penetrance", -np.inf)
+    draw_decoder = decoder_drawer(likelihood, n_latent, n_genes, noise, linear=linear)
+    graph = _check_graph(graph, edge_probability, n_latent)
+    edge_weight = _check_interval(edge_weight, "edge_weight", 0)
+    penetrance = _check_interval(penetrance, "penetrance", -np.inf)
     n_unseen = _check_unseen(n_unseen, n_perturbations)
     n_clusters = _check_features(n_features, n_clusters, sharpness, n_perturbations)
     rng = check_random_state(random_state)
 
-    weights = draw_weights(graph, edge_probability, edge_weight, n_latent, rng)
-    names = perturbation_names(n_perturbations)
-    shifts = _draw_shifts(names, n_clusters, n_features, n_latent, sharpness, rng)
-    penetrance = rng.uniform(*penetrance, size=n_perturbations)
-    effect = penetrance[:, None] * shifts["shift"]
-    seen = np.arange(n_perturbations) < n_perturbations - n_unseen
-    n_cells = [n_cells_per_perturbation] * n_perturbations + [n_control_cells]
-    cells = _draw_cells(effect, names, seen, n_cells, weights, shuffle, rng)
+    weights = _draw_weights(graph, edge_probability, edge_weight, n_latent, rng)
+    shifts = _draw_shifts((n_perturbations, n_features, n_latent), n_clusters, sharpness, rng)
+    effects = _draw_effects(shifts["shift"], penetrance, n_unseen, rng)
+    n_each = n_cells_per_perturbation, n_control_cells
+    cells = _draw_cells(n_each, effects, weights, shuffle, rng)
     decoder = draw_decoder(cells["U"], n_genes, rng)
     return Bunch(
-        X=decoder.sample(cells["U"], rng),
-        graph=weights != 0,
-        weights=weights,
-        penetrance=penetrance,
-        effect=effect,
-        seen=seen,
         DESCR=f"Causal shifts: {n_perturbations} perturbations, {n_unseen} of them unseen, "
         f"{n_latent} latents, {(weights != 0).sum()} edges, {likelihood=}, {linear=}.",
-        **shifts,
-        **cells,
-        **_truth(decoder, weights, cells["perturbations"], effect),
-        **({"loadings": decoder.weights[0]} if linear else {}),
+        **(shifts | effects | cells | _draw_expression(decoder, weights, effects, cells, rng)),
     )
 
 
-def _truth(decoder, weights, perturbations, effect):
-    """Return what is known of expression, as entries of the data set."""
-    population = Population(CausalDecoder(decoder, weights), perturbations, effect)
-    expected = population.expected(np.eye(len(effect) + 1)[:, :-1])  # last row: control
-    return {
-        "expected_expression": expected[:-1],
-        "control_expression": expected[-1],
-        "expected": population.expected,
-        "rate": decoder.rate,
-        "log_likelihood": decoder.log_likelihood,
-        **decoder.parameters(),
-    }
+@dataclass(frozen=True, eq=False)
+class CausalDecoder:
+    """Expression given shifted basal states: the causal model and what follows from it."""
+
+    decoder: CountDecoder | NormalDecoder  # p(x | u)
+    weights: np.ndarray  # B
+
+    def mean(self, Z):
+        """Return the expected expression of basal states plus shifts; nothing is checked."""
+        return self.decoder.mean(causal_states(Z, 0.0, self.weights))
 
 
-def _draw_shifts(names, n_clusters, n_features, n_latent, sharpness, rng):
+def causal_states(z, shift, B):
+    """Solve u = u B + z + shift of cells, (n_cells, n_latent), or of one, causes first."""
+    order = topological_order(B != 0)
+    system = (np.eye(len(B)) - B)[np.ix_(order, order)]  # upper triangular, ones on the diagonal
+    total = z + shift
+    u = np.empty(total.shape)
+    solved = solve_triangular(system, total[..., order].T, trans="T", unit_diagonal=True)
+    u[..., order] = solved.T
+    return u
+
+
+def topological_order(graph):
+    """Latents, causes before effects; a cycle is named."""
+    causes = {j: np.flatnonzero(column).tolist() for j, column in enumerate(graph.T)}
+    try:
+        return list(TopologicalSorter(causes).static_order())
+    except CycleError as error:
+        cycle = " -> ".join(map(str, error.args[1]))
+        raise ValueError(f"graph must have no cycle, it has {cycle}: remove an edge") from None
+
+
+def _draw_weights(graph, edge_probability, edge_weight, n_latent, rng):
+    """Weights of the edges of a graph, (n_latent, n_latent); as many draws for any graph."""
+    coins = rng.random_sample((n_latent, n_latent)) < edge_probability
+    strength = rng.uniform(*edge_weight, size=coins.shape)
+    signed = rng.choice([-1.0, 1.0], size=coins.shape) * strength
+    return np.where(np.triu(coins, k=1) if graph is None else graph, signed, 0.0)
+
+
+def _draw_shifts(shape, n_clusters, sharpness, rng):
     """Features of perturbations and the shifts that follow from them."""
-    clusters = rng.permutation(np.arange(len(names)) % n_clusters)
+    n_perturbations, n_features, n_latent = shape
+    clusters = rng.permutation(np.arange(n_perturbations) % n_clusters)
     centres = rng.normal(size=(n_clusters, n_features))
-    own = rng.normal(size=(len(names), n_features))
+    own = rng.normal(size=(n_perturbations, n_features))
     features = np.sqrt(1 - _SPREAD) * centres[clusters] + np.sqrt(_SPREAD) * own
     scale = sharpness / np.sqrt(n_features)  # logits then have this standard deviation
     feature_weights = scale * rng.normal(size=(n_features, n_latent))
-    columns = [f"F{k}" for k in range(n_features)]
+    names, columns = numbered("P", n_perturbations), [f"F{k}" for k in range(n_features)]
     return {
         "features": pd.DataFrame(features, index=names, columns=columns),
         "feature_weights": feature_weights,
@@ -277,15 +261,20 @@ def _draw_shifts(names, n_clusters, n_features, n_latent, sharpness, rng):
     }
 
 
-def _draw_cells(effect, names, seen, n_cells, weights, shuffle, rng):
-    """Labels and states of all cells, controls last in ``n_cells``, and what they are for."""
-    row = np.repeat(np.arange(len(n_cells)), n_cells)  # of each cell in effect
-    if shuffle:
-        row = rng.permutation(row)
+def _draw_effects(shift, penetrance, n_unseen, rng):
+    penetrance = rng.uniform(*penetrance, size=len(shift))
+    seen = np.arange(len(shift)) < len(shift) - n_unseen
+    return {"penetrance": penetrance, "effect": penetrance[:, None] * shift, "seen": seen}
+
+
+def _draw_cells(n_each, effects, weights, shuffle, rng):
+    """Labels and states of all cells, and what they are for."""
+    (n_treated, n_control), effect = n_each, effects["effect"]
+    row = draw_rows([n_treated] * len(effect) + [n_control], shuffle, rng)
     Z = rng.normal(size=(len(row), effect.shape[1]))
-    labels = np.array([*names, "control"], dtype=object)
+    labels = np.array([*numbered("P", len(effect)), "control"], dtype=object)
     shift = np.vstack([effect, np.zeros(effect.shape[1])])[row]
-    in_train = np.append(seen, True)[row]
+    in_train = np.append(effects["seen"], True)[row]
     return {
         "A": labels[row],
         "Z": Z,
@@ -296,38 +285,36 @@ def _draw_cells(effect, names, seen, n_cells, weights, shuffle, rng):
     }
 
 
-def _draw_linear_decoder(U, n_genes, rng, noise_fraction):
-    """Random linear decoder that gives genes unit variance over the causal states U."""
-    loadings = draw_haar_layer(U.shape[1], n_genes, rng)
-    scale = (U @ loadings).std(axis=0)
-    loadings = loadings / np.where(scale > 0, scale, 1.0)
-    noise_scale = np.full(n_genes, np.sqrt(noise_fraction / (1 - noise_fraction)))
-    return NormalDecoder((loadings,), np.ones(n_genes), noise_scale)
+def _draw_expression(decoder, weights, effects, cells, rng):
+    """Expression of all cells, and what is known of it and of the graph behind it."""
+    mean, effect = CausalDecoder(decoder, weights).mean, effects["effect"]
+    return {
+        "graph": weights != 0,
+        "weights": weights,
+        **draw_expression(decoder, mean, cells["U"], effect, rng),
+        "expected": Population(mean, cells["perturbations"], effect).expected,
+        **decoder.parameters(),
+    }
 
 
-def _check_decoder(likelihood, linear, n_latent, n_genes, noise):
-    """Return what draws a decoder of this kind, or say what is wrong with it."""
-    check_strengths(0.0, 0.0, noise[0])
-    draw_decoder = _check_noise(likelihood, *noise)
-    if not linear:
-        check_widths(n_latent, N_HIDDEN_NORMAL if likelihood == "normal" else N_HIDDEN, n_genes)
-        return draw_decoder
-    if likelihood != "normal":
-        raise ValueError(f"linear=True needs likelihood='normal', got {likelihood!r}")
-    check_widths(n_latent, n_latent, n_genes)
-    return partial(_draw_linear_decoder, noise_fraction=noise[-1])
+def _check_graph(graph, edge_probability, n_latent):
+    """Return a given graph, (n_latent, n_latent), bool, or None."""
+    check_number(edge_probability, "edge_probability", 0, 1, "both")
+    if graph is None:
+        return None
+    graph = read_matrix(graph, "graph")
+    if graph.shape != (n_latent, n_latent):
+        raise ValueError(f"graph has shape {graph.shape}; it must be that of {n_latent=} latents")
+    if not np.isin(graph, [0, 1]).all():
+        raise ValueError("graph must hold 0 and 1 only: weights are drawn, see edge_weight")
+    topological_order(graph != 0)
+    return graph != 0
 
 
-def _check_range(value, name, above):
+def _check_interval(value, name, above):
     """Return the smallest and largest of the numbers to be drawn."""
-    limits = [value] * 2 if np.ndim(value) == 0 else list(value)
-    numbers = len(limits) == 2 and all(isinstance(limit, Real) for limit in limits)
-    if not numbers or not above < limits[0] <= limits[1] < np.inf:
-        raise ValueError(
-            f"{name} must be a number above {above} and below inf, or two as (lowest, highest), "
-            f"got {value!r}"
-        )
-    return limits
+    must = f"{name} must be a number above {above} and below inf, or two as (lowest, highest)"
+    return check_range(value, must, Real, lambda low, high: above < low <= high < np.inf)
 
 
 def _check_unseen(n_unseen, n_perturbations):

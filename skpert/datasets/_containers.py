@@ -112,14 +112,19 @@ def _read_mudata(group, path, layer, modality):
 
 def _read_anndata(group, path, layer):
     """Only what is asked for, of all that an AnnData may hold."""
+    X, var = stored_matrix(group, layer, path)
+    _check_is_whole(X)
+    return Screen(_element(X), _element(group["obs"]), _element(var))
+
+
+def stored_matrix(group, layer, path):
+    """X, a layer or the raw X of an AnnData, still on disk, and the table of its genes."""
     layers, raw = _part(group, "layers"), _part(group, "raw")
     held = {name: (layers[name], group["var"]) for name in (layers if layers is not None else ())}
     if raw is not None:
         held.setdefault("raw", (raw["X"], raw["var"]))
     held[None] = _part(group, "X"), group["var"]
-    X, var = _chosen(held, layer, path)
-    _check_is_whole(X)
-    return Screen(_element(X), _element(group["obs"]), _element(var))
+    return _chosen(held, layer, path)
 
 
 def _part(group, name):

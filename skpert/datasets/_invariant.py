@@ -8,14 +8,18 @@ r"""Simulated cells of several batches, in which biology and batch move latents 
 not depend on the batch, the spurious ones :math:`z_S` on nothing else.
 """
 
+from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from ._covariates import CoveredCells, LatentPrior, draw_codes, level_names, level_table
-from ._mixing import N_HIDDEN, check_number, check_strengths, check_widths
-from ._simulators import _draw_decoder
+from .._input.values import check_number
+from ._decoders import MixingDecoder, check_poisson, draw_poisson_decoder
+from ._simulation import numbered, population_mean
+
+_FACTORS = {"batch": "B", "cell_type": "T", "condition": "C"}  # columns of codes, in this order
 
 
 def make_invariant(
@@ -48,10 +52,9 @@ def make_invariant(
     ----------
     n_cells_per_combination : int, default=500
         Number of cells of each combination of cell type, condition and batch.
-    cell_type_shift : float or sequence of float, default=(5.0, 2.0)
-        Mean of the invariant latents in each cell type, before that of the condition is added.
-    condition_shift : float or sequence of float, default=(0.0, 1.0)
-        What each condition, such as healthy and diseased, adds to it.
+    cell_type_shift, condition_shift : float or sequence of float, default=(5.0, 2.0), (0.0, 1.0)
+        What each cell type, and each condition such as healthy and diseased, adds to the mean of
+        the invariant latents.
     batch_mean : float or sequence of float, default=(0.0, 1.0, 2.0)
         Mean of the spurious latents in each batch, which is the environment.
     batch_variance : float, sequence of float or None, default=None
@@ -70,18 +73,15 @@ def make_invariant(
     unbalanced : float in [0, 1], default=0.0
         Share of the cells of each batch that all have one condition, the first in the first
         batch, the second in the second, and so on round; the others are spread evenly. At 1 the
-        batch tells the condition, and conditions beyond the number of batches have no cells. Not
-        published.
-    n_invariant : int, default=9
-        Number of invariant latents.
-    n_spurious : int, default=1
-        Number of spurious latents; with 0 batches do not differ. With ``n_invariant`` at most 40.
+        batch determines the condition, and conditions beyond the number of batches have no cells.
+        Not published.
+    n_invariant, n_spurious : int, default=9 and 1
+        Numbers of invariant and spurious latents, together at most 40; with 0 spurious ones
+        batches do not differ.
     n_genes : int, default=100
         Number of genes, at least 40.
     normalize : {"genes", "cells"}, default="genes"
-        "genes": each cell's rates are ``library_size`` times a softmax over genes. "cells" (the
-        released code, and hence the paper's figures): each gene's rates are 1e6 times a softmax
-        over the cells of the data set.
+        As in :func:`make_sparse_shift`; the paper's figures are of "cells".
     library_size : float, default=1e5
         Expected total counts of every cell; used by ``normalize="genes"`` only.
     shuffle : bool, default=True
@@ -114,12 +114,8 @@ def make_invariant(
             from a DataFrame with the three columns. Combinations without cells can be asked for,
             such as a condition in a batch that has none of it. It is the mean over 2,048 latent
             states, the same for all rows (a fixed Sobol sequence).
-        rate : callable
-            ``rate(Z)``: expected counts of any latent states under the network and normalisation
-            of this data set, (n_cells, n_genes).
-        log_likelihood : callable
-            ``log_likelihood(X, Z)``: log probability of counts given latent states, in nats per
-            cell, (n_cells,); every constant is included.
+        rate, log_likelihood : callable
+            ``rate(Z)`` and ``log_likelihood(X, Z)`` as of :func:`make_sparse_shift`.
         DESCR : str
             One sentence on what was simulated.
 
@@ -166,60 +162,150 @@ def make_invariant(
     B2         60  20
     """
     check_scalar(n_cells_per_combination, "n_cells_per_combination", Integral, min_val=1)
-    _check_latents(n_invariant, n_spurious, n_genes)
+    check_scalar(n_invariant, "n_invariant", Integral, min_val=1)
+    check_scalar(n_spurious, "n_spurious", Integral, min_val=0)
+    check_poisson(n_invariant + n_spurious, n_genes, library_size, normalize)
+    check_number(shift_scale, "shift_scale", 0, np.inf, "left")
     cell_type_shift = _check_numbers(cell_type_shift, "cell_type_shift")
     condition_shift = _check_numbers(condition_shift, "condition_shift")
-    batch_mean = _check_numbers(batch_mean, "batch_mean")
-    batch_variance = _check_variance(batch_variance, len(batch_mean))
-    shape = len(batch_mean), len(cell_type_shift), len(condition_shift)
-    _check_strengths(shift_scale, library_size, normalize)
+    batch = _check_batches(batch_mean, batch_variance)
+    shape = len(batch["batch_mean"]), len(cell_type_shift), len(condition_shift)
     _check_unbalanced(unbalanced, shape)
     rng = check_random_state(random_state)
 
     shift = cell_type_shift[:, None] + condition_shift  # (n_cell_types, n_conditions)
-    invariant_mean = rng.normal(shift[..., None], shift_scale, size=(*shape[1:], n_invariant))
-    scale = _tridiagonal(n_invariant) if correlated else np.eye(n_invariant)
-    prior = LatentPrior(invariant_mean, scale, batch_mean, batch_variance, n_spurious)
-    codes = draw_codes(n_cells_per_combination, shape, unbalanced, shuffle, rng)
+    mean = rng.normal(shift[..., None], shift_scale, size=(*shape[1:], n_invariant))
+    prior = LatentPrior(mean, _root(n_invariant, correlated), **batch, n_spurious=n_spurious)
+    codes = _draw_codes(n_cells_per_combination, shape, unbalanced, shuffle, rng)
     Z = prior.states(codes, rng.normal(size=(len(codes), n_invariant + n_spurious)))
-    decoder = _draw_decoder(Z, n_genes, normalize, library_size, rng)
-    names = level_names(shape)
+    decoder = draw_poisson_decoder(Z, n_genes, rng, library_size, normalize)
     return Bunch(
         X=decoder.sample(Z, rng),
-        obs=level_table(codes, names),
         Z=Z,
-        n_invariant=n_invariant,
-        n_spurious=n_spurious,
-        invariant=["cell_type", "condition"],
-        spurious=["batch"],
-        invariant_mean=invariant_mean,
-        invariant_covariance=scale @ scale.T,
-        batch_mean=batch_mean,
-        batch_variance=batch_variance,
-        expected=CoveredCells(prior, decoder, names).expected,
-        rate=decoder.rate,
-        log_likelihood=decoder.log_likelihood,
         DESCR=f"Invariant and spurious latents: {n_invariant} and {n_spurious}, {shape[1]} cell "
         f"types, {shape[2]} conditions, {shape[0]} batches, {unbalanced=}, {normalize=}.",
+        **_truth(prior, decoder, codes, shape),
     )
 
 
-def _tridiagonal(n):
-    """Matrix of ones on the diagonal and beside it, (n, n)."""
-    return np.eye(n) + np.eye(n, k=1) + np.eye(n, k=-1)
+@dataclass(frozen=True, eq=False)
+class LatentPrior:
+    """p(z | cell type, condition, batch)."""
+
+    invariant_mean: np.ndarray  # (n_cell_types, n_conditions, n_invariant)
+    invariant_scale: np.ndarray  # symmetric root of the covariance, (n_invariant, n_invariant)
+    batch_mean: np.ndarray  # (n_batches,)
+    batch_variance: np.ndarray  # (n_batches,)
+    n_spurious: int
+
+    def states(self, codes, noise):
+        """Latent states of cells from standard normal noise, (n_cells, n_latent)."""
+        batch, cell_type, condition = codes.T
+        n_invariant = len(self.invariant_scale)
+        invariant = noise[:, :n_invariant] @ self.invariant_scale
+        spurious = np.sqrt(self.batch_variance)[batch, None] * noise[:, n_invariant:]
+        return np.hstack(
+            [
+                self.invariant_mean[cell_type, condition] + invariant,
+                self.batch_mean[batch, None] + spurious,
+            ]
+        )
 
 
-def _check_latents(n_invariant, n_spurious, n_genes):
-    check_scalar(n_invariant, "n_invariant", Integral, min_val=1)
-    check_scalar(n_spurious, "n_spurious", Integral, min_val=0)
-    check_widths(n_invariant + n_spurious, N_HIDDEN, n_genes)
+@dataclass(frozen=True, eq=False)
+class CoveredCells:
+    """Cells of all latent states, with any covariates."""
+
+    prior: LatentPrior
+    decoder: MixingDecoder
+    names: dict  # of the levels of each factor
+
+    def expected(self, obs):
+        """Return the expected counts of cells with the covariates of each row of ``obs``."""
+        distinct, row = np.unique(self._codes(obs), axis=0, return_inverse=True)
+        return np.stack([self._mean(code) for code in distinct])[row.ravel()]
+
+    def _mean(self, code):
+        """Expected counts of cells with these levels, (n_genes,)."""
+
+        def mean(noise):
+            return self.decoder.mean(self.prior.states(np.tile(code, (len(noise), 1)), noise))
+
+        n_latent = len(self.prior.invariant_scale) + self.prior.n_spurious
+        return population_mean(mean, np.zeros((1, n_latent)))[0]
+
+    def _codes(self, obs):
+        """Positions of the levels of each row, (n_rows, 3)."""
+        if not isinstance(obs, pd.DataFrame) or not len(obs):
+            raise ValueError(
+                f"obs must be a DataFrame with the columns {', '.join(_FACTORS)} and at least one "
+                f"row, got {type(obs).__name__}"
+            )
+        missing = [name for name in _FACTORS if name not in obs]
+        if missing:
+            raise ValueError(f"obs has no column {missing}, but {list(obs.columns)[:10]}")
+        return np.column_stack([self._positions(obs[name], name) for name in _FACTORS])
+
+    def _positions(self, values, name):
+        codes = pd.Index(self.names[name]).get_indexer(values.astype(object))
+        if (codes < 0).any():
+            unknown = sorted(set(values[codes < 0].astype(str)))[:10]
+            raise ValueError(f"obs has {unknown} as {name}; known are {self.names[name].tolist()}")
+        return codes
 
 
-def _check_strengths(shift_scale, library_size, normalize):
-    check_number(shift_scale, "shift_scale", 0, np.inf, "left")
-    check_strengths(0.0, 0.0, library_size)
-    if normalize not in ("genes", "cells"):
-        raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
+def _truth(prior, decoder, codes, shape):
+    """Return the covariates of the cells and what is known of them, as entries of the data set."""
+    names = {
+        factor: np.array(numbered(letter, n), dtype=object)
+        for (factor, letter), n in zip(_FACTORS.items(), shape, strict=True)
+    }
+    return {
+        "obs": _table(codes, names),
+        "n_invariant": len(prior.invariant_scale),
+        "n_spurious": prior.n_spurious,
+        "invariant": ["cell_type", "condition"],
+        "spurious": ["batch"],
+        "invariant_mean": prior.invariant_mean,
+        "invariant_covariance": prior.invariant_scale @ prior.invariant_scale.T,
+        "batch_mean": prior.batch_mean,
+        "batch_variance": prior.batch_variance,
+        "expected": CoveredCells(prior, decoder, names).expected,
+        "rate": decoder.rate,
+        "log_likelihood": decoder.log_likelihood,
+    }
+
+
+def _root(n, correlated):
+    """Symmetric root of the covariance: ones on the diagonal, and beside it if correlated."""
+    beside = np.eye(n, k=1) + np.eye(n, k=-1)
+    return np.eye(n) + correlated * beside
+
+
+def _draw_codes(n_cells, shape, unbalanced, shuffle, rng):
+    """Levels of all cells, (n_cells, 3), from the number of them in a balanced combination."""
+    numbers = _numbers_of_cells(n_cells, shape, unbalanced)
+    codes = np.repeat(np.indices(shape).reshape(3, -1).T, numbers.ravel(), axis=0)
+    return rng.permutation(codes) if shuffle else codes
+
+
+def _numbers_of_cells(n_cells, shape, unbalanced):
+    """Number of cells of each combination, of this shape; the total of a batch does not change."""
+    n_batches, _, n_conditions = shape
+    others = round((1 - unbalanced) * n_cells)
+    numbers = np.full(shape, others)
+    own = np.arange(n_batches) % n_conditions
+    numbers[np.arange(n_batches), :, own] = n_conditions * n_cells - (n_conditions - 1) * others
+    return numbers
+
+
+def _table(codes, names):
+    """Covariates of the cells as categories, cell types first."""
+    columns = {
+        name: pd.Categorical.from_codes(codes[:, [*_FACTORS].index(name)], names[name])
+        for name in ("cell_type", "condition", "batch")
+    }
+    return pd.DataFrame(columns, index=[f"cell{i}" for i in range(len(codes))])
 
 
 def _check_numbers(values, name):
@@ -236,10 +322,12 @@ def _check_numbers(values, name):
     return numbers.copy()
 
 
-def _check_variance(batch_variance, n_batches):
-    """Return the variance of each batch, (n_batches,)."""
+def _check_batches(batch_mean, batch_variance):
+    """Return mean and variance of each batch, (n_batches,) each, by name."""
+    batch_mean = _check_numbers(batch_mean, "batch_mean")
+    n_batches = len(batch_mean)
     if batch_variance is None:
-        return np.arange(n_batches) + 2.0
+        return {"batch_mean": batch_mean, "batch_variance": np.arange(n_batches) + 2.0}
     variance = _check_numbers(batch_variance, "batch_variance")
     if np.ndim(batch_variance) == 0:
         variance = np.repeat(variance, n_batches)
@@ -248,7 +336,7 @@ def _check_variance(batch_variance, n_batches):
             f"batch_variance must be a number that is not negative, or one for each of the "
             f"{n_batches} numbers in batch_mean, got {batch_variance!r}"
         )
-    return variance
+    return {"batch_mean": batch_mean, "batch_variance": variance}
 
 
 def _check_unbalanced(unbalanced, shape):

@@ -1,6 +1,7 @@
 """The screen of pairs of genes of Norman et al. 2019, and the two tasks set on it."""
 
-from numbers import Integral, Real
+from functools import partial
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
 from .._input.parts import read_parts
-from ._download import RemoteFile, get_data_home
-from ._fetch import column, fetch_part, read_part
+from .._input.values import check_integer
+from ._download import RemoteFile, column, fetch_part, read_part
 
 # "Norman processed" of the sc-pert collection, 1.7 GB, whose checksum is not known here. What
-# seems to be the same file lies at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
+# seems to be the same file is at https://exampledata.scverse.org/pertpy/norman_2019.h5ad and,
 # as the paper used it, at s3://insitro-research-2023-sams-vae/data/norman.h5ad; neither was
 # compared.
 NORMAN = RemoteFile("norman_2019.h5ad", "https://ndownloader.figshare.com/files/34027562")
@@ -76,7 +77,7 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
     >>> [(split == part).sum().item() for part in ("train", "val", "test", None)]
     [24, 8, 5, 8]
     """
-    check_task(task, fraction, seed)
+    _check_task(task, fraction, seed)
     missing = np.flatnonzero(pd.isna(np.asarray(A, dtype=object)))
     if len(missing):
         raise ValueError(f"{len(missing)} labels in A are missing, the first in row {missing[0]}")
@@ -90,10 +91,11 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
             f"none; got {combined.sum()} and {(~combined).sum()}"
         )
     split = np.full(len(A), None, dtype=object)
-    train, val = _halves(np.flatnonzero(~combined), seed)
+    parted = partial(train_test_split, test_size=0.2, random_state=seed)
+    train, val = parted(np.flatnonzero(~combined))
     split[train], split[val] = "train", "val"
-    kept, test = _halves(np.flatnonzero(combined), seed)
-    train, val = _halves(kept, seed)
+    kept, test = parted(np.flatnonzero(combined))
+    train, val = parted(kept)
     if task == "ood":
         names = _shuffled(np.unique(A[combined]), sep, seed)
         seen = names[: int(fraction * len(names))]
@@ -106,14 +108,13 @@ def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep=
     return split
 
 
-def check_task(task, fraction, seed):
+def _check_task(task, fraction, seed):
     """Check what chooses a split."""
     if task not in ("ood", "data_efficiency"):
         raise ValueError(f"task must be 'ood' or 'data_efficiency', got {task!r}")
     if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be a number from 0 to 1, got {fraction!r}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    check_integer(seed, "seed", 0)
 
 
 def _is_combination(A, control, sep):
@@ -121,11 +122,6 @@ def _is_combination(A, control, sep):
     names, codes = np.unique(A, return_inverse=True)
     parts = read_parts(names.tolist(), control, sep).of
     return np.array([len(parts[name]) > 1 for name in names.tolist()], dtype=bool)[codes]
-
-
-def _halves(cells, seed):
-    """80 % and 20 % of the cells, shuffled."""
-    return train_test_split(cells, test_size=0.2, random_state=seed)
 
 
 def _shuffled(names, sep, seed):
@@ -151,53 +147,38 @@ def fetch_norman(
     """Screen of single genes and pairs, activated in K562 cells, as in the SAMS-VAE paper.
 
     Norman et al. 2019 [1]_ in the form of the sc-pert collection: raw counts of the 5,000 highly
-    variable genes in 111,255 cells, with 105 genes and 131 pairs of them activated. The file has
-    1.7 GB and is fetched once; the part that is used is then kept in ``norman.h5ad``, which later
-    calls read whatever ``url`` says, and the file can be deleted. Needs anndata
-    (``pip install 'skpert[data]'``).
+    variable genes in 111,255 cells, with 105 genes and 131 pairs of them activated. Of the file
+    (1.7 GB) the part that is used is kept in ``norman.h5ad``.
 
     Parameters
     ----------
     task : {"ood", "data_efficiency"}, default="ood"
         What is left out of training, see :func:`norman_split`.
-    fraction : float, default=1.0
-        Share in [0, 1] of combinations, or of their cells, that are trained on.
+    fraction : float in [0, 1], default=1.0
+        Share of combinations, or of their cells, that are trained on.
     seed : int, default=0
         Of the split; published for 0 to 4.
-    data_home : str, path-like or None, default=None
-        Folder of the files, see :func:`get_data_home`.
-    download_if_missing : bool, default=True
-        If False, a file that is not there is an error.
-    url : str or None, default=None
-        Address of a mirror, ``https://``, ``http://`` or ``file://``; None means figshare.
-    checksum : str or None, default=None
-        "md5:..." or "sha256:..." of the file. None: no checksum of it is known, so that of the
-        first download is written beside it and must be met from then on.
+    data_home, download_if_missing, url, checksum : optional
+        Where files are and come from, see :func:`get_data_home`; the public file is on figshare,
+        and no checksum of it is known.
 
     Returns
     -------
     screen : Bunch
-        X : csr_matrix of shape (n_cells, n_genes), float32
-            Counts.
+        ``X``, counts, ``obs``, ``feature_names``, gene symbols, and ``DESCR``; see
+        :func:`get_data_home`.
+
         A : ndarray of shape (n_cells,), object
             "control", "GENE", or "GENE1+GENE2" in the order of the file.
-        obs : DataFrame of shape (n_cells, n_columns)
-            All that the file says of the cells.
-        feature_names : ndarray of shape (n_genes,), object
-            Gene symbols.
         split : ndarray of shape (n_cells,), object
             "train", "val", "test", or None for a cell that is left out. For other splits call
             ``norman_split(screen.A, ...)``.
-        DESCR : str
-            What this is.
 
     Raises
     ------
     ValueError
-        If a parameter is none of the above, or the file is not as expected.
-    FileUnavailableError
-        If the file cannot be had or is not the one that was meant; this is a ValueError and an
-        OSError.
+        If a parameter is none of the above, or the file is not as expected or not available
+        (:class:`~skpert.exceptions.FileUnavailableError`, which is an OSError as well).
 
     References
     ----------
@@ -211,16 +192,10 @@ def fetch_norman(
     >>> train = screen.split == "train"  # doctest: +SKIP
     >>> model.fit(screen.X[train], screen.A[train])  # doctest: +SKIP
     """
-    check_task(task, fraction, seed)
-    data = fetch_part(
-        NORMAN,
-        get_data_home(data_home),
-        "norman.h5ad",
-        _read,
-        url=url,
-        checksum=checksum,
-        download_if_missing=download_if_missing,
-    )
+    _check_task(task, fraction, seed)
+    where = data_home, download_if_missing, url, checksum
+    read = partial(read_part, genes=lambda var: column(var, "highly_variable"), layer="counts")
+    data = fetch_part(NORMAN, "norman.h5ad", read, *where)
     A = _labels(data.obs)
     n_pairs = len(np.unique(A[_is_combination(A.astype(str), "control", "+")]))
     return Bunch(
@@ -233,15 +208,6 @@ def fetch_norman(
             f"Norman et al. 2019, genes activated in K562 cells: {data.n_obs} cells, "
             f"{data.n_vars} highly variable genes, {n_pairs} combinations."
         ),
-    )
-
-
-def _read(path):
-    return read_part(
-        path,
-        layer="counts",
-        cells=lambda obs: np.arange(len(obs)),
-        genes=lambda var: column(var, "highly_variable").to_numpy(dtype=bool),
     )
 
 

@@ -7,8 +7,8 @@ from sklearn.utils import Bunch
 from .._input.files import existing, first_bytes, is_gzip
 from .._input.values import listed
 from ..exceptions import warn_of_data
-from ._beside import is_table, read_delimited, read_mtx, require_column, table_of_cells
 from ._containers import Screen, canonical, is_zarr, read_hdf5, read_zarr, refuse
+from ._tables import is_table, read_delimited, read_mtx, require_column, table_of_cells
 
 _KINDS = (
     "an .h5ad, .h5mu, .loom or 10x .h5 file; a .zarr folder; an .mtx file or a folder with one; "
@@ -32,8 +32,8 @@ def load_screen(path, *, perturbation="perturbation", layer=None, modality=None,
           or a ``.zarr`` folder (these need anndata), labels in a column of its ``obs``;
         * a ``.loom`` file (needs anndata, for h5py), labels in an attribute of its columns;
         * 10x's HDF5 (``filtered_feature_bc_matrix.h5``, of any CellRanger; needs anndata), beside
-          which stands a table of the cells: barcodes in its first column, labels in another;
-        * a 10x-style ``.mtx`` or ``.mtx.gz`` file, or a folder with one, beside which stand
+          which is a table of the cells: barcodes in its first column, labels in another;
+        * a 10x-style ``.mtx`` or ``.mtx.gz`` file, or a folder with one, beside which are
           ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, and a table of the cells. All may
           be gzipped and may share the matrix's prefix (``run1_matrix.mtx``, ``run1_genes.tsv``);
         * a ``.csv``, ``.tsv`` or ``.txt`` file, plain or gzipped, separated by commas, tabs,
@@ -70,10 +70,10 @@ def load_screen(path, *, perturbation="perturbation", layer=None, modality=None,
     ------
     ValueError
         If the file is not there (:class:`~skpert.exceptions.FileUnavailableError`, which is a
-        ``FileNotFoundError`` as well), is damaged, cut off or of no known kind, or has no such
+        ``FileNotFoundError`` as well), is damaged, truncated or of an unknown kind, or has no such
         column, layer or modality.
     TypeError
-        If ``path`` is no path, or ``perturbation`` no text.
+        If ``path`` is not a path, or ``perturbation`` not a string.
 
     Warns
     -----
@@ -97,7 +97,7 @@ def load_screen(path, *, perturbation="perturbation", layer=None, modality=None,
     """
     path = existing(path)
     _check(perturbation, layer, modality, transpose)
-    screen, turned = _read(path, perturbation, layer, modality, transpose)
+    screen, transposed = _read(path, perturbation, layer, modality, transpose)
     screen = screen._replace(X=canonical(screen.X, path))
     _check_shape(screen, path)
     screen, left_out = _genes_of(screen)
@@ -112,7 +112,7 @@ def load_screen(path, *, perturbation="perturbation", layer=None, modality=None,
         obs=screen.obs,
         feature_names=screen.var.index.to_numpy(dtype=object),
         DESCR=f"{path.name}: {n_cells} cells, {n_genes} genes, {n_labels} labels."
-        + turned * " Genes were rows of the file."
+        + transposed * " Genes were rows of the file."
         + left_out,
     )
 
@@ -128,10 +128,10 @@ def _check(perturbation, layer, modality, transpose):
 
 
 def _read(path, perturbation, layer, modality, transpose):
-    """Screen of a file of any kind, and whether it was turned to have cells in rows."""
+    """Screen of a file of any kind, and whether it was transposed to have cells in rows."""
     kind = _kind(path)
     if kind == "zarr":
-        return _turned(read_zarr(path, layer, modality), perturbation, transpose)
+        return _transposed(read_zarr(path, layer, modality), perturbation, transpose)
     if kind == "hdf5":
         return _read_hdf5(path, perturbation, layer, modality, transpose)
     refuse(path, "text", layer=layer, modality=modality)
@@ -143,7 +143,7 @@ def _read(path, perturbation, layer, modality, transpose):
 def _read_hdf5(path, perturbation, layer, modality, transpose):
     screen, layout = read_hdf5(path, layer, modality)
     if layout == "anndata":
-        return _turned(screen, perturbation, transpose)
+        return _transposed(screen, perturbation, transpose)
     if transpose is not None:
         raise ValueError(f"transpose={transpose}: the {layout} format fixes what rows are")
     if layout == "10x":
@@ -168,7 +168,7 @@ def _kind(path):
     raise ValueError(f"{path.name} {what}; give {_KINDS}")
 
 
-def _turned(screen, perturbation, transpose):
+def _transposed(screen, perturbation, transpose):
     """Screen with cells in rows: those that have labels."""
     if transpose is None:
         transpose = perturbation in screen.var and perturbation not in screen.obs
@@ -214,7 +214,7 @@ def _warn_of_values(screen, path):
     values = screen.X.data
     for odd, what, remedy in [
         (~np.isfinite(values), "missing or infinite", "fill them, or leave out what has them"),
-        (values < 0, "negative", "these are no counts: look for a layer that holds them, or raw"),
+        (values < 0, "negative", "these are not counts: look for a layer that holds them, or raw"),
     ]:
         if odd.any():
             at = np.flatnonzero(odd)[0]

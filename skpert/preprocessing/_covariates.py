@@ -7,22 +7,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.transaction import all_or_nothing
-from .._input.values import as_design, listed, warn_of_missing_categories
-from ._covariate_values import (
-    as_list,
+from .._input.transaction import restored_on_failure
+from .._input.values import as_design, as_list, listed, warn_of_missing_categories
+from ._columns import (
     as_numbers,
     category_codes,
     check_distinct,
     check_groups,
     check_unnamed,
+    environment_matrix,
     learn_categories,
+    learn_environments,
     learn_scale,
     select,
     standardised,
     unnamed_frame,
 )
-from ._environments import check_frame, environment_matrix, learn_environments
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -30,12 +30,14 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
 
     The design A of the cells is given in one of three forms:
 
-    * A design frame, such as ``adata.obs``: a DataFrame with the columns named by the parameters.
-      Columns of floats are numbers, those of every other dtype categories; whole numbers that
-      count or measure must hence be made floats, and coded categories with gaps categories.
-    * 1-D labels, text or numbers: one invariant covariate of categories, called "label".
-    * A 2-D array or sparse matrix of numbers: its columns are invariant covariates of numbers,
-      called "0", "1", ...
+    * A design frame, such as ``adata.obs``: a DataFrame of n_cells rows with the columns named by
+      the parameters. Columns of floats are numbers, those of every other dtype categories; whole
+      numbers that count or measure must hence be made floats, and coded categories with gaps
+      categories.
+    * Labels, text or numbers, of shape (n_cells,): one invariant covariate of categories, called
+      "label".
+    * An array or sparse matrix of numbers, of shape (n_cells, n_covariates): its columns are
+      invariant covariates of numbers, called "0", "1", ...
 
     The last two need no names, and ``invariant``, ``spurious`` and ``environment`` must be None.
     Categories are compared as text; 1, 1.0 and "1" are the same. What is not known of a cell is
@@ -56,11 +58,9 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
     ----------
     names_ : ndarray of shape (n_covariates,) and dtype object
         Covariates in the order of the parameters, invariant ones first.
-    columns_ : ndarray of shape (n_columns,) and dtype object
-        Columns of the encoding: ``"cell_type=B"`` for a category; ``"age"`` and
-        ``"age (known)"`` for a number.
-    perturbations_ : ndarray of shape (n_columns,) and dtype object
-        The same as ``columns_``; models have one effect for each.
+    columns_, perturbations_ : ndarray of shape (n_columns,) and dtype object
+        Columns of the encoding, for each of which models have one effect: ``"cell_type=B"`` for a
+        category; ``"age"`` and ``"age (known)"`` for a number.
     covariate_ : ndarray of shape (n_columns,) and dtype int
         Covariate of each column, an index into ``names_``.
     n_invariant_columns_ : int
@@ -71,14 +71,8 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         Sorted categories of each covariate that has them.
     scales_ : dict of str to tuple of float
         Mean and standard deviation of each covariate of numbers, over the cells that have it.
-    n_environments_ : int
-        Width of the matrix of environments.
-    environment_names_ : ndarray of shape (n_environments,) and dtype object
-        Its columns: ``"donor=D1"`` for a category, ``"age"`` for a number.
-    environment_categories_ : dict of str to list of str
-        Sorted categories of each environment that has them.
-    environment_scales_ : dict of str to tuple of float
-        Mean and standard deviation of each environment of numbers.
+    n_environments_, environment_names_, environment_categories_, environment_scales_
+        As of `PerturbationEncoder`.
 
     See Also
     --------
@@ -107,14 +101,12 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         self.spurious = spurious
         self.environment = environment
 
-    @all_or_nothing
     def fit(self, A, y=None):
         """Learn categories and scales.
 
         Parameters
         ----------
-        A : DataFrame of shape (n_cells, n_columns), array-like of shape (n_cells,) or \
-                {array-like, sparse matrix} of shape (n_cells, n_covariates)
+        A : {DataFrame, array-like, sparse matrix}
             Design in one of the three forms.
         y : None
             Ignored.
@@ -137,24 +129,24 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         DataWarning
             If categories look like missing values that were made text, such as "nan".
         """
-        frame, n_invariant = self._read_training(A)
-        if len(frame) < 2:
-            raise ValueError(
-                f"A has n_samples={len(frame)} cells, and covariates need at least 2."
-            )
-        self._fit_environments(A)
-        self._fit_covariates(frame, n_invariant)
-        self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
-        warn_of_missing_categories(self.categories_ | self.environment_categories_)
-        return self
+        with restored_on_failure(self):
+            frame, n_invariant = self._read_training(A)
+            if len(frame) < 2:
+                raise ValueError(
+                    f"A has n_samples={len(frame)} cells, and covariates need at least 2."
+                )
+            self._fit_environments(A)
+            self._fit_covariates(frame, n_invariant)
+            self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
+            warn_of_missing_categories(self.categories_ | self.environment_categories_)
+            return self
 
     def transform(self, A, *, unseen="hide"):
         """Columns of all covariates in every cell.
 
         Parameters
         ----------
-        A : DataFrame of shape (n_cells, n_columns), array-like of shape (n_cells,), \
-                {array-like, sparse matrix} of shape (n_cells, n_covariates), or str
+        A : {DataFrame, array-like, sparse matrix} or str
             Design in the form of training, or a DataFrame with columns called as in ``names_``,
             of which those that are absent are hidden. A bare string is one label.
         unseen : {"hide", "error"}, default="hide"
@@ -200,18 +192,15 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         columns = as_list(self.environment)
         if not columns:
             return np.zeros((len(self._read(A)), 0), dtype=np.float32)
-        frame = check_frame(A, columns)
-        return environment_matrix(
-            frame, columns, self.environment_categories_, self.environment_scales_
-        )
+        learned = self.environment_categories_, self.environment_scales_
+        return environment_matrix(A, columns, *learned)
 
     def labels(self, A):
         """One label per cell that joins its covariates, for messages and tables.
 
         Parameters
         ----------
-        A : DataFrame of shape (n_cells, n_columns), array-like of shape (n_cells,), \
-                {array-like, sparse matrix} of shape (n_cells, n_covariates), or str
+        A : {DataFrame, array-like, sparse matrix} or str
             Design in the forms that `transform` takes.
 
         Returns
@@ -282,8 +271,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)
-        frame = check_frame(A, columns) if columns else None
-        categories, scales, names = learn_environments(frame, columns)
+        categories, scales, names = learn_environments(A, columns)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)
 

@@ -21,10 +21,10 @@ from .._input.design import (
     warn_of_single_cells,
 )
 from .._input.parts import doubt
-from .._input.transaction import all_or_nothing
-from .._input.values import as_design, listed, text, warn_of_missing_categories
+from .._input.transaction import restored_on_failure
+from .._input.values import as_design, as_list, listed, text, warn_of_missing_categories
 from ..exceptions import warn_of_data
-from ._environments import check_frame, environment_matrix, learn_environments
+from ._columns import environment_matrix, learn_environments
 from ._nesting import nested, warn_of_nested
 
 
@@ -33,21 +33,22 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     The design A of a screen is given in one of three forms:
 
-    * 1-D labels, text or numbers. ``control`` names the untreated cells and ``"A+B"`` is a
-      combination, in which order, blanks, repetition and the control do not matter:
+    * Labels, text or numbers, of shape (n_cells,). ``control`` names the untreated cells and
+      ``"A+B"`` is a combination, in which order, blanks, repetition and the control do not matter:
       ``"A + control"`` is ``"A"``. Labels are compared as text; 1, 1.0 and "1" are the same.
-    * 2-D dosages, at least 0: array, sparse matrix or DataFrame of numbers; a row of zeros is a
-      control. Names are the columns of the DataFrame (the column ``control``, if there is one,
-      is no perturbation), or "0", "1", ... A single dosage must be given as a column.
-    * A design frame, such as ``adata.obs``: a DataFrame that has the column named by
-      ``perturbation``, which holds labels.
+    * Dosages, at least 0, of shape (n_cells, n_columns): array, sparse matrix or DataFrame of
+      numbers; a row of zeros is a control. Names are the columns of the DataFrame (the column
+      ``control``, if there is one, is no perturbation), or "0", "1", ... A single dosage must be
+      given as a column.
+    * A design frame, such as ``adata.obs``: a DataFrame of n_cells rows that has the column named
+      by ``perturbation``, which holds labels.
 
     Parameters
     ----------
     control : str, default="control"
         Label of untreated cells.
     sep : str or None, default="+"
-        What stands between the parts of a combination; None: every label is one perturbation.
+        Separator between the parts of a combination; None: every label is one perturbation.
     perturbation : str, default="perturbation"
         Column of a design frame that holds the labels.
     environment : list of str or None, default=None
@@ -90,17 +91,17 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
     Notes
     -----
-    Names may hold ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
+    Names may contain ``sep``, as "(+)-JQ1" and the guide "CCNE2_+_9590" do. Whether a label is
     such a name or a combination is decided in `fit`, by all labels:
 
     * it is a combination if all of its parts are labels of their own (or the control); a part
-      may be a name that holds ``sep`` itself, as in "(+)-JQ1+Vorinostat";
+      may be a name that contains ``sep`` itself, as in "(+)-JQ1+Vorinostat";
     * else it is a name, and a warning lists it, if one of the other parts does not look like one:
       it has no letter (where not all parts are numbers), begins or ends with a sign such as "_"
       or "-", or has a bracket without its partner;
     * else it is a combination, and if no part is a label of its own, a warning says so.
 
-    Later a label that as a whole is a known name is that name. ``sep=None`` turns all this off.
+    Later a label that is a known name is that name. ``sep=None`` disables all of this.
 
     Examples
     --------
@@ -132,14 +133,12 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self.environment = environment
         self.additive = additive
 
-    @all_or_nothing
     def fit(self, A, y=None):
         """Learn the names of perturbations and environments.
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,) or {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns)
+        A : {array-like, sparse matrix, DataFrame}
             Design in one of the three forms.
         y : None
             Ignored.
@@ -162,33 +161,33 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             If perturbations have a single cell, if some only come together or only with an
             environment of their own, if there are no control cells, if the name of a
             perturbation looks like that of a control or like a missing value, or if it is in
-            doubt whether a label that holds ``sep`` is a combination.
+            doubt whether a label that contains ``sep`` is a combination.
         """
-        singles = self._read(A)
-        if len(singles.codes) == 0:
-            raise ValueError("A is empty: it has n_samples=0 cells.")
-        design = self._interventions(singles)
-        self._fit_environments(A)
-        self.columns_, self.perturbations_ = singles.names, design.names
-        dosage = self._encode(design, singles.names)
-        self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
-        self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
-        self._check_contrast(design)
-        self._mark_nested(A, design)
-        warn_of_names(singles, self.sep)
-        warn_of_missing_categories(self.environment_categories_)
-        warn_of_single_cells(self.perturbations_, self.n_cells_)
-        warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
-        warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
-        return self
+        with restored_on_failure(self):
+            singles = self._read(A)
+            if len(singles.codes) == 0:
+                raise ValueError("A is empty: it has n_samples=0 cells.")
+            design = self._interventions(singles)
+            self._fit_environments(A)
+            self.columns_, self.perturbations_ = singles.names, design.names
+            dosage = self._encode(design, singles.names)
+            self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
+            self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
+            self._check_contrast(design)
+            self._mark_nested(A, design)
+            warn_of_names(singles, self.sep)
+            warn_of_missing_categories(self.environment_categories_)
+            warn_of_single_cells(self.perturbations_, self.n_cells_)
+            warn_of_controls(self.columns_, text(self.control), self.n_control_cells_)
+            warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
+            return self
 
     def transform(self, A):
         """Dosage of every perturbation in every cell.
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms; a bare string is one label. Columns of a DataFrame
             of dosages are matched by name, those of an array by their position in ``columns_``.
 
@@ -227,22 +226,19 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             unknown.
         """
         check_is_fitted(self)
-        columns = self._environment_columns()
+        columns = as_list(self.environment)
         if not columns:
             n_cells = len(self._read_known(A).codes)
             return np.zeros((n_cells, 0), dtype=np.float32)
-        frame = check_frame(A, columns)
-        return environment_matrix(
-            frame, columns, self.environment_categories_, self.environment_scales_
-        )
+        learned = self.environment_categories_, self.environment_scales_
+        return environment_matrix(A, columns, *learned)
 
     def labels(self, A):
         """One canonical label per cell, for any form of A; works before `fit` too.
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms.
 
         Returns
@@ -301,8 +297,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
 
         Parameters
         ----------
-        A : array-like of shape (n_cells,), {array-like, sparse matrix, DataFrame} of shape \
-                (n_cells, n_columns), or str
+        A : {array-like, sparse matrix, DataFrame} or str
             Design in one of the three forms.
 
         Returns
@@ -316,7 +311,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         return np.array(sorted(received - set(self.perturbations_)), dtype=object)
 
     def with_names(self, names):
-        """Return a fitted encoder that knows more perturbations, of which there is no cell.
+        """Return a fitted encoder that knows more perturbations, without cells of them.
 
         Parameters
         ----------
@@ -331,8 +326,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder = deepcopy(self)
         encoder.perturbations_ = np.array([*self.perturbations_, *names], dtype=object)
         encoder.columns_ = np.array([*self.columns_, *names], dtype=object)
-        encoder.n_cells_ = np.array([*self.n_cells_, *(0 for _ in names)])
-        encoder.nested_ = np.array([*self.nested_, *(False for _ in names)])
+        encoder.n_cells_ = np.pad(self.n_cells_, (0, len(names)))
+        encoder.nested_ = np.pad(self.nested_, (0, len(names)))
         return encoder
 
     def __setstate__(self, state):
@@ -419,17 +414,12 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         """Find the perturbations that come only with an environment of their own."""
         self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
         if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
-            found = nested(design, frame, self._environment_columns(), self.perturbation)
+            found = nested(design, frame, as_list(self.environment), self.perturbation)
             self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
             warn_of_nested(found, design)
 
-    def _environment_columns(self):
-        columns = self.environment
-        return [columns] if isinstance(columns, str) else list([] if columns is None else columns)
-
     def _fit_environments(self, A):
-        columns = self._environment_columns()
-        frame = check_frame(A, [self.perturbation, *columns]) if columns else None
-        categories, scales, names = learn_environments(frame, columns)
+        columns = as_list(self.environment)
+        categories, scales, names = learn_environments(A, columns, self.perturbation)
         self.environment_categories_, self.environment_scales_ = categories, scales
         self.environment_names_, self.n_environments_ = names, len(names)

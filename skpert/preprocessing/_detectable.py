@@ -1,4 +1,4 @@
-"""Perturbations that can be told from control cells at all."""
+"""Perturbations whose cells can be distinguished from control cells."""
 
 from numbers import Integral, Real
 
@@ -29,37 +29,32 @@ def detectable_perturbations(
     n_splits=5,
     random_state=None,
 ):
-    """How well each perturbation's cells are told from control cells, and which to keep.
+    """How well each perturbation's cells can be classified against controls, and which to keep.
 
-    For every perturbation with enough cells a logistic regression is trained to tell its cells
-    from as many control cells. The share of cells that it gets right, each while it was held out,
-    is 0.5 where the perturbation did nothing that shows. What does not reach ``min_accuracy`` had
-    no effect, or guides that failed, and can be left out before a model is fitted.
+    For every perturbation with enough cells a logistic regression is trained to separate its
+    cells from as many control cells. The share of held-out cells that it classifies correctly is
+    0.5 where the perturbation has no visible effect. What does not reach ``min_accuracy`` had no
+    effect, or guides that failed, and can be left out before a model is fitted.
 
     Parameters
     ----------
     X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
-        Log-normalised expression, see :class:`LogNormalize`; it is taken as it is.
-    A : array-like of shape (n_cells,) or {array-like, sparse matrix, DataFrame} of shape \
-            (n_cells, n_columns)
+        Log-normalised expression, see :class:`LogNormalize`; it is not transformed.
+    A : {array-like, sparse matrix, DataFrame}
         Design, in the forms that :class:`PerturbationEncoder` takes. Each combination counts as
         a perturbation.
     min_cells : int, default=200
         Number of cells that a perturbation needs, at least 1.
     min_accuracy : float, default=0.6
         Accuracy that it needs, in [0, 1].
-    control : str, default="control"
-        Label of untreated cells.
-    sep : str or None, default="+"
-        What joins the names of a combination.
-    perturbation : str, default="perturbation"
-        Column of the labels, where the design is a DataFrame.
+    control, sep, perturbation : str, default="control", "+" and "perturbation"
+        As in :class:`PerturbationEncoder`.
     layer : str or None, default=None
         Layer of an AnnData that holds the expression; None is its ``X``.
     n_splits : int, default=5
         Number of folds of the cross-validation, at least 2.
     random_state : int, RandomState instance or None, default=None
-        Seeds which cells are drawn and how they are dealt to the folds.
+        Seeds which cells are drawn and how they are assigned to the folds.
 
     Returns
     -------
@@ -69,8 +64,8 @@ def detectable_perturbations(
         n_cells : int
             Number of its cells in the screen.
         accuracy : float
-            Share of held-out cells that are told right, in [0, 1], chance is 0.5. NaN where there
-            are fewer cells than ``min_cells`` or ``n_splits``.
+            Share of held-out cells that are classified correctly, in [0, 1]; chance is 0.5. NaN
+            where there are fewer cells than ``min_cells`` or ``n_splits``.
         standard_error : float
             Binomial standard error of the accuracy. Folds share training cells, for which the
             true spread was up to a third larger on simulated cells without any effect.
@@ -123,27 +118,27 @@ def detectable_perturbations(
     names, n_cells = np.unique(labels[labels != text(control)], return_counts=True)
     _check_both(len(names), len(untreated), n_splits, control)
     untreated = np.random.RandomState(seed).permutation(untreated)
-    told = [
-        _told(X, np.flatnonzero(labels == name), untreated, n_splits, seed)
+    correct = [
+        _correct(X, np.flatnonzero(labels == name), untreated, n_splits, seed)
         if n >= max(min_cells, n_splits)
         else np.array([np.nan])
         for name, n in zip(names, n_cells, strict=True)
     ]
-    accuracy = np.array([right.mean() for right in told])
-    n_told = np.array([len(right) for right in told])
+    accuracy = np.array([right.mean() for right in correct])
+    n_classified = np.array([len(right) for right in correct])
     return pd.DataFrame(
         {
             "n_cells": n_cells,
             "accuracy": accuracy,
-            "standard_error": np.sqrt(accuracy * (1 - accuracy) / n_told),
+            "standard_error": np.sqrt(accuracy * (1 - accuracy) / n_classified),
             "kept": accuracy >= min_accuracy,  # NaN is not
         },
         index=pd.Index(names, name="perturbation"),
     )
 
 
-def _told(X, treated, untreated, n_splits, seed):
-    """For each cell of the two balanced classes whether it was told right when held out."""
+def _correct(X, treated, untreated, n_splits, seed):
+    """Whether each cell of the two balanced classes was classified correctly when held out."""
     n = min(len(treated), len(untreated))
     treated = np.random.RandomState(seed).permutation(treated)
     cells = np.concatenate([treated[:n], untreated[:n]])

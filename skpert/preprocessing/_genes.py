@@ -8,9 +8,15 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .._input.cells import check_cells, log_normalised, median_library_size, warn_if_logs
+from .._input.cells import (
+    check_cells,
+    fractional,
+    log_normalised,
+    median_library_size,
+    warn_if_logs,
+)
 from .._input.expression import FLOATS, with_cell_names
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from ..exceptions import warn_of_data
 
 
@@ -49,7 +55,6 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.target_sum = target_sum
         self.layer = layer
 
-    @all_or_nothing
     def fit(self, X, y=None):
         """Learn the library size to scale to.
 
@@ -70,17 +75,18 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If X has negative, missing or infinite values, or ``target_sum`` is not positive.
         """
-        X = _counts(self, X, reset=True, design=y)
-        warn_if_logs(X, "LogNormalize expects counts: normalise once")
-        if self.target_sum is None:
-            self.target_sum_ = median_library_size(X)
-        elif isinstance(self.target_sum, Real) and 0 < self.target_sum < np.inf:
-            self.target_sum_ = float(self.target_sum)
-        else:
-            raise ValueError(
-                f"target_sum={self.target_sum!r} must be a positive number of counts, or None."
-            )
-        return self
+        with restored_on_failure(self):
+            X = _counts(self, X, reset=True, design=y)
+            warn_if_logs(X, "LogNormalize expects counts: normalise once")
+            if self.target_sum is None:
+                self.target_sum_ = median_library_size(X)
+            elif isinstance(self.target_sum, Real) and 0 < self.target_sum < np.inf:
+                self.target_sum_ = float(self.target_sum)
+            else:
+                raise ValueError(
+                    f"target_sum={self.target_sum!r} must be a positive number of counts, or None."
+                )
+            return self
 
     def transform(self, X):
         """Log-normalised expression.
@@ -162,7 +168,6 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
         self.span = span
         self.layer = layer
 
-    @all_or_nothing
     def fit(self, X, y=None):
         """Rank the genes.
 
@@ -188,24 +193,22 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
         DataWarning
             If X has values that are not whole.
         """
-        X = _counts(self, X, reset=True, design=y, least=2)
-        if self.n_top_genes < 1 or not 0 < self.span <= 1:
-            raise ValueError(
-                "n_top_genes must be at least 1 and span in (0, 1]; they are "
-                f"{self.n_top_genes!r} and {self.span!r}."
-            )
-        _warn_unless_whole(X)
-        self.means_, self.variances_ = _mean_and_variance(X)
-        varies = self.variances_ > 0
-        expected = np.ones(X.shape[1])
-        if varies.any():
-            log_mean, log_variance = (
-                np.log10(self.means_[varies]),
-                np.log10(self.variances_[varies]),
-            )
-            expected[varies] = 10 ** _local_quadratic(log_mean, log_variance, self.span)
-        self.standardized_variances_ = _clipped_variance(X, self.means_, np.sqrt(expected))
-        return self
+        with restored_on_failure(self):
+            X = _counts(self, X, reset=True, design=y, least=2)
+            if self.n_top_genes < 1 or not 0 < self.span <= 1:
+                raise ValueError(
+                    "n_top_genes must be at least 1 and span in (0, 1]; they are "
+                    f"{self.n_top_genes!r} and {self.span!r}."
+                )
+            _warn_unless_whole(X)
+            self.means_, self.variances_ = _mean_and_variance(X)
+            varies = self.variances_ > 0
+            expected = np.ones(X.shape[1])
+            if varies.any():
+                logs = np.log10([self.means_[varies], self.variances_[varies]])
+                expected[varies] = 10 ** _local_quadratic(*logs, self.span)
+            self.standardized_variances_ = _clipped_variance(X, self.means_, np.sqrt(expected))
+            return self
 
     def transform(self, X):
         """Counts of the selected genes.
@@ -251,7 +254,7 @@ def _counts(transformer, X, *, reset=False, design=None, least=1):
         dtype=FLOATS,
         least=least,
     )
-    check_non_negative(X, f"{type(transformer).__name__}")
+    check_non_negative(X, type(transformer).__name__)
     return X
 
 
@@ -263,17 +266,16 @@ def _counts_tags(tags):
 
 
 def _warn_unless_whole(X):
-    values = X.data if issparse(X) else X
-    whole = values == np.rint(values)
-    if not whole.all():
+    n_fractional, example = fractional(X.data if issparse(X) else X, first_only=True)
+    if n_fractional:
         warn_of_data(
             "HighlyVariableGenes expects counts, but X has values that are not whole, such as "
-            f"{values.flat[np.argmin(whole)]:.4g}; put it before any normalisation."
+            f"{example:.4g}; put it before any normalisation."
         )
 
 
 def _gene_sums(X, values):
-    """Sum over cells of ``values``, which stand where the stored values of X are; float64."""
+    """Sum over cells of ``values``, one for each stored value of X; float64."""
     if issparse(X):
         return np.bincount(X.indices, weights=values, minlength=X.shape[1])
     return values.sum(axis=0, dtype=np.float64)

@@ -14,7 +14,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.files import existing, parse_text
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from .._input.values import listed
 from ..exceptions import DataWarning, warn_of_data
 
@@ -141,7 +141,6 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         self.max_genes = max_genes
         self.weight = weight
 
-    @all_or_nothing
     def fit(self, targets, y=None):
         """Choose the sets that hold training targets.
 
@@ -163,30 +162,31 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
             If targets are not 1-D names, no set is left, sets hold something else than names of
             genes, or ``weight`` is unknown.
         """
-        if self.weight not in (None, "idf"):
-            raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
-        targets = set(_names(targets))
-        gene_sets = _gene_sets(self.gene_sets)
-        sets = {name: set(genes) for name, genes in gene_sets.items()}
-        sets = {
-            name: genes
-            for name, genes in sets.items()
-            if self.min_genes <= len(genes) <= self.max_genes and genes & targets
-        }
-        if not sets:
-            raise ValueError(
-                f"None of the {len(gene_sets)} gene sets has {self.min_genes} to "
-                f"{self.max_genes} genes with a target among them. Targets are "
-                f"{listed(sorted(targets), 3)}; genes of the sets are "
-                f"{listed(sorted(set().union(*gene_sets.values())), 3)}."
-            )
-        self.set_names_ = np.array(list(sets), dtype=object)
-        self.genes_, self.membership_ = _membership(sets.values())
-        if self.weight == "idf":
-            n_in_set = np.array([len(genes & targets) for genes in sets.values()])
-            idf = 1 + np.log((1 + len(targets)) / (1 + n_in_set))
-            self.membership_.data *= idf.astype(np.float32)[self.membership_.indices]
-        return self
+        with restored_on_failure(self):
+            if self.weight not in (None, "idf"):
+                raise ValueError(f"weight={self.weight!r} must be None or 'idf'.")
+            targets = set(as_names(targets))
+            gene_sets = _gene_sets(self.gene_sets)
+            sets = {name: set(genes) for name, genes in gene_sets.items()}
+            sets = {
+                name: genes
+                for name, genes in sets.items()
+                if self.min_genes <= len(genes) <= self.max_genes and genes & targets
+            }
+            if not sets:
+                raise ValueError(
+                    f"None of the {len(gene_sets)} gene sets has {self.min_genes} to "
+                    f"{self.max_genes} genes with a target among them. Targets are "
+                    f"{listed(sorted(targets), 3)}; genes of the sets are "
+                    f"{listed(sorted(set().union(*gene_sets.values())), 3)}."
+                )
+            self.set_names_ = np.array(list(sets), dtype=object)
+            self.genes_, self.membership_ = _membership(sets.values())
+            if self.weight == "idf":
+                n_in_set = np.array([len(genes & targets) for genes in sets.values()])
+                idf = 1 + np.log((1 + len(targets)) / (1 + n_in_set))
+                self.membership_.data *= idf.astype(np.float32)[self.membership_.indices]
+            return self
 
     def transform(self, targets):
         """Feature matrix of genes, also of genes that were no training targets.
@@ -207,7 +207,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
             If genes are in none of the sets; their rows are zero.
         """
         check_is_fitted(self)
-        targets = _names(targets)
+        targets = as_names(targets)
         row = pd.Index(self.genes_).get_indexer(targets)
         outside = list(dict.fromkeys(targets[row < 0]))
         if outside:
@@ -248,7 +248,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
 
 def _gene_sets(given):
-    """Genes of each set, from what users have them in; ValueError if they are no names."""
+    """Genes of each set, in any accepted form; ValueError if they are not names."""
     if isinstance(given, pd.DataFrame):
         if not {"source", "target"} <= set(given.columns):
             raise ValueError(
@@ -272,7 +272,7 @@ def _checked_genes(name, genes):
     return found
 
 
-def _names(targets):
+def as_names(targets):
     """Targets as a 1-D object array of text; ValueError if they are not that."""
     names = np.asarray(targets, dtype=object)
     if names.ndim != 1 or not all(isinstance(name, str) for name in names):

@@ -8,6 +8,9 @@ from sklearn.utils import check_random_state, check_scalar
 
 from .._input.expression import LARGEST, read_matrix
 
+_TOLERANCE = 1e-4  # of scores, above their rounding errors
+_N_IDLE = 3  # moves of every node without a better score before the search ends
+
 
 def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
     r"""Directed acyclic graph that a linear Gaussian causal model of the cells would have.
@@ -49,13 +52,13 @@ def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
     -----
     Without interventions a graph is known up to Markov equivalence only: which pairs are joined,
     and the direction of edges that meet in a node without being joined. Other directions are
-    arbitrary. What is found is causal as far as all common causes are among the nodes, and the
-    model is linear, acyclic and Gaussian.
+    arbitrary. The graph is causal if all common causes are among the nodes and the model is
+    linear, acyclic and Gaussian.
 
     The "Causal-GSP" variant of [1]_ learns its graph by greedy sparsest permutation [2]_, which
     reverses covered edges and drops those that are then not needed. This is its successor, the
     best order score search of [3]_, which moves one node at a time to its best place in the
-    order. Here it goes on among places that are equally good, and starts several times, in place
+    order. Here it continues among equally good places, and starts several times, instead
     of the backward equivalence search that can follow. It is greedy: a better graph can exist.
 
     Time grows about with the square of the number of nodes, and with the number of edges at each.
@@ -119,10 +122,6 @@ def _correlation(X):
             "of them out"
         )
     return correlation
-
-
-_TOLERANCE = 1e-4  # of scores, above their rounding errors
-_N_IDLE = 3  # moves of every node without a better score before the search ends
 
 
 class _Fit(NamedTuple):

@@ -1,4 +1,4 @@
-"""Perturbations whose effect cannot be told from that of an environment: where they come together.
+"""Perturbations whose effect is confounded with that of an environment.
 
 Treatments and the levels of an environment are the two kinds of nodes of a graph, joined where a
 cell has both. The effect of a treatment can be compared with the control if there is a way from
@@ -21,44 +21,11 @@ from .._input.design import distinct
 from .._input.values import factors, listed, text
 from ..exceptions import warn_of_data
 
-BATCH = {
-    "batch",
-    "lane",
-    "plate",
-    "run",
-    "channel",
-    "chip",
-    "slide",
-    "gem",
-    "gemgroup",
-    "flowcell",
-}
+BATCH = {*"batch lane plate run channel chip slide gem gemgroup flowcell".split()}
 FEWEST = 3  # cells of a perturbation; fewer may have come to one batch by chance
-UNIT = {
-    "sample",
-    "well",
-    "replicate",
-    "rep",
-    "donor",
-    "patient",
-    "individual",
-    "subject",
-    "animal",
-}
-UNIT |= {"mouse"}
-OF_LABELS = {"guide", "sgrna", "grna", "gene", "target", "perturbation", "treatment", "condition"}
-OF_CELLS = {
-    "n",
-    "number",
-    "size",
-    "count",
-    "counts",
-    "score",
-    "umi",
-    "umis",
-    "fraction",
-    "percent",
-}
+UNIT = {*"sample well replicate rep donor patient individual subject animal mouse".split()}
+OF_LABELS = {*"guide sgrna grna gene target perturbation treatment condition".split()}
+OF_CELLS = {*"n number size count counts score umi umis fraction percent".split()}
 
 
 def nested(design, frame, environment, perturbation):

@@ -1,7 +1,6 @@
 """Numbers that describe perturbed genes, from which models learn what unseen ones would do."""
 
 import warnings
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,10 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.expression import FLOATS, LARGEST, read_matrix
-from .._input.transaction import all_or_nothing
-from .._input.values import listed, text
+from .._input.transaction import restored_on_failure
+from .._input.values import check_integer, listed, text
 from ..exceptions import warn_of_data
-from ._genesets import _names
+from ._genesets import as_names
 
 MAX_CONTROLS = 10_000  # control cells that gene components are computed from
 MISSING = {  # what is wrong with a name, and what to do, by kind
@@ -59,7 +58,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     Attributes
     ----------
     kind_ : {"genes", "one_hot", "table", "transformer"}
-        What ``features`` is, after the choice that None stands for.
+        What ``features`` is, after None was resolved.
     n_features_out_ : int
         Number of features.
     names_ : ndarray of shape (n_known,) and dtype object
@@ -103,7 +102,6 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         self.features = features
         self.n_components = n_components
 
-    @all_or_nothing
     def fit(self, names, X_control=None, gene_names=None):
         """Learn the features of the training names.
 
@@ -114,7 +112,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         X_control : {array-like, sparse matrix} of shape (n_cells, n_genes), default=None
             Log-normalised expression of control cells; only "genes" needs it.
         gene_names : array-like of shape (n_genes,), default=None
-            Names of its columns. A name that stands there twice is taken for no gene.
+            Names of its columns. A name that is there twice is not used.
 
         Returns
         -------
@@ -125,7 +123,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         ------
         ValueError
             If a name has no features; if "genes" lacks control cells, names or a second gene;
-            if the table has a name twice, vectors of different lengths, or what is no number.
+            if the table has a name twice, vectors of different lengths, or a non-numeric entry.
         TypeError
             If ``features`` is an object that is none of the forms.
 
@@ -134,29 +132,28 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         DataWarning
             If None becomes "one_hot".
         """
-        names = pd.unique(_names(names))
-        if len(names) == 0:
-            raise ValueError("There are no names of perturbed genes to learn features of.")
-        n = self.n_components
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n_components must be an integer of at least 1, got {n!r}.")
-        self.kind_ = self._kind(names, X_control, gene_names)
-        if self.kind_ == "transformer":
-            self.transformer_ = clone(self.features).fit(names, None)
-            self.n_features_out_ = _checked(self.transformer_, names).shape[1]
+        with restored_on_failure(self):
+            names = pd.unique(as_names(names))
+            if len(names) == 0:
+                raise ValueError("There are no names of perturbed genes to learn features of.")
+            check_integer(self.n_components, "n_components", 1)
+            self.kind_ = self._kind(names, X_control, gene_names)
+            if self.kind_ == "transformer":
+                self.transformer_ = clone(self.features).fit(names, None)
+                self.n_features_out_ = _checked(self.transformer_, names).shape[1]
+                return self
+            if self.kind_ == "genes":
+                known, self.table_ = _gene_components(X_control, gene_names, self.n_components)
+            elif self.kind_ == "one_hot":
+                known, self.table_ = names, np.eye(len(names))
+            else:
+                known, self.table_ = _table(self.features)
+            self.names_ = np.array(known, dtype=object)
+            self.n_features_out_ = self.table_.shape[1]
+            missing = names[~self.has(names)]
+            if len(missing):
+                raise ValueError(self._missing_message(missing))
             return self
-        if self.kind_ == "genes":
-            known, self.table_ = _gene_components(X_control, gene_names, n)
-        elif self.kind_ == "one_hot":
-            known, self.table_ = names, np.eye(len(names))
-        else:
-            known, self.table_ = _table(self.features)
-        self.names_ = np.array(known, dtype=object)
-        self.n_features_out_ = self.table_.shape[1]
-        missing = names[~self.has(names)]
-        if len(missing):
-            raise ValueError(self._missing_message(missing))
-        return self
 
     def transform(self, names):
         """Features of names.
@@ -177,7 +174,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             If a name has no features.
         """
         check_is_fitted(self)
-        names = _names(names)
+        names = as_names(names)
         if self.kind_ == "transformer":
             return self._transformed(names)
         row = self._rows(names)
@@ -199,7 +196,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             False where `transform` raises an error or where a transformer has zeros only.
         """
         check_is_fitted(self)
-        names = _names(names)
+        names = as_names(names)
         if self.kind_ != "transformer":
             return self._rows(names) >= 0
         with warnings.catch_warnings():
@@ -257,7 +254,7 @@ def _checked(transformer, names, width=None):
 
 
 def _chosen(names, X_control, gene_names):
-    """Kind that None stands for, with a warning if it is "one_hot"."""
+    """Kind that None is resolved to, with a warning if it is "one_hot"."""
     if gene_names is None or _no_cells(X_control):
         reason = "there are no control cells, or the genes have no names"
     elif len(gene_names) < 2:
@@ -280,7 +277,7 @@ def _no_cells(X):
 
 
 def _genes(gene_names):
-    """Names of genes as text, and which of them stand there once."""
+    """Names of genes as text, and which of them are unique."""
     names = pd.Series([text(name) for name in gene_names], dtype=object)
     return names.to_numpy(), ~names.duplicated(keep=False).to_numpy()
 
@@ -311,7 +308,8 @@ def _scores(X, n_components):
     n_components = min(n_components, X.shape[0] - 1, X.shape[1])
     if (X.max(axis=0).toarray() == X.min(axis=0).toarray()).all():
         raise ValueError(
-            "X_control has the same value for all genes in each cell: they cannot be told apart."
+            "X_control has the same value for all genes in each cell: genes cannot be "
+            "distinguished."
         )
     if n_components < min(X.shape):
         return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(X)

@@ -8,9 +8,8 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from skpert.datasets import make_additive_shift
-from skpert.datasets._designs import draw_combinations
-from skpert.datasets._mixing import draw_haar_layer
-from skpert.datasets._noise import NormalDecoder
+from skpert.datasets._decoders import NormalDecoder, draw_haar_layer
+from skpert.datasets._simulation import draw_combinations
 from skpert.metrics import graph_scores
 from skpert.preprocessing import PerturbationEncoder
 

@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.special import softmax
 
 from skpert.datasets import make_causal_shift
-from skpert.datasets._structural import causal_states, topological_order
+from skpert.datasets._causal import causal_states, topological_order
 
 KINDS = {
     "normal": {},

@@ -158,8 +158,8 @@ def test_text_that_is_not_utf_8_is_read_as_windows_1252(tmp_path):
         (CSV.replace("c3,NA,0", "c3,NA,0,0"), "screen.csv .* Expected 5 fields in line 4, saw 6"),
         ("a,b\n1,2,3,4\n", "screen.csv .* first line has 2 fields, the second 4"),
         ("<!DOCTYPE html><html></html>", "screen.csv is a web page"),
-        ("PK\x03\x04", "screen.csv is no text, but a zip archive, as .xlsx"),
-        (CSV + "\0", "screen.csv is no text: it has zero bytes"),
+        ("PK\x03\x04", "screen.csv is not text, but a zip archive, as .xlsx"),
+        (CSV + "\0", "screen.csv is not text: it has zero bytes"),
     ],
 )
 def test_what_is_no_screen_is_an_error_that_names_the_file(text, message, tmp_path):

@@ -108,11 +108,11 @@ def test_what_may_get_better_is_tried_again(fault, server, tmp_path):
     ("fault", "message"),
     [
         ("missing", "404"),
-        ("empty", "no HDF5 file, but begins with b''"),
-        ("page", "no HDF5 file, but begins with b'<!DOCTYPE html>"),
+        ("empty", "not an HDF5 file, but begins with b''"),
+        ("page", "not an HDF5 file, but begins with b'<!DOCTYPE html>"),
         ("cut", "(100000 bytes read|truncated file)"),
         ("silent", "truncated file"),
-        ("tail", "no HDF5 file"),
+        ("tail", "not an HDF5 file"),
     ],
 )
 def test_what_is_not_the_whole_file_is_never_taken_for_it(
@@ -126,7 +126,7 @@ def test_what_is_not_the_whole_file_is_never_taken_for_it(
 
 def test_a_page_in_place_of_a_gzip_file(server, tmp_path):
     remote = RemoteFile("data.h5ad.gz", f"{server.url}/page.gz")
-    with pytest.raises(OSError, match="no gzip file, but begins with b'<!DOCTYPE"):
+    with pytest.raises(OSError, match="not a gzip file, but begins with b'<!DOCTYPE"):
         download(remote, tmp_path, n_retries=0)
     assert names(tmp_path) == []
     packed = download(remote._replace(url=f"{server.url}/zipped.gz"), tmp_path)
@@ -145,7 +145,7 @@ def test_an_altered_file_is_refused_where_a_checksum_is_known(server, tmp_path):
         download(RemoteFile("data.h5ad", f"{server.url}/other", SHA256), tmp_path, n_retries=0)
     assert names(tmp_path) == []
     (tmp_path / "data.h5ad").write_bytes(OTHER)  # perhaps put there by the user
-    with pytest.raises(OSError, match="data.h5ad is not the file that was meant.*Delete it"):
+    with pytest.raises(OSError, match="data.h5ad is not the expected file.*Delete it"):
         download(RemoteFile("data.h5ad", f"{server.url}/file", SHA256), tmp_path)
     assert (tmp_path / "data.h5ad").read_bytes() == OTHER
     assert server.asked == ["/other"]
@@ -162,14 +162,14 @@ def test_without_a_published_checksum_the_first_download_sets_it(server, tmp_pat
     assert names(tmp_path) == ["data.h5ad.sha256"]
     assert download(remote, tmp_path).read_bytes() == CONTENT
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(OSError, match="is not the file that was meant"):
+    with pytest.raises(OSError, match="is not the expected file"):
         download(remote, tmp_path)
 
 
 def test_a_file_put_there_by_hand_must_be_data(server, tmp_path):
     for bad in (PAGE, CONTENT[:1000]):
         (tmp_path / "data.h5ad").write_bytes(bad)
-        with pytest.raises(OSError, match="data.h5ad is not the file that was meant"):
+        with pytest.raises(OSError, match="data.h5ad is not the expected file"):
             download(RemoteFile("data.h5ad", f"{server.url}/file"), tmp_path)
     (tmp_path / "data.h5ad").write_bytes(CONTENT)
     path = download(RemoteFile("data.h5ad", f"{server.url}/missing"), tmp_path)

@@ -1,6 +1,8 @@
 import hashlib
 import math
 import sys
+import tomllib
+from pathlib import Path
 
 import anndata
 import h5py
@@ -11,9 +13,10 @@ from scipy.sparse import csc_matrix, csr_matrix
 from sklearn.model_selection import train_test_split
 
 from skpert.datasets import fetch_norman, fetch_replogle_filtered, norman_split
-from skpert.datasets._replogle_lists import GENES, PATHWAYS, PERTURBATIONS
+from skpert.datasets._replogle import clustered_genes
 
 PARTS = ("train", "val", "test", None)
+PATHWAYS, PERTURBATIONS, GENES = clustered_genes()
 
 
 def save(data, path):
@@ -117,6 +120,19 @@ def test_lists_of_replogle_have_the_published_sizes():
     assert len(set(PERTURBATIONS)) == len(PERTURBATIONS) == 681
     assert len(set(GENES)) == len(GENES) == 1186
     assert [len(genes) for genes in PATHWAYS.values()] == [20, 34, 26, 23, 97, 43, 53, 40]
+
+
+def test_files_that_are_no_code_are_declared_for_wheels():
+    root = Path(__file__).parents[2]
+    setup = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    declared = {
+        path
+        for package, patterns in setup["package-data"].items()
+        for pattern in patterns
+        for path in root.joinpath(*package.split(".")).glob(pattern)
+    }
+    found = {path for path in (root / "skpert").rglob("*") if path.is_file()}
+    assert declared == {path for path in found if path.suffix not in (".py", ".pyc")}
 
 
 def test_pathways_of_replogle_are_the_callers_own(raw, tmp_path):
@@ -309,7 +325,7 @@ def test_a_split_that_cannot_be_is_told_before_anything_is_fetched(bad, tmp_path
 def test_a_page_in_place_of_the_file_is_removed(tmp_path):
     page, home = tmp_path / "page.html", tmp_path / "home"
     page.write_text("<html>please log in</html>")
-    with pytest.raises(OSError, match=r"page.html.* no HDF5 file, but begins with b'<html>please"):
+    with pytest.raises(OSError, match=r"page.html.* not an HDF5 file, but begins with b'<html>"):
         fetch_norman(data_home=home, url=page.as_uri())
     assert list(home.iterdir()) == []
 

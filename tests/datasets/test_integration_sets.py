@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix, hstack
 
 from skpert.datasets import fetch_hematopoiesis, fetch_lung_cancer
-from skpert.datasets._dispersion import dispersion_scores, most_dispersed
+from skpert.datasets._integration import dispersion_scores, most_dispersed
 
 SIZES = {"s1d1": 60, "s1d2": 50, "s2d1": 40, "s2d4": 30, "s3d6": 20, "s3d10": 10}
 PARTS = {"s1d1": "train", "s1d2": "train", "s2d1": "train", "s2d4": "val", "s3d6": "test"}
@@ -249,7 +249,7 @@ def test_what_is_no_whole_gzip_file_is_not_kept(whole, geo, tmp_path):
     packed = (tmp_path / "file.h5ad.gz").read_bytes()
     (tmp_path / "bad.gz").write_bytes(b"<html>gone</html>" if whole else packed[:-100])
     home = tmp_path / "home"
-    with pytest.raises(OSError, match=r"bad.gz.* no (whole .gz|gzip) file"):
+    with pytest.raises(OSError, match=r"bad.gz.* not a (complete .gz|gzip) file"):
         fetch_hematopoiesis("geo", data_home=home, url=(tmp_path / "bad.gz").as_uri())
     assert list(home.iterdir()) == []
 
@@ -336,7 +336,7 @@ def test_lung_cancer_without_the_columns_is_not_the_file_that_was_meant(name, lu
 
 def test_lung_cancer_without_counts_is_not_the_file_that_was_meant(lung, tmp_path):
     lung.raw = None
-    with pytest.raises(ValueError, match="htan_msk_sclc_combined.h5ad has no raw counts; it has"):
+    with pytest.raises(ValueError, match="htan_msk_sclc_combined.h5ad has no layer 'raw'; it has"):
         fetch_lung_cancer(data_home=tmp_path / "home", url=save(lung, tmp_path / "file.h5ad"))
 
 
@@ -373,6 +373,6 @@ def test_a_file_that_may_not_be_fetched_and_anndata_that_is_not_there(
 )
 def test_a_file_saved_under_its_public_name_must_have_the_checksum(fetch, name, tmp_path):
     (tmp_path / name).write_bytes(b"other")
-    with pytest.raises(OSError, match=rf"{name} is not the file that was meant.* Delete it"):
+    with pytest.raises(OSError, match=rf"{name} is not the expected file.* Delete it"):
         fetch(data_home=tmp_path, checksum=f"sha256:{'0' * 64}")
     assert [path.name for path in tmp_path.iterdir()] == [name]  # it may be the user's own

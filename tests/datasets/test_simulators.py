@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from skpert.datasets import make_sparse_shift
-from skpert.datasets._mixing import MixingDecoder, TargetRule, draw_layer
+from skpert.datasets._decoders import MixingDecoder, draw_layer
+from skpert.datasets._simulation import TargetRule
 
 NAMES = ["P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7"]
 

@@ -99,9 +99,9 @@ def test_genes_that_a_spreadsheet_made_dates_of_are_named(gmt):
         (b"# nothing\n", "sets.gmt holds no gene set"),
         (b"name,genes\nS,A\n", "Line 1 of sets.gmt has no genes; .* between tabs"),
         (b"\td\tA\n", "Line 1 of sets.gmt has no name"),
-        (b"PK\x03\x04...", "sets.gmt is no text, but a zip archive, as .xlsx files are"),
+        (b"PK\x03\x04...", "sets.gmt is not text, but a zip archive, as .xlsx files are"),
         (b"\n<!doctype html>", "sets.gmt is a web page"),
-        (b"S\td\t\0\n", "sets.gmt is no text: it has zero bytes"),
+        (b"S\td\t\0\n", "sets.gmt is not text: it has zero bytes"),
         (
             gzip.compress(GMT.encode() * 99, mtime=0)[:-9],
             "sets.gmt cannot be read: it is damaged, cut off",

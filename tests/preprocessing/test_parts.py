@@ -98,7 +98,7 @@ def test_columns_of_dosages_are_names_whatever_they_hold():
 
 def test_extended_knows_the_names_of_before_and_decides_on_the_new():
     encoder, _ = fitted([*CONTROL, "(+)-JQ1", "A"])
-    with pytest.warns(DataWarning, match=r"not cut there \(1\): '\(-\)\+JQ2'"):
+    with pytest.warns(DataWarning, match=r"not split there \(1\): '\(-\)\+JQ2'"):
         extended = encoder.extended(["(-)+JQ2"] * 2 + ["control"])
     assert extended.perturbations_.tolist() == ["(+)-JQ1", "A", "(-)+JQ2"]
 
@@ -135,7 +135,7 @@ COMPOUNDS = np.array(["control", "(+)-JQ1", "Vorinostat", "Vorinostat+(+)-JQ1"] 
 X = np.random.default_rng(0).poisson(3, (40, 5))
 
 
-@pytest.mark.filterwarnings("ignore:Labels in A hold:skpert.exceptions.DataWarning")
+@pytest.mark.filterwarnings("ignore:Labels in A contain:skpert.exceptions.DataWarning")
 def test_models_add_up_names_that_hold_the_separator():
     designs = ["Vorinostat+(+)-JQ1", "(+)-JQ1 + Vorinostat", "(+)-JQ1", "Vorinostat"]
     model = AdditiveEffects().fit(np.log1p(X), COMPOUNDS)
@@ -149,7 +149,7 @@ def test_models_add_up_names_that_hold_the_separator():
     assert np.isfinite(model.score(X, COMPOUNDS))
 
 
-@pytest.mark.filterwarnings("ignore:Labels in A hold:skpert.exceptions.DataWarning")
+@pytest.mark.filterwarnings("ignore:Labels in A contain:skpert.exceptions.DataWarning")
 def test_splits_and_metrics_read_them_alike():
     [(train, test)] = CombinationHoldout(1, test_fraction=1.0).split(X, COMPOUNDS)
     assert set(COMPOUNDS[test]) == {"Vorinostat+(+)-JQ1"}

@@ -157,7 +157,7 @@ def test_genes_need_named_control_cells(arguments):
     [
         ([[1.0], [2.0]], ["A"], "at least 2 genes"),
         ([[1.0, 2.0]], ["A"], "2 genes, gene_names 1"),
-        ([[1.0, 1.0], [2.0, 2.0]], ["A", "B"], "cannot be told apart"),
+        ([[1.0, 1.0], [2.0, 2.0]], ["A", "B"], "genes cannot be distinguished"),
         ([[1.0, np.nan]], ["A", "B"], "NaN"),
         ([[1.0, 2.0]], ["B", "C"], "no measured genes.*: 'A'. Known are 'B', 'C'. Leave their"),
         ([[1.0, 2.0, 3.0]], ["A", "C", "A"], "have the name of two: 'A'. Known are 'C'"),

@@ -150,7 +150,9 @@ def test_environments_that_are_refused(values, message):
     ],
 )
 def test_categories_that_look_like_missing_values_get_one_warning(encoder):
-    with pytest.warns(DataWarning, match="look like missing values, 'batch=nan'; they are taken"):
+    with pytest.warns(
+        DataWarning, match="look like missing values, 'batch=nan'; they are treated"
+    ):
         encoder.fit(FRAME.assign(batch=["b1", "b1", "nan", "nan", "Unknown", "Unknown"]))
 
 

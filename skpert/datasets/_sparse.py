@@ -4,30 +4,25 @@ r"""Simulated screens: counts whose latent states, targets and likelihood are kn
           \mathrm{Poisson}(\ell \, \mathrm{softmax}_g(f(z)))
 
 :math:`m_a` is the mask of perturbation :math:`a` (few latents), :math:`e_a` its embedding and
-:math:`f` a random network with orthonormal layers, so that no latent gets lost on the way.
+:math:`f` a random network with orthonormal layers, so that no latent is lost on the way.
 """
 
-from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from ._mixing import (
-    N_HIDDEN,
+from ._decoders import check_poisson, draw_poisson_decoder
+from ._simulation import (
     TargetRule,
     check_sizes,
     check_strengths,
     check_target_range,
-    check_widths,
     draw_embedding,
-    draw_mixing_decoder,
-    perturbation_names,
-    population_mean,
+    draw_expression,
+    draw_rows,
+    numbered,
 )
-
-_GENE_TOTAL = 1e6  # expected counts of a gene over all cells, normalize="cells"
 
 
 def make_sparse_shift(
@@ -60,18 +55,13 @@ def make_sparse_shift(
 
     Parameters
     ----------
-    n_perturbations : int, default=100
-        Number of perturbations, held-out ones included.
-    n_cells_per_perturbation : int, default=500
-        Number of cells of each perturbation.
-    n_latent : int, default=15
-        Dimension of the latent state, at most 40.
-    n_genes : int, default=100
-        Number of genes, at least 40.
-    effect_size : float, default=5.0
-        Mean absolute shift of a target, in standard deviations of the basal state.
-    effect_scale : float, default=0.5
-        Standard deviation of the shifts around plus or minus ``effect_size``.
+    n_perturbations, n_cells_per_perturbation : int, default=100 and 500
+        Number of perturbations, held-out ones included, and of cells of each.
+    n_latent, n_genes : int, default=15 and 100
+        Dimension of the latent state, at most 40, and number of genes, at least 40.
+    effect_size, effect_scale : float, default=5.0 and 0.5
+        Mean and standard deviation of the absolute shift of a target, in standard deviations of
+        the basal state; signs are random.
     n_targets : int or (int, int), default=(1, 3)
         Number of targets of a perturbation: fixed, or drawn uniformly from this range, both ends
         included. A range that reaches beyond ``n_covered`` is cut there.
@@ -86,10 +76,8 @@ def make_sparse_shift(
     n_held_out : int, default=0
         The last ``n_held_out`` perturbations are named in ``held_out``; their cells are in the
         data, to be left out of training.
-    held_out_effect_size : float or None, default=None
-        Effect size of the held-out perturbations; None means ``effect_size``.
-    held_out_target_fraction : float in (0, 1] or None, default=None
-        Target fraction of the held-out perturbations; None means the rule of the others.
+    held_out_effect_size, held_out_target_fraction : float or None, default=None
+        Effect size and target fraction of the held-out perturbations; None: as of the others.
     replace_targets : bool, default=False
         Draw the targets of a perturbation with replacement, as the authors' released code does:
         repeated draws leave fewer targets. The paper's text draws without.
@@ -149,61 +137,40 @@ def make_sparse_shift(
     ((200, 100), (200, 15), (10, 15))
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
-    check_widths(n_latent, N_HIDDEN, n_genes)
-    check_strengths(effect_size, effect_scale, library_size)
-    if normalize not in ("genes", "cells"):
-        raise ValueError(f"normalize must be 'genes' or 'cells', got {normalize!r}")
+    check_poisson(n_latent, n_genes, library_size, normalize)
+    check_strengths(effect_size, effect_scale)
     _check_held_out(n_held_out, n_perturbations, held_out_effect_size, held_out_target_fraction)
     fractions = [target_fraction, held_out_target_fraction]
     rule = _check_targets(n_targets, fractions, n_covered, n_latent, replace_targets)
     rng = check_random_state(random_state)
 
-    fractions = [target_fraction, held_out_target_fraction or target_fraction]
     n_each = [n_perturbations - n_held_out, n_held_out]
+    fractions = [target_fraction, held_out_target_fraction or target_fraction]
     mask = np.vstack([rule.draw(n, rng, f) for n, f in zip(n_each, fractions, strict=True)])
     sizes = [effect_size, effect_size if held_out_effect_size is None else held_out_effect_size]
-    sizes = np.repeat(sizes, n_each)[:, None]
-    embedding = draw_embedding(sizes, effect_scale, mask.shape, rng)
+    embedding = draw_embedding(np.repeat(sizes, n_each)[:, None], effect_scale, mask.shape, rng)
     n_cells = [n_cells_per_perturbation] * n_perturbations + [n_control_cells]
-    cells = _draw_cells(mask * embedding, n_cells, n_genes, normalize, library_size, shuffle, rng)
+    cells = _draw_cells(mask * embedding, n_cells, shuffle, rng)
+    decoder = draw_poisson_decoder(cells["Z"], n_genes, rng, library_size, normalize)
     return Bunch(
         mask=mask,
         embedding=embedding,
         held_out=cells["perturbations"][n_each[0] :],
         DESCR=f"Sparse shifts: {n_perturbations} perturbations, {n_latent} latents, {normalize=}.",
         **cells,
+        **draw_expression(decoder, decoder.mean, cells["Z"], mask * embedding, rng),
     )
 
 
-def _draw_cells(effect, n_cells, n_genes, normalize, library_size, shuffle, rng):
-    """Cells of each perturbation and, last in ``n_cells``, of the control; with their truth."""
-    effect = np.vstack([effect, np.zeros(effect.shape[1])])  # last row: control
-    row = np.repeat(np.arange(len(effect)), n_cells)  # of each cell in effect
-    if shuffle:
-        row = rng.permutation(row)
-    Z = rng.normal(effect[row])
-    decoder = _draw_decoder(Z, n_genes, normalize, library_size, rng)
-    names = np.array([*perturbation_names(len(effect) - 1), "control"], dtype=object)
-    expected = population_mean(decoder.mean, effect)
+def _draw_cells(effect, n_cells, shuffle, rng):
+    """Labels and latent states of the cells of each perturbation and of the control, the last."""
+    row = draw_rows(n_cells, shuffle, rng)
+    names = np.array([*numbered("P", len(effect)), "control"], dtype=object)
     return {
-        "X": decoder.sample(Z, rng),
         "A": names[row],
-        "Z": Z,
+        "Z": rng.normal(np.vstack([effect, np.zeros(effect.shape[1])])[row]),
         "perturbations": names[:-1],
-        "expected_expression": expected[:-1],
-        "control_expression": expected[-1],
-        "rate": decoder.rate,
-        "log_likelihood": decoder.log_likelihood,
     }
-
-
-def _draw_decoder(Z, n_genes, normalize, library_size, rng):
-    """Random decoder, scaled and normalised on the latent states of the data set."""
-    decoder = draw_mixing_decoder(Z, n_genes, library_size, rng)
-    if normalize == "cells":
-        log_normalizer = logsumexp(decoder.logits(Z), axis=0)
-        decoder = replace(decoder, total=_GENE_TOTAL, log_normalizer=log_normalizer)
-    return decoder
 
 
 def _check_held_out(n_held_out, n_perturbations, effect_size, target_fraction):
