@@ -9,6 +9,9 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
+N_BANDWIDTHS = 10  # of the kernel of the MMD, each twice the one before
+WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
+
 
 def iwelbo(log_weights: Tensor) -> Tensor:
     r"""Importance-weighted ELBO of each cell, (n_cells,), in nats.
@@ -169,3 +172,22 @@ class _PairwiseLogProb(torch.autograd.Function):
         first = linear - mean * total  # sums of differences and of their squares
         second = grad.t() @ z.square() - mean * (first + linear)
         return of_z, first * precision, (second * precision - total) / scale
+
+
+def block_mmd(first: Tensor, second: Tensor) -> Tensor:
+    r"""Squared MMD of two equally large sets of cells in each block, (n_blocks,).
+
+    The released kernel, :math:`\sum_{i=0}^{9} \exp(-d^2 / (31.25 \cdot 2^i))`, with the diagonals.
+    """
+    cells = torch.cat([first, second], 1)  # (n_blocks, 2 * size, n_genes)
+    squares = cells.square().sum(-1)
+    d2 = squares[:, :, None] + squares[:, None] - 2 * cells @ cells.mT
+    widest = (d2.clamp(min=0) / -WIDEST).exp()
+    kernel = widest
+    for _ in range(N_BANDWIDTHS - 1):
+        widest = widest.square()  # half the bandwidth
+        kernel = kernel + widest
+    n = first.shape[1]
+    sign = torch.cat([cells.new_full((n,), 1 / n), cells.new_full((n,), -1 / n)])
+    mmd: Tensor = kernel @ sign @ sign
+    return mmd

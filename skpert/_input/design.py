@@ -164,6 +164,15 @@ def treatment_labels(design, *, control, sep):
     return np.array(names, dtype=object)[design.codes]
 
 
+def check_received(encoder, remedy):
+    """Raise ValueError if the fitted encoder knows perturbations that no cell received."""
+    unseen = encoder.perturbations_[encoder.n_cells_ == 0]
+    if len(unseen):
+        raise ValueError(
+            f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. {remedy}"
+        )
+
+
 def warn_of_single_cells(names, n_cells):
     """One warning for all perturbations that have a single cell."""
     single = [name for name, n in zip(names, n_cells, strict=True) if n == 1]

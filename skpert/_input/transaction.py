@@ -1,7 +1,6 @@
 """A `fit` that fails leaves the object as it was."""
 
 from contextlib import contextmanager
-from functools import wraps
 
 
 @contextmanager
@@ -14,14 +13,3 @@ def restored_on_failure(estimator):
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
-
-
-def all_or_nothing(fit):
-    """Return ``fit`` as a method that leaves the estimator as it was if it fails."""
-
-    @wraps(fit)
-    def guarded(self, *args, **kwargs):
-        with restored_on_failure(self):
-            return fit(self, *args, **kwargs)
-
-    return guarded

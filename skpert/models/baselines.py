@@ -28,9 +28,9 @@ from sklearn.utils import check_consistent_length, check_random_state, gen_batch
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.design import FOLDS, Design, distinct, read_design
+from .._input.design import FOLDS, Design, check_received, distinct, read_design
 from .._input.expression import check_same_cells
-from .._input.transaction import all_or_nothing
+from .._input.transaction import restored_on_failure
 from .._input.values import check_weights, is_positive_integer, listed
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
 
@@ -107,7 +107,6 @@ class _Baseline(BaseEstimator, ABC):
         """Responses that these treatments show."""
         return np.zeros((bulk.dosage.shape[1], 1))
 
-    @all_or_nothing
     def fit(self, X, y):
         """Learn from expression and design.
 
@@ -131,25 +130,21 @@ class _Baseline(BaseEstimator, ABC):
             or negative dosages, names a single condition, or has a column of a perturbation
             that no cell received.
         """
-        self._validate_params()
-        parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
-        design = PerturbationEncoder(**parameters).fit(y)
-        unseen = design.perturbations_[design.n_cells_ == 0]
-        if len(unseen):
-            raise ValueError(
-                f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. "
-                "Leave them out"
-            )
-        values = self._expression(X, y, reset=True)
-        bulk = _pseudobulk(values, design.transform(y))
-        self.design_, self.perturbations_ = design, design.perturbations_
-        treated = bulk.treated
-        share = bulk.weight if treated.all() else bulk.weight * ~treated
-        self.control_mean_ = np.average(bulk.mean, axis=0, weights=share)
-        controls = values[~treated[bulk.codes]]
-        self._keep(values, bulk)
-        self._centre, self._responses = self._learn(self._relative(bulk), controls)
-        return self
+        with restored_on_failure(self):
+            self._validate_params()
+            parameters = {k: getattr(self, k) for k in ("control", "sep", "perturbation")}
+            design = PerturbationEncoder(**parameters).fit(y)
+            check_received(design, "Leave them out")
+            values = self._expression(X, y, reset=True)
+            bulk = _pseudobulk(values, design.transform(y))
+            self.design_, self.perturbations_ = design, design.perturbations_
+            treated = bulk.treated
+            share = bulk.weight if treated.all() else bulk.weight * ~treated
+            self.control_mean_ = np.average(bulk.mean, axis=0, weights=share)
+            controls = values[~treated[bulk.codes]]
+            self._keep(values, bulk)
+            self._centre, self._responses = self._learn(self._relative(bulk), controls)
+            return self
 
     def adapt(self, X, A):
         """Add perturbations never trained on, with all else kept as it is.

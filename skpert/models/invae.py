@@ -253,10 +253,7 @@ def _normal_factor(natural: Natural) -> Normal:
 
 
 def _whitening(mean: Tensor, variance: Tensor, covariates: Tensor) -> Tensor:
-    """Map of a block to combinations of unit spread, (n_latent, n_latent) and symmetric.
-
-    Cells of unknown covariates do not count, unless there are no others.
-    """
+    """Map of a block to combinations of unit spread among cells of known covariates, if any."""
     known = covariates.any(1)
     known = known if known.any() else ~known
     design = torch.cat([torch.ones(len(mean), 1), covariates], 1)[known].to(mean)
@@ -302,7 +299,7 @@ class InvariantModule(PerturbationModule):
         whiten: bool = True,
     ):
         super().__init__(encoder, decoder, columns)  # q(z | x, covariates) and p(x | z)
-        self.invariant = invariant  # p(z_I | d)
+        self.invariant, self.n_invariant = invariant, invariant.n_latent  # p(z_I | d)
         self.spurious = spurious  # p(z_S | e)
         self.register_buffer("covariate", covariate)
         self.register_buffer("depth", library.median().clamp(min=1))
@@ -316,11 +313,6 @@ class InvariantModule(PerturbationModule):
         self.thinning = thinning
         self.regularization = regularization
         self.whitens = whiten
-
-    @property
-    def n_invariant(self) -> int:
-        """Number of invariant latents, the first ones."""
-        return self.invariant.n_latent
 
     def covariates(self, cells: Cells) -> Tensor:
         """Encoded covariates, zero where they are hidden, (n_cells, n_columns)."""
@@ -341,7 +333,7 @@ class InvariantModule(PerturbationModule):
     def features(self, x: Tensor) -> Tensor:
         """What the encoder reads: cells as if all had the same depth, in training after thinning.
 
-        Any q(z | x) makes a bound, so also one that has not read all of x.
+        A bound follows from any q(z | x), also from one that has not read all of x.
         """
         if not self.decoder.head.counts:
             return x
@@ -366,13 +358,10 @@ class InvariantModule(PerturbationModule):
         The normaliser of an exponential family is no part of ``kl_z``, whose gradient it does not
         change; ``score_matching`` is what fits that prior, and it alone.
 
-        Warm-up comes from above: what the covariates of a block explain costs nothing in it, and
-        is all that a large weight lets through. Each block has thus found what it is for before
-        it describes single cells. From below, environments can settle in the larger block.
-
-        A cell whose covariates are hidden from the encoder alone follows their prior and does not
-        move it: it lies between the environments that it could come from, and would pull their
-        priors together.
+        The KL weight is annealed from 30 down to 1: early on, a block learns only what its
+        covariates explain, which costs nothing. A cell whose covariates are hidden from the
+        encoder alone follows their prior and does not move it: it lies between the environments
+        that it could come from, and would pull their priors together.
         """
         kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
         known = self.covariates(cells)
@@ -447,11 +436,10 @@ class InvariantModule(PerturbationModule):
     def whiten(self, cells: Cells) -> None:
         """Show latents in units of their spread among cells of the same covariates.
 
-        The objective leaves the scale of a latent open, as the decoder can undo it, and distances
-        between cells are no better than the scales. In each block, latents become combinations of
-        themselves that are uncorrelated and of unit variance around what is linear in the
-        covariates, those nearest to the latents themselves. The variance is that of states, of
-        which posterior means have a part, so that latents that say nothing stay small.
+        The objective leaves the scale of a latent open, and distances between cells are no better
+        than the scales. In each block, latents become the nearest combinations of themselves that
+        are uncorrelated and of unit variance around what is linear in the covariates. The variance
+        is that of states, not of posterior means, so that latents that say nothing stay small.
         """
         self.eval()
         n_cells = cells.n_cells
@@ -602,9 +590,7 @@ class _InvariantVAE(PerturbationVAE):
 
         Parameters
         ----------
-        X : object
-            Not used.
-        A : object
+        X, A : object
             Not used.
 
         Raises
@@ -614,12 +600,11 @@ class _InvariantVAE(PerturbationVAE):
         """
         raise ValueError(
             f"{type(self).__name__} has conditions, not effects, and cannot adapt to new ones: "
-            "transform reads cells of unknown covariates as they are; to learn new categories, "
-            "fit with their cells"
+            "transform reads cells of unknown covariates; to learn new categories, fit with them"
         )
 
     def log_normaliser(self, A):
-        """Estimate the log normaliser of the nonfactorized prior.
+        """Log normaliser of the nonfactorized prior, as ``score`` uses it.
 
         Parameters
         ----------
@@ -630,8 +615,7 @@ class _InvariantVAE(PerturbationVAE):
         -------
         estimates : DataFrame of shape (n_designs, 2)
             ``log_normaliser``, nats, by importance sampling with 2,000 samples, and its
-            ``standard_error``. Both are what ``score`` uses; the bound is off by about half of
-            the squared error. Zeros with a factorized prior.
+            ``standard_error``, half of whose square biases the bound. Zeros if factorized.
         """
         check_is_fitted(self)
         cells = self._designs(A, None)
@@ -685,9 +669,8 @@ class _InvariantVAE(PerturbationVAE):
     def _designs(self, A, library_size):
         if isinstance(A, str):
             A = [A]
-        columns = list(getattr(A, "columns", ()))
-        named = {*self.covariates_, *(self.environment or ())}
-        if columns and named.isdisjoint(columns):
+        columns, named = list(getattr(A, "columns", ())), {*self.covariates_}
+        if columns and (named | {*(self.environment or ())}).isdisjoint(columns):
             raise ValueError(
                 f"A has none of the covariates {listed(self.covariates_, 20)}; its columns are "
                 f"{listed(columns, 20)}"
@@ -704,23 +687,21 @@ class InVAE(_InvariantVAE):
     ----------
     {n_latent} Both blocks together.
     invariant : str, list of str or None, default=None
-        Columns of the design with covariates whose relation to expression is the same in all
-        environments, such as the cell type or a treatment. With a design of labels in place of a
-        frame None takes these; else at least one of the two groups is needed. Columns of floats
-        are continuous, all others categories.
+        Columns of the design, such as the cell type or a treatment, whose relation to expression
+        is the same in all environments; None takes the labels of a design that is no frame. At
+        least one of the two groups is needed. Floats are continuous, all else categories.
     spurious : str, list of str or None, default=None
         Columns of the design with covariates of environments, such as the site.
     prior : {"nonfactorized", "factorized"}, default="nonfactorized"
         Prior of invariant latents given their covariates: an exponential family with neural
         sufficient statistics, fitted by score matching, or a normal distribution.
     n_spurious : int, default=1
-        Number of spurious latents, the last ones. With 0 the covariates in ``environment`` can
-        enter the decoder in their place.
+        Number of spurious latents, the last ones; 0 leaves it to ``environment`` in the decoder.
     total_correlation : float, default=1.0
         Weight of the total correlation between the two blocks, estimated over minibatches.
     conditioning : {"domain", "none"}, default="domain"
-        Whether that is taken among the cells of one environment, as in the paper, or among all,
-        as in the released code and wherever a spurious covariate is continuous.
+        Whether that is taken within each environment, as in the paper, or over all cells, as
+        released and wherever a spurious covariate is continuous.
     {prior_parameters}
     latent : {"invariant", "spurious", "all"}, default="invariant"
         Latents that ``transform`` gives.
@@ -744,18 +725,17 @@ class InVAE(_InvariantVAE):
     ``InVAE(prior="factorized", n_spurious=0)`` is the iVAE of the paper: all covariates are then
     ``invariant``.
 
-    The KL is warmed up from above: over ``n_epochs_kl_warmup`` epochs its weight, where the
-    covariates of a block are known, falls from 30 to 1. Early on each block then learns only
-    what these explain; from below, environments can end up among the invariant latents.
+    Over ``n_epochs_kl_warmup`` epochs the weight of the KL is annealed from 30 down to 1 where the
+    covariates of a block are known: each block then learns first what these explain. From below,
+    environments can end up among the invariant latents.
 
     Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
-    predictions, a category that was not in training. ``control``, ``sep`` and ``perturbation``
-    have no meaning here.
+    predictions, a new category. ``control``, ``sep`` and ``perturbation`` have no meaning here.
 
-    ``predict_intervention(design, X)`` answers for these cells in another environment, where the
-    design has a column of ``spurious``: the invariant latents of a cell stay, the spurious ones
-    are drawn from the prior of that environment. A column of ``invariant`` is another condition:
-    the invariant latents are then drawn from its prior, an answer about a population.
+    ``predict_intervention(design, X)`` answers for these cells in another environment, if the
+    design has a column of ``spurious``: their invariant latents stay, the spurious ones are drawn
+    from its prior. With a column of ``invariant``, another condition, the invariant latents are
+    drawn from its prior, an answer about a population.
 
     References
     ----------

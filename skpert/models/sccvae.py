@@ -30,17 +30,16 @@ from torch.distributions import Distribution, Independent, Normal
 
 from .._data import ENCODE_SIZE, Cells
 from .._input.cells import log_normalised, median_library_size
+from .._input.expression import read_matrix
 from .._input.values import listed
 from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import NormalHead, Table
-from ..objectives import kl_from_unit_normal, log_unit_normal
+from ..objectives import block_mmd, kl_from_unit_normal, log_unit_normal
 from ..preprocessing import TargetFeatures
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
-BANDWIDTHS = 10  # of the kernel, each twice the one before
-WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
 MAX_CONTROLS = 10_000  # control cells that components of genes are computed from
 N_BASAL_STATES = 1000  # of control cells, kept for predictions
 RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
@@ -487,25 +486,6 @@ def _kl(q: Normal, prior_mean: Tensor) -> Tensor:
     return kl_from_unit_normal(q, prior_mean).sum(-1)
 
 
-def block_mmd(first: Tensor, second: Tensor) -> Tensor:
-    r"""Squared MMD of two equally large sets of cells in each block, (n_blocks,).
-
-    The released kernel, :math:`\sum_{i=0}^{9} \exp(-d^2 / (31.25 \cdot 2^i))`, with the diagonals.
-    """
-    cells = torch.cat([first, second], 1)  # (n_blocks, 2 * size, n_genes)
-    squares = cells.square().sum(-1)
-    d2 = squares[:, :, None] + squares[:, None] - 2 * cells @ cells.mT
-    widest = (d2.clamp(min=0) / -WIDEST).exp()
-    kernel = widest
-    for _ in range(BANDWIDTHS - 1):
-        widest = widest.square()  # half the bandwidth
-        kernel = kernel + widest
-    n = first.shape[1]
-    sign = torch.cat([cells.new_full((n,), 1 / n), cells.new_full((n,), -1 / n)])
-    mmd: Tensor = kernel @ sign @ sign
-    return mmd
-
-
 def blocks(cells: Cells) -> Callable[[int], Iterator[Cells]]:
     """Minibatches made of blocks of cells with the same design, in a new order at each call.
 
@@ -589,7 +569,7 @@ class SCCVAE(PerturbationVAE):
     Attributes
     ----------
     shift_ : ndarray of shape (n_perturbations, n_latent)
-        Shift of each module by each perturbation, at least 0, rows sum to one.
+        Shift of each module by each perturbation, at least 0; rows sum to one.
     penetrance_ : ndarray of shape (n_perturbations,)
         Factor of each shift; at most meaningful up to one scale for all.
     embedding_ : ndarray of shape (n_perturbations, n_latent)
@@ -735,9 +715,8 @@ class SCCVAE(PerturbationVAE):
         Parameters
         ----------
         penetrance : dict or Series of str to float
-            Names of single perturbations and their penetrances, of any sign: 0 does nothing,
-            beyond those of the training is extrapolation, and below 0 reverses the sign of the
-            effect.
+            Penetrances by names of single perturbations: 0 does nothing, below 0 reverses the
+            sign of the effect, beyond those of the training is extrapolation.
 
         Returns
         -------
@@ -906,12 +885,7 @@ def _graph(estimator):
         if kind == "random":
             graph = np.float32(torch.rand(n, n).numpy() < estimator.edge_density)
         return graph * (1 - np.eye(n, dtype=np.float32)) if estimator.cyclic else np.triu(graph, 1)
-    try:
-        graph = np.asarray(kind, dtype=np.float64)
-    except (TypeError, ValueError) as reason:
-        raise ValueError(
-            f"graph must be an array of 0 and 1, one row per latent: {reason}"
-        ) from reason
+    graph = read_matrix(kind, "graph", dtype=np.float64)
     if graph.shape != (n, n) or not np.isin(graph, (0, 1)).all() or graph.diagonal().any():
         raise ValueError(
             f"graph must be an array of 0 and 1 of shape (n_latent, n_latent)=({n}, {n}), with "

@@ -14,7 +14,7 @@ from skpert import SCCVAE, BilinearRidge
 from skpert.datasets import make_causal_shift
 from skpert.exceptions import DataWarning
 from skpert.metrics import maximum_mean_discrepancy
-from skpert.models.sccvae import block_mmd
+from skpert.objectives import block_mmd
 from skpert.preprocessing import TargetFeatures
 
 OPTIONS = {"n_latent": 3, "max_epochs": 1, "n_hidden": 8}
