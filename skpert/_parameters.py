@@ -69,6 +69,14 @@ SHARED = {
     correlated_basal : bool, default=@correlated_basal
         Whether the encoder reads the effects of a cell's perturbations beside its expression.
         Without, it infers the basal state, which is then also what ``transform`` gives.""",
+    "edges": """edges : {"called", "learned"}, default="called"
+        How masks are found. "called" trains with effects on the axes on which they are sparse,
+        and calls edges afterwards, by an empirical-null test of mean latent states that needs no
+        prior (``skpert.sparsity.edges``). "learned" trains masks under their prior.""",
+    "init": """init : {"rotation", "random"}, default="rotation"
+        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
+        the latent space in which effects are sparse, and goes on from there. "random" begins with
+        random weights and masks to be learned, as published, and needs several times as long.""",
     "prior_parameters": """hide : float, default=@hide
         Share of training cells whose covariates are hidden from the encoder at each step, in
         [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From

@@ -6,7 +6,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from ._runtime import seeded
 from .exceptions import TrainingWarning
 from .module import PerturbationModule
 
-N_STEPS = 5000  # gradient steps of a training of automatic length
 N_PROBED = 256  # training cells, at most, by which a training is assessed
 TOLERANCE, RELATIVE_TOLERANCE = 10.0, 0.1  # nats by which a cell may lose in a short training
 N_RENEWING = 100  # minibatches at most that the statistics of batch norm are taken from anew
@@ -186,35 +184,6 @@ def _validate(
             row[f"validation_{name}"] += float(term) * share
         row["validation_elbo"] += float(module.log_weights(batch, 1).mean()) * share
     return dict(row)
-
-
-class Budget(NamedTuple):
-    """How long to train, and in what steps."""
-
-    n_epochs: int
-    batch_size: int
-    n_epochs_kl_warmup: int
-
-
-def budget(
-    n_cells: int,
-    max_epochs: int | str,
-    batch_size: int | str,
-    n_epochs_kl_warmup: int | str,
-    n_steps: int = N_STEPS,
-) -> Budget:
-    """Replace what is "auto" by what suits the number of training cells.
-
-    Minibatches are about an 80th of the cells, a power of two from 64 to 512; epochs are so many
-    that ``n_steps`` minibatches are seen, from 20 to 200; the KL is warmed up over a third.
-    """
-    size = min(max(2 ** round(math.log2(n_cells / 80)), 64), 512)
-    size = size if isinstance(batch_size, str) else batch_size
-    n_epochs = min(max(round(n_steps * size / n_cells), 20), 200)
-    n_epochs = n_epochs if isinstance(max_epochs, str) else max_epochs
-    third = round(n_epochs / 3)
-    warmup = third if isinstance(n_epochs_kl_warmup, str) else n_epochs_kl_warmup
-    return Budget(n_epochs, size, warmup)
 
 
 def _check_finite(values: dict[str, float], epoch: int) -> None:

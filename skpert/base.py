@@ -20,12 +20,12 @@ from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import restored_on_failure
 from ._input.values import check_weights, is_positive_integer
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._optimizer import Adam
+from ._optimizer import N_STEPS, Adam, budget
 from ._parameters import CONSTRAINTS, REAL_VALUED
 from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
 from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
-from ._training import N_STEPS, budget, check_predictions, mean_elbo, probe, train
+from ._training import check_predictions, mean_elbo, probe, train
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
 from .preprocessing import PerturbationEncoder

@@ -654,10 +654,7 @@ class SAMSVAE(_AdditiveVAE):
     Parameters
     ----------
     {n_latent}
-    edges : {"called", "learned"}, default="called"
-        How masks are found. "called" trains with effects on the axes on which they are sparse,
-        and calls edges afterwards, by an empirical-null test of mean latent states that needs no
-        prior (``skpert.sparsity.edges``). "learned" trains masks under their prior, as published.
+    {edges}
     mask_prior : float, (float, float) or None, default=None
         Of learned masks: prior probability of every edge, in (0, 1); or a pair (a, b), from whose
         Beta distribution it is drawn for each edge. None is 0.01.
@@ -668,11 +665,7 @@ class SAMSVAE(_AdditiveVAE):
     correlated_embedding : bool or tuple of int, default=False
         Whether the posterior of an embedding depends on the mask, by a network whose hidden
         layers have these widths; True is those of the encoder.
-    init : {"rotation", "random"}, default="rotation"
-        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
-        the latent space in which embeddings are sparse, and goes on from there; the encoder
-        reads the effects from then on. "random" begins with random weights and masks at one
-        half, as published, needs many times as long, and has masks learned.
+    {init}
     reweight : dict or None, default=None
         Weights of priors in the objective: a dict from one of four kinds to a dict from
         variables to their weights. "prior_scale" multiplies the log prior of a variable,

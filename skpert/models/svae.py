@@ -210,6 +210,38 @@ class _ShiftVAE(PerturbationVAE):
 
     _additive = False
 
+    def __init__(
+        self,
+        n_latent=10,
+        *,
+        n_hidden=128,
+        n_layers=2,
+        dropout=0.0,
+        batch_norm=True,
+        likelihood="negative_binomial",
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        environment=None,
+        layer=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=1e-2,
+        schedule="one_cycle",
+        weight_decay=1e-6,
+        adam_epsilon=1e-8,
+        max_gradient_norm=None,
+        n_epochs_kl_warmup="auto",
+        validation_fraction=0.1,
+        patience=None,
+        n_init=1,
+        n_particles=100,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self._store(locals())
+
 
 class _SparseVAE(_ShiftVAE):
     """What members with masks do."""
@@ -297,38 +329,6 @@ class VAE(_ShiftVAE):
     >>> model.transform(screen.X).shape
     (240, 3)
     """
-
-    def __init__(
-        self,
-        n_latent=10,
-        *,
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="negative_binomial",
-        control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self._store(locals())
 
     def _make_module(self, cells):
         return ShiftModule(*self._networks(cells))
@@ -454,38 +454,6 @@ class IVAE(_ShiftVAE):
     (5, 3)
     """
 
-    def __init__(
-        self,
-        n_latent=10,
-        *,
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="negative_binomial",
-        control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self._store(locals())
-
     def _make_module(self, cells):
         networks, rows = self._networks(cells), (len(self.perturbations_), self.n_latent)
         return ShiftModule(*networks, Table(torch.randn(rows)), FixedMasks(torch.full(rows, inf)))
@@ -498,11 +466,7 @@ class SVAE(_SparseVAE):
     Parameters
     ----------
     {n_latent}
-    edges : {"called", "learned"}, default="called"
-        How masks are found. "called" trains with shifts on the axes on which they are sparse, and
-        calls edges afterwards, by an empirical-null test of mean latent states
-        (``skpert.sparsity.edges``); ``SVAEPlus`` is then the same model. "learned" is the
-        published way: masks are trained under the L1 penalty.
+    {edges}
     sparsity : float or None, default=None
         Strength of the penalty on learned masks, nats per cell times the mean edge probability;
         None is 10. It does not depend on the number of cells, but on the size of effects: those
@@ -510,10 +474,7 @@ class SVAE(_SparseVAE):
     norm : {"mean", "sum"}, default="mean"
         What the penalty on learned masks is of: the "mean" edge probability, as released, or
         their "sum", the L1 norm as printed.
-    init : {"rotation", "random"}, default="rotation"
-        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
-        the latent space in which shifts are sparse, and goes on from there; "random" begins
-        with random weights, as published, needs several times as long, and has masks learned.
+    {init}
     {network_parameters}
     {shared_parameters}
 
@@ -594,17 +555,14 @@ class SVAE(_SparseVAE):
 
 @with_shared_parameters
 class SVAEPlus(_SparseVAE):
-    """Sparse VAE, sVAE+: every perturbation shifts few latents, which are called after training.
+    """Sparse VAE (sVAE+): every perturbation shifts few latents; edges are called after training.
 
     With ``edges="learned"`` masks are trained under a Beta prior, as published.
 
     Parameters
     ----------
     {n_latent}
-    edges : {"called", "learned"}, default="called"
-        How masks are found. "called" trains with shifts on the axes on which they are sparse, and
-        calls edges afterwards, by an empirical-null test of mean latent states that needs no
-        prior (``skpert.sparsity.edges``). "learned" trains masks under the Beta prior.
+    {edges}
     sparsity : float or None, default=None
         Of learned masks: parameter of the prior Beta(1, sparsity) of edge probabilities, at least
         1; larger is sparser, and so are fewer cells. None is the published choice, the number of
@@ -615,10 +573,7 @@ class SVAEPlus(_SparseVAE):
     pseudo_sample_size : float or None, default=None
         Of learned masks: number of cells against which the prior is weighed (equation 13); None
         is the number of training cells. Smaller is sparser.
-    init : {"rotation", "random"}, default="rotation"
-        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
-        the latent space in which shifts are sparse, and goes on from there; "random" begins
-        with random weights, as published, needs several times as long, and has masks learned.
+    {init}
     {network_parameters}
     {shared_parameters}
 
