@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ._monitor import Monitor
-from ._training import is_worse
 from .exceptions import TrainingWarning
 
 
@@ -44,20 +43,6 @@ class Candidates:
         if self.n_trainings > 1 and (score := self.score(module)) > self.highest:
             self.kept, self.highest = (module, *result), score
 
-    def best(self) -> tuple[Any, Any]:
-        """Module and history of the best training."""
-        module, history, *elbo = self.kept
-        warn_if_worse(*elbo)
-        return module, history
-
-
-def warn_if_worse(before: float, after: float) -> None:
-    """Warn if training made the model worse."""
-    if is_worse(before, after):
-        warnings.warn(
-            f"training made the model worse: the ELBO of training cells is {after:.5g} nats per "
-            f"cell, {before - after:.3g} below what it was before. Do not use it: lower "
-            "learning_rate, train for longer, or look for extreme values in X",
-            TrainingWarning,
-            stacklevel=4,
-        )
+    def best(self) -> Any:
+        """Module and history of the best training, and its ELBO before and after."""
+        return self.kept

@@ -190,3 +190,15 @@ def _check_finite(values: dict[str, float], epoch: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} became {value} in epoch {epoch}: {ADVICE}")
+
+
+def warn_if_worse(before: float, after: float) -> None:
+    """Warn if training made the model worse."""
+    if is_worse(before, after):
+        warnings.warn(
+            f"training made the model worse: the ELBO of training cells is {after:.5g} nats per "
+            f"cell, {before - after:.3g} below what it was before. Do not use it: lower "
+            "learning_rate, train for longer, or look for extreme values in X",
+            TrainingWarning,
+            stacklevel=4,
+        )

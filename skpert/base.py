@@ -12,7 +12,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from . import _prediction
-from ._candidates import Candidates, warn_if_worse
+from ._candidates import Candidates
 from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
@@ -25,7 +25,7 @@ from ._parameters import CONSTRAINTS, REAL_VALUED
 from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
 from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
-from ._training import check_predictions, mean_elbo, probe, train
+from ._training import check_predictions, mean_elbo, probe, train, warn_if_worse
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
 from .preprocessing import PerturbationEncoder
@@ -37,10 +37,7 @@ N_CHOOSING = 10  # particles at most that score a training when the best of seve
 class PerturbationVAE(
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
 ):
-    """Base of all models; a subclass adds ``__init__`` and ``_make_module``.
-
-    All that is asked of the module is in :class:`skpert.module.PerturbationModule`.
-    """
+    """Base of all models, which add ``__init__`` and ``_make_module`` (see ``skpert.module``)."""
 
     _parameter_constraints = CONSTRAINTS
     _n_steps = N_STEPS  # of a training of automatic length
@@ -150,7 +147,9 @@ class PerturbationVAE(
                     if monitor.stopped:
                         break
                 monitor.close()
-            return self._keep(*candidates.best(), "fit")
+            module, history, *elbo = candidates.best()
+            warn_if_worse(*elbo)
+            return self._keep(module, history, "fit")
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""

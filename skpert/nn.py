@@ -357,6 +357,11 @@ class Table(nn.Module):
         """All rows, (n_perturbations, n_latent)."""
         return torch.cat([self.frozen, self.rows]) if len(self.frozen) else self.rows
 
+    def of(self, part: Tensor | None) -> Tensor:
+        """Rows of these perturbations, (*part.shape, n_latent), or all."""
+        rows: Tensor = self() if part is None else nn.functional.embedding(part, self())
+        return rows
+
     def extend(self, rows: Tensor) -> None:
         """Freeze the rows there are and append new ones to be learned."""
         self.frozen = self().detach()

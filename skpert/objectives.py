@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
+Costs = dict[str, tuple[Tensor, Tensor]]  # by variable: log p and log q, (..., n_rows)
+
 N_BANDWIDTHS = 10  # of the kernel of the MMD, each twice the one before
 WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array, issparse
 from ..exceptions import warn_of_data
 from .expression import with_valid_structure
 from .parts import dosage_matrix, read_parts, warn_of_whole
-from .values import as_design, check_columns, factors, listed, text, warn_of_missing
+from .values import LIKE_MISSING, as_design, check_columns, factors, listed, text
 
 FOLDS = (  # what leaves perturbations out of training when cells are sorted by label
     "If this is a fold of a cross-validation, as of KFold without shuffling, which leaves out "
@@ -170,6 +170,18 @@ def check_received(encoder, remedy):
     if len(unseen):
         raise ValueError(
             f"A has columns of perturbations that no cell received: {listed(unseen, 10)}. {remedy}"
+        )
+
+
+def warn_of_missing(names, n_cells):
+    """One warning when labels look like missing values that were made text."""
+    alike = [i for i, name in enumerate(names) if LIKE_MISSING.fullmatch(name)]
+    if alike:
+        shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
+        warn_of_data(
+            f"A has labels that look like missing values, {shown}; they are treated as "
+            "perturbations. If they are missing, leave those cells out, or give them the label "
+            "of the control if they are untreated."
         )
 
 

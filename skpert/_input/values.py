@@ -13,8 +13,6 @@ from scipy.sparse import issparse
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight
 
-from ..exceptions import warn_of_data
-
 BOOLS = (bool, np.bool_)
 VALUES = (str, bytes, *BOOLS, Real, Decimal, np.datetime64, np.timedelta64)
 VALUES += (date, time, timedelta, pd.Period, pd.Interval)
@@ -191,33 +189,6 @@ def _objects(values):
     if values.ndim == 2 and values.dtype.kind == "O" and values.size:
         return _converted(values, lambda: np.array(values.tolist()).reshape(values.shape))
     return values
-
-
-def warn_of_missing(names, n_cells):
-    """One warning when labels look like missing values that were made text."""
-    alike = [i for i, name in enumerate(names) if LIKE_MISSING.fullmatch(name)]
-    if alike:
-        shown = ", ".join(f"{names[i]!r} ({n_cells[i]} cells)" for i in alike[:5])
-        warn_of_data(
-            f"A has labels that look like missing values, {shown}; they are treated as "
-            "perturbations. If they are missing, leave those cells out, or give them the label "
-            "of the control if they are untreated."
-        )
-
-
-def warn_of_missing_categories(categories):
-    """One warning when categories of columns look like missing values that were made text."""
-    alike = [
-        f"{column}={name}"
-        for column, names in categories.items()
-        for name in names
-        if LIKE_MISSING.fullmatch(name) and name.lower() not in WORDS
-    ]
-    if alike:
-        warn_of_data(
-            f"A has categories that look like missing values, {listed(alike, 5)}; they are "
-            "treated as categories. What is missing should be None or NaN."
-        )
 
 
 def is_positive_integer(value):

@@ -29,7 +29,7 @@ from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import InputTransform, Table
-from ..objectives import iwelbo, kl_from_unit_normal, log_unit_normal
+from ..objectives import Costs, iwelbo, kl_from_unit_normal, log_unit_normal
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
     LARGEST_CROSS_TALK,
@@ -43,7 +43,6 @@ from ..sparsity.masks import (
     BernoulliMasks,
     BetaBernoulliMasks,
     CalledMasks,
-    Costs,
     FixedMasks,
 )
 

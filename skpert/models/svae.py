@@ -46,7 +46,6 @@ from ..sparsity.masks import (
     FixedMasks,
     L1Penalty,
     PenalisedMasks,
-    rows_of,
 )
 
 N_LARGEST = 2  # shifts of each perturbation that are shown as the graph where none is masked
@@ -101,7 +100,7 @@ class ShiftModule(PerturbationModule):
         """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
         if self.embedding is None:
             return cells.dosage.new_zeros(1)
-        effect = rows_of(self.embedding(), cells.part)  # a row per part
+        effect = self.embedding.of(cells.part)  # a row per part
         effect = effect * self.masks.sample(cells.part, sample_shape)
         return (cells.dosage[:, :, None] * effect).sum(-2)
 

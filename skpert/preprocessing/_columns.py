@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from .._input.values import as_design, check_columns, factors, listed, text
+from .._input.values import LIKE_MISSING, WORDS, as_design, check_columns, factors, listed, text
+from ..exceptions import warn_of_data
 
 
 def check_groups(groups):
@@ -221,4 +222,19 @@ def _check_complete(values, missing):
         raise ValueError(
             f"Column {values.name!r} of A has {len(bad)} missing or infinite values, the first in "
             f"row {bad[0]}; leave those cells out or fill them in."
+        )
+
+
+def warn_of_missing_categories(categories):
+    """One warning when categories of columns look like missing values that were made text."""
+    alike = [
+        f"{column}={name}"
+        for column, names in categories.items()
+        for name in names
+        if LIKE_MISSING.fullmatch(name) and name.lower() not in WORDS
+    ]
+    if alike:
+        warn_of_data(
+            f"A has categories that look like missing values, {listed(alike, 5)}; they are "
+            "treated as categories. What is missing should be None or NaN."
         )

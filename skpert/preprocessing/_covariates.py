@@ -8,7 +8,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.transaction import restored_on_failure
-from .._input.values import as_design, as_list, listed, warn_of_missing_categories
+from .._input.values import as_design, as_list, listed
 from ._columns import (
     as_numbers,
     category_codes,
@@ -22,6 +22,7 @@ from ._columns import (
     select,
     standardised,
     unnamed_frame,
+    warn_of_missing_categories,
 )
 
 

@@ -22,9 +22,9 @@ from .._input.design import (
 )
 from .._input.parts import doubt
 from .._input.transaction import restored_on_failure
-from .._input.values import as_design, as_list, listed, text, warn_of_missing_categories
+from .._input.values import as_design, as_list, listed, text
 from ..exceptions import warn_of_data
-from ._columns import environment_matrix, learn_environments
+from ._columns import environment_matrix, learn_environments, warn_of_missing_categories
 from ._nesting import nested, warn_of_nested
 
 
@@ -414,7 +414,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         """Find the perturbations that come only with an environment of their own."""
         self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
         if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
-            found = nested(design, frame, as_list(self.environment), self.perturbation)
+            found = nested(distinct(design), frame, as_list(self.environment), self.perturbation)
             self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
             warn_of_nested(found, design)
 

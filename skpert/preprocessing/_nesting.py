@@ -17,7 +17,6 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .._input.design import distinct
 from .._input.values import factors, listed, text
 from ..exceptions import warn_of_data
 
@@ -35,7 +34,7 @@ def nested(design, frame, environment, perturbation):
     samples or donors only if one of these has several treatments, as otherwise each is treated
     as a whole, which is what an experiment with replicates does.
     """
-    design, found = distinct(design), []
+    found = []
     untreated = np.diff(design.dosage.indptr)[design.codes] == 0
     for j in np.flatnonzero(frame.columns != perturbation):
         values, given = frame.iloc[:, j], frame.columns[j] in environment

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.nn.functional import leaky_relu
 
 from ..nn import Table
-from .masks import Costs, rows_of
+from ..objectives import Costs
 
 SCALE_START = 0.1  # standard deviation of an embedding's posterior
 
@@ -34,7 +34,7 @@ class Embeddings(nn.Module):
 
     def posterior(self, part: Tensor | None, mask: Tensor) -> Normal:
         """q(e | m) of these perturbations, (..., n_latent)."""
-        loc, log_scale = rows_of(self.loc(), part), rows_of(self.log_scale(), part)
+        loc, log_scale = self.loc.of(part), self.log_scale.of(part)
         if self.network is not None:
             of_loc, of_scale = self.network(part, mask).chunk(2, -1)
             loc, log_scale = loc + of_loc, log_scale + of_scale
@@ -96,7 +96,7 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, part: Tensor | None, mask: Tensor) -> Tensor:
         """Differences of location and of log-scale, side by side, (..., 2 n_latent)."""
-        h = leaky_relu(self.of_mask(mask) + rows_of(self.of_perturbation(), part))
+        h = leaky_relu(self.of_mask(mask) + self.of_perturbation.of(part))
         for layer in self.hidden:
             block = leaky_relu(layer(h))
             h = h + block if block.shape == h.shape else block

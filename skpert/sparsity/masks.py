@@ -14,23 +14,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Beta, kl_divergence
-from torch.nn.functional import embedding, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from ..distributions import StraightThroughBernoulli
 from ..nn import Table
-from ..objectives import beta_log_prob
+from ..objectives import Costs, beta_log_prob
 from .effects import edge_logit
 
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
-
-Costs = dict[str, tuple[Tensor, Tensor]]  # by variable: log p and log q, (..., n_rows)
-
-
-def rows_of(table: Tensor, part: Tensor | None) -> Tensor:
-    """Rows of these perturbations, or all."""
-    rows: Tensor = table if part is None else embedding(part, table)
-    return rows
 
 
 class Masks(nn.Module, ABC):
@@ -69,12 +61,12 @@ class Masks(nn.Module, ABC):
 
     def _hard(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
         """The most probable masks, (*sample_shape, *part.shape, n_latent)."""
-        mask = (rows_of(self.logit(), part) > 0).to(self.logit.rows.dtype)
+        mask = (self.logit.of(part) > 0).to(self.logit.rows.dtype)
         return mask.expand(*sample_shape, *mask.shape)
 
     def _drawn(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by their probability, (*sample_shape, *part.shape, n_latent)."""
-        return StraightThroughBernoulli(rows_of(self.logit(), part)).rsample(sample_shape)
+        return StraightThroughBernoulli(self.logit.of(part)).rsample(sample_shape)
 
     def _append(self, logit: float, n_new: int) -> None:
         self.logit.extend(self.logit().new_full((n_new, self.logit.rows.shape[1]), logit))
@@ -193,7 +185,7 @@ class BernoulliMasks(LearnedMasks):
         self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
     ) -> tuple[Tensor, Costs]:
         """Masks, (*sample_shape, *part.shape, n_latent), and their costs."""
-        logit = rows_of(self.logit(), part)
+        logit = self.logit.of(part)
         mask = StraightThroughBernoulli(logit).rsample(sample_shape)
         chosen = torch.sigmoid(logit) if analytic else mask
         finite = logit.clamp(-1e4, 1e4)
@@ -223,14 +215,14 @@ class BetaBernoulliMasks(LearnedMasks):
         self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
     ) -> tuple[Tensor, Costs]:
         """Masks, (*sample_shape, *part.shape, n_latent), and the costs of their probability."""
-        logit = rows_of(self.logit(), part)
+        logit = self.logit.of(part)
         finite = logit.clamp(-15, 15)
         if self.log_size is None:
             drawn, shape = finite, sample_shape
             q = finite.new_tensor([1.0, 1.0]).unbind()  # a point has no density
             moments = logsigmoid(finite), logsigmoid(-finite)
         else:
-            size = 2 * rows_of(self.log_size(), part).exp()
+            size = 2 * self.log_size.of(part).exp()
             q = size * torch.sigmoid(finite), size * torch.sigmoid(-finite)
             drawn = torch.logit(Beta(*q, validate_args=False).rsample(sample_shape), 1e-6)
             shape, moments = (), (logsigmoid(drawn), logsigmoid(-drawn))
