@@ -1,4 +1,4 @@
-r"""Which perturbation moves which latent, judged from mean latents by an empirical null.
+r"""Which perturbation moves which latent, called from mean latents by an empirical null.
 
 Entry :math:`v_{pk}` of a matrix :math:`M` is the mean of latent :math:`k` over the cells of
 perturbation :math:`p`, less that of the control, and :math:`e_{pk}` its standard error. Some
@@ -12,11 +12,11 @@ variance is
 
 .. math:: s_{pk}^2 = e_{pk}^2 + \sigma_k^2 + \lambda^2 \rho_{pk}^2,
 
-since what leaks is in proportion to what there is to leak. Each latent has a width
-:math:`\sigma_k` of its own, drawn towards a common one. Most entries that are no effects have the
+since cross-talk is proportional to the effects that cause it. Each latent has a width
+:math:`\sigma_k` of its own, shrunk towards a common one. Most entries that are no effects have the
 distribution :math:`\mathcal N(0, s^2)`, the core; some :math:`\mathcal N(0, (2 s)^2)`, a tail; and
-some :math:`\mathcal N(0, s^2 + 0.15^2 \rho^2)`: they leak a lot, but only where another effect of
-the same perturbation is strong.
+some :math:`\mathcal N(0, s^2 + 0.15^2 \rho^2)`: strong cross-talk, where another effect of the
+same perturbation is strong.
 
 **Effects have a typical size.** They have the distribution
 
@@ -54,10 +54,10 @@ FLOOR = 0.02  # least width of the null; what differs by less is the same
 UNUSED = 0.1  # of the largest spread among cells; a latent that spreads less is out of use
 GUESS, GUESS_WEIGHT = 0.1, 4.0  # width of the null before any entry is seen, worth so many entries
 COLUMN_WEIGHT = 20.0  # entries that the common width weighs in the width of each latent
-NULL_SHARES = np.array([0.93, 0.05, 0.02])  # core, tail and leaked, before any entry is seen
+NULL_SHARES = np.array([0.93, 0.05, 0.02])  # core, tail and cross-talk, before any entry is seen
 NULL_WEIGHT = 10.0  # entries that those shares are worth
 TAIL = 2.0  # width of the tail over that of the core
-LEAK, STRONG_LEAK = 0.06, 0.15  # lambda to start from, and that of the entries that leak a lot
+CROSS_TALK, STRONG_CROSS_TALK = 0.06, 0.15  # lambda to start from, and that of strong cross-talk
 CLOSEST = 4.0  # least location of a slab, in widths of the null
 LOCATION_STEP, WIDTH_STEP = 2**0.5, 1.5  # ratios of the grids of locations and of null widths
 RELATIVE_WIDTHS = np.array([0.125, 0.25, 0.5, 1.0])  # of a slab, over its location
@@ -74,7 +74,7 @@ class _Mixture(NamedTuple):
     value: float  # log-likelihood, with what its priors and slabs cost
     width: float
     slabs: tuple  # two of the candidates, the same twice where there is only one
-    weights: np.ndarray  # (5,) of core, tail, leaked, first and second slab
+    weights: np.ndarray  # (5,) of core, tail, cross-talk, first and second slab
 
 
 class _Table(NamedTuple):
@@ -89,7 +89,7 @@ class _Table(NamedTuple):
 
 
 def edge_probability(M, standard_error):
-    """Probability that each entry is an effect, rather than noise or what leaks from effects.
+    """Probability that each entry is an effect, rather than noise or cross-talk from others.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def edge_probability(M, standard_error):
     Examples
     --------
     >>> import numpy as np
-    >>> from skpert.edges import edge_probability
+    >>> from skpert.sparsity.edges import edge_probability
     >>> M = np.array([[3.1, 0.1, -0.1], [0.0, -2.8, 0.1], [0.1, 0.0, 0.1], [-0.1, 0.1, 2.9]])
     >>> edge_probability(M, np.full(M.shape, 0.1)).round(2)
     array([[1., 0., 0.],
@@ -144,7 +144,7 @@ def edges_at_fdr(probability, fdr=0.05):
 
     Examples
     --------
-    >>> from skpert.edges import edges_at_fdr
+    >>> from skpert.sparsity.edges import edges_at_fdr
     >>> edges_at_fdr([0.99, 0.93, 0.8, 0.1], fdr=0.1)
     array([ True,  True,  True, False])
     """
@@ -316,39 +316,41 @@ def _refine(M, e, slabs, mixtures):
     """Probability of an effect where each latent has its own null, (n_perturbations, n_latent)."""
     v, weights = M.ravel(), np.array([mixture.weights for mixture in mixtures])
     first, second = slabs[:, np.array([mixture.slabs for mixture in mixtures]).T].swapaxes(0, 1)
-    columns, leak = np.full(M.shape[1], mixtures[0].width ** 2), LEAK**2
+    columns, cross_talk = np.full(M.shape[1], mixtures[0].width ** 2), CROSS_TALK**2
     reach = np.zeros(M.shape)  # rho^2
     for _ in range(N_REFINE):
-        variance = e**2 + columns + leak * reach
-        null = _null_densities(v, variance.ravel(), (variance + STRONG_LEAK**2 * reach).ravel())
+        variance = e**2 + columns + cross_talk * reach
+        null = _null_densities(
+            v, variance.ravel(), (variance + STRONG_CROSS_TALK**2 * reach).ravel()
+        )
         densities = [_slab_densities(v, variance.ravel(), *slab) for slab in (first, second)]
         weights, total = _reweigh(np.ones(M.size), null, *densities, weights, N_INNER)
         posterior = softmax(np.log(total).sum(0) + _log_prior(weights, M.size))
         parts = null * ((posterior / total) @ weights[:, :3])
-        core, tail, leaked = parts.T.reshape(3, *M.shape)
-        probability = np.clip(1 - core - tail - leaked, 0, 1)
+        core, tail, cross = parts.T.reshape(3, *M.shape)
+        probability = np.clip(1 - core - tail - cross, 0, 1)
         effects = probability * M**2
         reach = effects.sum(1, keepdims=True) - effects
         squares, counts = M**2 * (core + tail / TAIL**2), core + tail
         for _ in range(N_INNER):
-            columns, leak = _widths(squares, counts, e, columns, leak, reach)
+            columns, cross_talk = _widths(squares, counts, e, columns, cross_talk, reach)
     return probability
 
 
-def _widths(squares, counts, e, columns, leak, reach):
+def _widths(squares, counts, e, columns, cross_talk, reach):
     """Variances of the null that explain its squares better, by a multiplicative step."""
-    variance = e**2 + columns + leak * reach
+    variance = e**2 + columns + cross_talk * reach
     gain, cost = squares / variance**2, counts / variance
     common, n = 1 / np.mean(1 / columns), GUESS_WEIGHT / len(columns)
     believed = COLUMN_WEIGHT * common + n * GUESS**2, COLUMN_WEIGHT + n
     step = (gain.sum(0) + believed[0] / columns**2) / (cost.sum(0) + believed[1] / columns)
-    leak *= ((gain * reach).sum() + TINY) / ((cost * reach).sum() + TINY)
-    return np.maximum(columns * step, FLOOR**2), leak
+    cross_talk *= ((gain * reach).sum() + TINY) / ((cost * reach).sum() + TINY)
+    return np.maximum(columns * step, FLOOR**2), cross_talk
 
 
-def _null_densities(v, variance, leaked):
-    """Of core, tail and leaked at each entry, (..., 3)."""
-    parts = _normal(v, variance), _normal(v, TAIL**2 * variance), _normal(v, leaked)
+def _null_densities(v, variance, crossed):
+    """Of core, tail and cross-talk at each entry, (..., 3)."""
+    parts = _normal(v, variance), _normal(v, TAIL**2 * variance), _normal(v, crossed)
     return np.stack(parts, -1) + TINY
 
 

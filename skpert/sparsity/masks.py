@@ -110,7 +110,7 @@ class FixedMasks(SharedMasks):
 
 
 class CalledMasks(SharedMasks):
-    """Masks that are called from what is seen of each perturbation: an effect and its error.
+    """Masks that are called from the effect of each perturbation that is seen, and its error.
 
     All edges are there until they are called.
     """

@@ -38,8 +38,8 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     """Rotation that makes a matrix sparse.
 
     It minimises the sum of ``log(1 + (M @ R)**2 / scale**2)``. Every start descends to a local
-    minimum, then jumps to a lower one as long as turns in the planes of two columns, of whatever
-    size, lead there. The best of them is followed while the scale goes from six percent of the
+    minimum, then jumps to a lower one as long as rotations in the planes of two columns, by any
+    angle, lead there. The best of them is followed while the scale goes from six percent of the
     usual length of a row (or ``scale``, if that is more) to what it should be.
 
     Parameters
@@ -71,9 +71,9 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     Examples
     --------
     >>> import numpy as np
-    >>> from skpert.rotation import sparse_rotation
-    >>> turn = np.array([[0.8, -0.6], [0.6, 0.8]])
-    >>> M = np.array([[5, 0], [0, 3], [-4, 0]]) @ turn
+    >>> from skpert.sparsity.rotation import sparse_rotation
+    >>> rotation = np.array([[0.8, -0.6], [0.6, 0.8]])
+    >>> M = np.array([[5, 0], [0, 3], [-4, 0]]) @ rotation
     >>> np.round(M @ sparse_rotation(M), 6) + 0.0
     array([[ 5.,  0.],
            [ 0.,  3.],
@@ -171,15 +171,15 @@ def _descend(M, R, tol=1e-6, max_iter=200):
         angles, slope = _newton_angles(Y)
         while length * slope > tol * loss:
             half = angles * (length / 2)
-            turned = R @ np.linalg.solve(identity - half, identity + half)  # Cayley's rotation
-            Y = M @ turned
-            loss_turned = _penalty(Y)
-            if loss_turned < loss:
+            rotated = R @ np.linalg.solve(identity - half, identity + half)  # Cayley's rotation
+            Y = M @ rotated
+            loss_rotated = _penalty(Y)
+            if loss_rotated < loss:
                 break
             length /= 4
         else:
             break
-        R, loss, length = turned, loss_turned, min(1.0, 2 * length)
+        R, loss, length = rotated, loss_rotated, min(1.0, 2 * length)
     return R
 
 
@@ -199,9 +199,9 @@ def _newton_angles(Y):
 
 
 def _search_planes(M, R):
-    """Rotation after one turn of each plane of two columns to the best of ``N_ANGLES`` angles.
+    """Rotation after one rotation of each plane of two columns to the best of ``N_ANGLES`` angles.
 
-    Turned by an angle t, a row's two entries a and b have (1 + y_a^2) (1 + y_b^2) equal to a
+    Rotated by an angle t, a row's two entries a and b have (1 + y_a^2) (1 + y_b^2) equal to a
     constant less multiples of cos(4t) and of sin(4t), whence an eighth of the circle to either
     side is all there is.
     """
