@@ -87,7 +87,8 @@ OWN = {  # what a model adds to the settings of its paper
     BetaVAE: {"beta": 10.0},
     IVAE: {},
     SVAE: LEARNED | {"sparsity": 10.0, "norm": "mean"},
-    SVAEPlus: LEARNED | {"sparsity": None, "bound": "practical"},
+    # The released loss of sVAE+ is that of all cells together, for which epsilon is nothing.
+    SVAEPlus: LEARNED | {"sparsity": None, "bound": "practical", "adam_epsilon": 1e-8},
     ConditionalVAE: {},
     CPAVAE: ADDITIVE,
     SAMSVAE: LEARNED | ADDITIVE,
@@ -103,7 +104,7 @@ PAPERS = {
     (VAE, BetaVAE, IVAE, SVAE, SVAEPlus): (OF_SVAE, SVAE_EXPERIMENTS),
     (ConditionalVAE, CPAVAE, SAMSVAE): (OF_SAMS, SAMS_EXPERIMENTS),
     (InVAE, NFIVAE): (OF_INVAE, {"integration": {}}),
-    (SCCVAE,): (OF_SCCVAE, {"norman": {}}),
+    (SCCVAE,): (OF_SCCVAE, {"replogle": {}}),
 }
 
 
@@ -118,7 +119,7 @@ def published(cls, experiment=None):
     experiment : str or None, default=None
         Which experiment of the paper; None is the first. The sVAE+ paper has "simulation",
         "norman" and "replogle", the SAMS-VAE paper "replogle" and "norman", the inVAE paper
-        "integration", and the SCCVAE paper "norman".
+        "integration", and the SCCVAE paper "replogle".
 
     Returns
     -------
