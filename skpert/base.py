@@ -17,7 +17,7 @@ from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
-from ._input.transaction import restored_on_failure
+from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._optimizer import N_STEPS, Adam, budget
@@ -81,6 +81,7 @@ class PerturbationVAE(
     def _counts(self):
         return self.likelihood not in REAL_VALUED
 
+    @all_or_nothing
     @with_callbacks
     def fit(self, X, y):
         """Train on expression and design.
@@ -110,46 +111,45 @@ class PerturbationVAE(
         TrainingWarning
             If training was cut short, or made the ELBO of training cells clearly worse.
         """
-        with restored_on_failure(self):
-            self._validate_params()
-            if y is None:
-                raise ValueError(
-                    f"{type(self).__name__} requires y to be passed, but the target y is None: "
-                    "give the design A as second argument, fit(X, A)"
-                )
-            design = self._make_design().fit(y)
-            check_received(design, "Leave them out, and learn them later with adapt")
-            cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
-            device = chosen_device(self.device)
-            random = check_random_state(self.random_state)
-            self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
-            vars(self).pop("module_", None)  # it does not fit the new design
-            self.design_, self.perturbations_ = design, design.perturbations_
-            self._population = population_of(cells, np.random.default_rng(self._seed))
-            with seeded(self._seed, device), without_overflow():
-                training, validation = split(cells, self.validation_fraction, device)
-                self._n_training_cells = training.n_cells
-                self._prepare(training)
-                n_epochs, batch_size, _ = self._budget(training.n_cells)
-                monitor = Monitor(self, X, y, n_epochs)
-                held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
-                score = partial(mean_iwelbo, held_out, n_particles, self._seed)
-                candidates = Candidates(self.n_init, monitor, score)
-                for seed in (None, *restarts):
-                    with candidates.attempt():
-                        if seed is not None:
-                            set_seed(seed, device)
-                        module = self._make_module(training).to(device)
-                        monitor.begin({"module_": module, "n_iter_": 1})
-                        with suitable_threads(batch_size * training.n_genes):
-                            result = self._optimise(module, training, validation, monitor)
-                        candidates.add(module, result)
-                    if monitor.stopped:
-                        break
-                monitor.close()
-            module, history, *elbo = candidates.best()
-            warn_if_worse(*elbo)
-            return self._keep(module, history, "fit")
+        self._validate_params()
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: "
+                "give the design A as second argument, fit(X, A)"
+            )
+        design = self._make_design().fit(y)
+        check_received(design, "Leave them out, and learn them later with adapt")
+        cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
+        device = chosen_device(self.device)
+        random = check_random_state(self.random_state)
+        self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
+        vars(self).pop("module_", None)  # it does not fit the new design
+        self.design_, self.perturbations_ = design, design.perturbations_
+        self._population = population_of(cells, np.random.default_rng(self._seed))
+        with seeded(self._seed, device), without_overflow():
+            training, validation = split(cells, self.validation_fraction, device)
+            self._n_training_cells = training.n_cells
+            self._prepare(training)
+            n_epochs, batch_size, _ = self._budget(training.n_cells)
+            monitor = Monitor(self, X, y, n_epochs)
+            held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
+            score = partial(mean_iwelbo, held_out, n_particles, self._seed)
+            candidates = Candidates(self.n_init, monitor, score)
+            for seed in (None, *restarts):
+                with candidates.attempt():
+                    if seed is not None:
+                        set_seed(seed, device)
+                    module = self._make_module(training).to(device)
+                    monitor.begin({"module_": module, "n_iter_": 1})
+                    with suitable_threads(batch_size * training.n_genes):
+                        result = self._optimise(module, training, validation, monitor)
+                    candidates.add(module, result)
+                if monitor.stopped:
+                    break
+            monitor.close()
+        module, history, *elbo = candidates.best()
+        warn_if_worse(*elbo)
+        return self._keep(module, history, "fit")
 
     def _budget(self, n_cells):
         """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""

@@ -202,7 +202,8 @@ def test_a_clone_is_unfitted_and_learns_the_same(cls):
 @pytest.mark.slow
 def test_grid_search_in_processes_finds_what_it_finds_alone():
     folds = PerturbationKFold(2, random_state=0)
-    model = SVAEPlus(**FAST | {"max_epochs": 5, "learning_rate": 0.1, "n_epochs_kl_warmup": 0})
+    settings = FAST | {"max_epochs": 5, "learning_rate": 0.1, "n_epochs_kl_warmup": 0}
+    model = SVAEPlus(edges="learned", **settings)
     searches = [
         GridSearchCV(model, {"sparsity": [1, 300]}, cv=folds, n_jobs=n_jobs).fit(X, A)
         for n_jobs in (None, 2)

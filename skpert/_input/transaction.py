@@ -1,6 +1,7 @@
 """A `fit` that fails leaves the object as it was."""
 
 from contextlib import contextmanager
+from functools import wraps
 
 
 @contextmanager
@@ -13,3 +14,17 @@ def restored_on_failure(estimator):
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+def all_or_nothing(fit):
+    """Return ``fit(X, y)`` as a method that leaves the estimator as it was if it fails.
+
+    Callbacks of scikit-learn are taken down by its own decorator, which has to be within.
+    """
+
+    @wraps(fit)
+    def guarded(self, X, y):
+        with restored_on_failure(self):
+            return fit(self, X, y)
+
+    return guarded
