@@ -21,7 +21,8 @@ N_LETTERS = 45  # in a line
 STYLE = """
 .layers { font-family: system-ui, sans-serif; fill: var(--pst-color-text-base, #1f2328); }
 .layers .paper { fill: var(--pst-color-background, #ffffff); }
-.layers .layer { fill: var(--pst-color-surface, #f3f4f6); stroke: var(--pst-color-border, #c9ced6); }
+.layers .layer { fill: var(--pst-color-surface, #f3f4f6); }
+.layers .layer { stroke: var(--pst-color-border, #c9ced6); }
 .layers .name { font: 600 13px ui-monospace, Menlo, Consolas, monospace; }
 .layers .what { font-size: 12px; }
 .layers .way { fill: var(--pst-color-primary, #0a7d91); }
@@ -34,7 +35,7 @@ def layers():
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     rows = config["importlinter:contract:layers"]["layers"].split("\n")
-    named = [re.findall(r"skpert\.(\w+)", row) for row in rows]
+    named = [re.findall(r"(?:skpert\.)?(\w+)", row) for row in rows]
     found = [[name for name in row if source(name) is not None] for row in named]
     return [row for row in found if row]
 
@@ -68,8 +69,8 @@ def layer(names, top):
             y += LINE
             lines.append(text(LEFT + PAD, y - 4, "what", line))
     height = y + PAD - top - 3
-    box = f'<rect class="layer" x="{LEFT}" y="{top}" width="{WIDTH - LEFT - 1}" height="{height}" rx="6"/>'
-    return [box, *lines], top + height
+    size = f'width="{WIDTH - LEFT - 1}" height="{height}" rx="6"'
+    return [f'<rect class="layer" x="{LEFT}" y="{top}" {size}/>', *lines], top + height
 
 
 def picture():
