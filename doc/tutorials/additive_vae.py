@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from skpert._data import Cells
-from skpert.base import PerturbationVAE, with_shared_parameters
+from skpert._parameters import with_shared_parameters
+from skpert.base import PerturbationVAE
 from skpert.module import PerturbationModule
 from skpert.nn import Decoder, GaussianEncoder, Table
 from skpert.objectives import kl_from_unit_normal, log_unit_normal
