@@ -4,7 +4,7 @@ import inspect
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from shutil import rmtree
 
 import skpert
@@ -71,7 +71,8 @@ def write_api():
     rmtree(folder, ignore_errors=True)  # names that are gone must not stay
     folder.mkdir()
     modules = ["skpert"]
-    modules += [f"skpert.{m.name}" for m in iter_modules(skpert.__path__) if m.name[0] != "_"]
+    found = (module.name for module in walk_packages(skpert.__path__, "skpert."))
+    modules += [name for name in found if "._" not in name]
     seen = set()
     for name in modules:
         module = import_module(name)

@@ -1,10 +1,10 @@
 """
-Combinations never measured
-===========================
+Unmeasured combinations
+=======================
 
-Twenty perturbations make 190 pairs, and no one measures them all. If effects add up in the latent
-space, those of a pair follow from its parts. Here a model sees some pairs and foretells others,
-beside the baseline that needs no model: the sum of the effects that the parts show.
+Twenty perturbations have 190 pairs, too many to measure. If effects add up in the latent space,
+those of a pair follow from its parts. Here a model is trained on some pairs and predicts others.
+It is compared with the baseline that needs no model: the sum of the measured effects of the parts.
 """
 
 # %%
@@ -12,8 +12,8 @@ beside the baseline that needs no model: the sum of the effects that the parts s
 # ----------
 #
 # Simulated: each perturbation moves one or two of six processes, and 40 pairs are measured too.
-# :func:`~skpert.datasets.make_additive_shift` adds effects up in latent space; from there to the
-# counts leads a network, so that they do not add up in expression.
+# :func:`~skpert.datasets.make_additive_shift` adds effects up in latent space. A network generates
+# counts from it, so that effects do not add up in expression.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,8 +53,8 @@ print(len(train), "cells to train on; held out:", ", ".join(pairs))
 # --------------------
 #
 # An effect on a gene is the difference between perturbed and control cells, in log2 counts per ten
-# thousand. That of the held-out pairs is measured in their own cells, 30 of each; the baseline has
-# the train cells alone, and adds up.
+# thousand. The effects of the held-out pairs are measured in their own cells, 30 of each. The
+# baseline uses the training cells only, and adds the effects of the parts.
 
 untreated = np.flatnonzero(A == "control")
 held_out = np.concatenate([test, untreated])
@@ -71,7 +71,7 @@ predicted = {
 # ----------
 #
 # ``SAMSVAE`` adds sparse effects in latent space. ``ConditionalVAE`` has networks that read which
-# perturbations a cell received, and leaves to them what a pair may be.
+# perturbations a cell received, and learns from the data how effects combine.
 
 settings = {"n_latent": 8, "max_epochs": 40, "random_state": 0}
 models = {
@@ -90,9 +90,9 @@ for ax, (name, effect) in zip(axes, predicted.items(), strict=True):
 plt.show()
 
 # %%
-# Measured effects of 30 cells are noisy, so that no prediction agrees with them altogether. In a
-# simulation there is a truth without noise: the expected expression of the pairs.
-# ``predict_intervention`` foretells it.
+# Measured effects of 30 cells are noisy, so that no prediction agrees with them perfectly. In a
+# simulation there is a truth without noise: the expected expression of the pairs, which
+# ``predict_intervention`` predicts.
 
 
 def log_ratio(expected, control, names):
@@ -114,18 +114,18 @@ scores = pd.DataFrame(
 print(scores.round(2))
 
 # %%
-# The correlation is blind to the size of effects, R2 is not. Sums on the scale of expression
-# mostly go too far: a gene that both parts silence does not fall twice. Here effects do add up in
-# a latent space, which of a real screen nobody knows. So always show the baseline beside a model;
+# The correlation does not depend on the size of effects; R2 does. Sums on the scale of expression
+# are mostly too large: a gene that both parts silence does not fall twice. Here effects do add up
+# in a latent space; for a real screen this is unknown. So always show the baseline beside a model;
 # for many pairs of genes it is hard to beat.
 
 # %%
 # How many pairs must be seen?
 # ----------------------------
 #
-# With ``train_fraction`` the train sets grow, each containing the smaller ones, and the test pairs
-# stay. What is additive by construction foretells pairs from single perturbations alone; a network
-# that may do anything with two perturbations has to see what they do.
+# With ``train_fraction`` the training sets grow, each containing the smaller ones, and the test
+# pairs stay the same. An additive model predicts pairs from single perturbations alone; a network
+# without this assumption has to see pairs.
 
 fractions = [0.0, 0.5, 1.0]
 curves = {cls.__name__: [] for cls in (ConditionalVAE, SAMSVAE)}
@@ -152,8 +152,8 @@ plt.show()
 # All pairs
 # ---------
 #
-# The use of it: in which of the other pairs is the effect far from the sum of its parts' effects?
-# The most surprising of those foretold, with what is true of them.
+# In which of the unmeasured pairs is the effect far from the sum of its parts' effects? These are
+# the largest predicted differences, beside the true ones.
 
 names = screen.perturbations
 unseen = [f"{a}+{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
@@ -171,9 +171,9 @@ response = models["SAMSVAE"].predict_intervention([*designs, "control"], library
 effects = log_ratio(response[:-1], response[-1], designs)
 true_effects = log_ratio(screen.expected(designs), screen.control_expression, designs)
 surprise = pd.DataFrame(
-    {"foretold": distance_from_sum(effects), "true": distance_from_sum(true_effects)}
+    {"predicted": distance_from_sum(effects), "true": distance_from_sum(true_effects)}
 )
-print(surprise.sort_values("foretold", ascending=False).head().round(2).to_string())
+print(surprise.sort_values("predicted", ascending=False).head().round(2).to_string())
 print(f"rank correlation of all {len(unseen)}: {surprise.corr('spearman').iloc[0, 1]:.2f}")
 
 # %%

@@ -2,9 +2,9 @@
 Embeddings as features
 ======================
 
-A fitted model turns cells into latent states and perturbations into targets. Both are features for
-whatever scikit-learn does next. Here a classifier tells from the state of a cell what was done to
-it, and another tells from the targets of a perturbation to which pathway it belongs.
+A fitted model maps cells to latent states and perturbations to targets. Both are features for any
+scikit-learn estimator. Here one classifier predicts the perturbation of a cell from its state, and
+another predicts the pathway of a perturbation from its targets.
 """
 
 # %%
@@ -50,11 +50,11 @@ model = SVAEPlus(n_latent=10, batch_size=64, learning_rate=0.01, max_epochs=50, 
 model.fit(X_train, A_train)
 
 # %%
-# What was done to a cell
-# -----------------------
+# The perturbation of a cell
+# --------------------------
 #
-# ``FrozenEstimator`` keeps the pipeline from fitting the model again. The latent state is read
-# from the expression only, so that it may be used on cells whose perturbation is not known. The
+# ``FrozenEstimator`` keeps the pipeline from fitting the model again. The latent state depends on
+# expression only, so that it can be computed for cells whose perturbation is unknown. The
 # comparison is PCA of log-normalised counts, with as many components.
 
 label = LogisticRegression(max_iter=1000)
@@ -73,9 +73,9 @@ for name, accuracy in cells.items():
 # The pathway of a perturbation
 # -----------------------------
 #
-# A row of ``mask_probability_`` says which latents a perturbation moves, whatever the direction
-# and the strength. The comparison is the mean of its cells in PCA. Twenty splits of the 40
-# perturbations, in all of which each pathway is on both sides.
+# A row of ``mask_probability_`` says which latents a perturbation moves, regardless of direction
+# and strength. The comparison is the mean of its cells in PCA. There are twenty splits of the 40
+# perturbations, all with every pathway on both sides.
 
 control = pipelines["PCA"][:2].transform(X_train[A_train == "control"]).mean(axis=0)
 means = [
@@ -90,7 +90,7 @@ for name, accuracy in pathways.items():
     print(f"pathway of a perturbation from {name}: {accuracy.mean():.1%} right")
 
 # %%
-# Guessing would be right for one cell in ten at best, and for one perturbation in four.
+# The most frequent class is right for one cell in ten, and for one perturbation in four.
 
 colours = ["#8fb3d9", "0.82"]
 guess = {"cells": (A_test == "control").mean(), "pathways": np.bincount(pathway).max() / 40}

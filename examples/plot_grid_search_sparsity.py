@@ -2,13 +2,14 @@
 How sparse? A search with cross-validation
 ==========================================
 
-The prior strength ``sparsity`` decides how much evidence a perturbation needs to be said to move a
-latent. It is a parameter like any other, so that scikit-learn's ``GridSearchCV`` can try values
-and judge them by how well they foresee cells that were not in training.
+By default ``SVAEPlus`` calls edges after training, by a test that needs no prior. With
+``edges="learned"`` masks are learned under a prior, as published, and its strength ``sparsity``
+determines how much evidence an edge needs. It is a parameter like any other, so that
+scikit-learn's ``GridSearchCV`` can compare values by how well they predict held-out cells.
 
-Sparsity is not bought for the sake of prediction: where a perturbation has many cells, a model
-that lets it move everything foresees its cells well enough. It is bought for the meaning of the
-latents, and the search tells its price.
+Sparsity does not improve prediction: if a perturbation has many cells, a model in which it may
+move every latent predicts them well enough. Sparsity gives latents a meaning, and the search shows
+its cost.
 """
 
 # %%
@@ -41,11 +42,11 @@ screen = make_sparse_shift(
 # The search
 # ----------
 #
-# ``PerturbationKFold`` deals the cells of each perturbation, and the controls, evenly to the
-# folds: no fold lacks one, in training or in test. Beside the score that chooses, functions of the
-# fitted model can be recorded, here the number of targets and how many of them are right. The last
-# value is so sparse that nothing has a target, so that the score between it and the best is what
-# the perturbations explain; ``refit`` takes the sparsest value that keeps half of that.
+# ``PerturbationKFold`` distributes the cells of each perturbation, and the controls, evenly over
+# the folds, so that each is in training and in test. Beside the score, functions of the fitted
+# model can be recorded, here the number of targets and how many of them are right. The last value
+# is so sparse that no perturbation has a target; the difference between its score and the best one
+# is what perturbations explain. ``refit`` takes the sparsest value that keeps half of that.
 
 N_SPLITS = 3
 
@@ -73,9 +74,17 @@ def sparsest(results):
 
 
 # few cells: small minibatches and a high learning rate
-model = SVAEPlus(n_latent=4, batch_size=64, learning_rate=0.01, max_epochs=40, random_state=0)
+model = SVAEPlus(
+    n_latent=4,
+    edges="learned",
+    batch_size=64,
+    learning_rate=0.01,
+    max_epochs=40,
+    n_particles=20,
+    random_state=0,
+)
 search = GridSearchCV(
-    model.set_params(n_particles=20),
+    model,
     {"sparsity": [1, 5, 20, 50, 500]},
     scoring={"score": score, "n_targets": n_targets, "f1": f1},
     refit=sparsest,

@@ -1,10 +1,10 @@
 """
-What is kept between sites, and what is lost
-============================================
+Latents that are invariant across sites
+=======================================
 
-Cells of two sites differ for two reasons: they are in other states, and they were measured
-elsewhere. ``InVAE`` has a block of latents for each. Here we look at what either block keeps, and
-annotate cells of a donor and a site that no model was trained on.
+Cells of two sites differ for two reasons: their states differ, and they were measured in different
+places. ``InVAE`` has a block of latents for each. Here we look at what each block keeps, and
+annotate cells of a donor and a site on which no model was trained.
 """
 
 # %%
@@ -13,8 +13,8 @@ annotate cells of a donor and a site that no model was trained on.
 #
 # :func:`~skpert.datasets.make_invariant` simulates two cell types, healthy and diseased, in five
 # samples, named by site and donor. A sample moves all of its cells along one latent. Three samples
-# are for training; one has a new donor, and one a new donor at a new site, further off than any
-# that a model has seen.
+# are for training. One has a new donor, and one a new donor at a new site, which differs more than
+# any training site.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,14 +51,14 @@ print(pd.crosstab(obs["sample"], obs["state"]).to_string())
 # Two blocks
 # ----------
 #
-# Cell type and condition are ``invariant``, the site is ``spurious``; the prior of a block knows
-# its own covariates only. ``transform`` reads a cell from its expression alone: the covariates of
-# test cells are never looked at, not even where they are known.
+# Cell type and condition are ``invariant``, the site is ``spurious``; the prior of a block depends
+# on its own covariates only. ``transform`` reads expression alone: the covariates of test cells
+# are never used, even if they are known.
 #
-# Which block takes what differs between sites is decided early in training, and may go wrong. So
-# train from several starts, and keep the one in which training cells of different sites mix best
-# within their state. :func:`~skpert.metrics.kbet` is the share of cells whose neighbours could be
-# a fair draw of the sites.
+# Which block represents differences between sites is decided early in training, and can go wrong.
+# So train from several starts, and keep the one in which training cells of different sites mix
+# best within their state. :func:`~skpert.metrics.kbet` is the share of cells whose neighbours
+# could be a random draw from all sites.
 
 models = [
     InVAE(
@@ -78,7 +78,7 @@ print("kBET of each start:", np.round(mixing, 2))
 model = models[np.argmax(mixing)]
 
 # %%
-# What is there without a model are principal components.
+# The comparison without a model is principal components.
 
 pca = make_pipeline(LogNormalize(), PCA(7, random_state=0)).fit(X_train)
 
@@ -98,9 +98,9 @@ for row in axes:
 plt.show()
 
 # %%
-# On the right, cells of a state lie together wherever they come from. Scores of integration say it
-# in numbers: whether states are kept, and whether sites are mixed within them. The spurious block
-# does the opposite: it knows sites and no states.
+# On the right, cells of one state lie together, from any site. Integration scores measure whether
+# states are kept, and whether sites are mixed within them. The spurious block does the opposite:
+# it separates sites and not states.
 
 states["spurious block"] = model.posterior(X_train).z[:, -model.n_spurious :]
 scores = pd.DataFrame(
@@ -125,8 +125,9 @@ plt.show()
 # -----------------------
 #
 # A classifier learns states from the latents of training cells. ``FrozenEstimator`` keeps the
-# model as it is, so that the pipeline is a classifier of counts. The paper has the lowest, median
-# and highest accuracy over classes beside that of all cells, which hides a class that is lost.
+# model unchanged, so that the pipeline is a classifier of counts. As in the paper, the lowest,
+# median and highest accuracy over classes are shown beside that of all cells, which can hide a
+# class that is always wrong.
 
 classifiers = {
     "PCA": make_pipeline(FrozenEstimator(pca), LogisticRegression(max_iter=1000)),
@@ -152,5 +153,5 @@ for name, classifier in classifiers.items():
 print(pd.DataFrame(rows).T.round(2).to_string())
 
 # %%
-# That the sites of the training mix is no guarantee for the next one, where the encoder has to
-# extrapolate. A donor and a site that were left out, as here, tell what to expect.
+# Mixed training sites are no guarantee for a new one, where the encoder has to extrapolate. A
+# donor and a site that are left out, as here, show what to expect.

@@ -2,10 +2,9 @@
 Pathways from targets
 =====================
 
-Genes of one pathway do the same thing when they are knocked out. If a model finds which latent
-processes each perturbation moves, these few bits should tell to which pathway a gene belongs. This
-is the test of the SAMS-VAE paper: a random forest reads the pathway of a perturbation from its
-mask.
+Knock-outs of genes of one pathway have similar effects. If a model finds which latent processes
+each perturbation moves, these few bits should predict the pathway of a gene. This is the test of
+the SAMS-VAE paper: a random forest predicts the pathway of a perturbation from its mask.
 """
 
 # %%
@@ -13,9 +12,8 @@ mask.
 # ----------
 #
 # Simulated: six pathways of ten genes. A pathway moves two or three of eight processes, each in
-# one direction, and a gene fails to move each of them with probability one sixth, so that here
-# and there one moves nothing. :func:`~skpert.datasets.make_additive_shift` makes cells of these
-# effects.
+# one direction. A gene fails to move each of them with probability one sixth, so that a few genes
+# move nothing. :func:`~skpert.datasets.make_additive_shift` simulates cells with these effects.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,8 +54,8 @@ screen = make_additive_shift(
 
 # %%
 # The names of the genes in each pathway, as :func:`~skpert.preprocessing.read_gmt` reads them from
-# the .gmt file of a collection such as Hallmark, Reactome or CORUM. As ever, not all genes are
-# annotated: the pathways of a fifth are kept for the end.
+# the .gmt file of a collection such as Hallmark, Reactome or CORUM. In practice not all genes are
+# annotated: here the pathways of a fifth are hidden until the end.
 
 genes = pd.Series([f"pathway {'ABCDEF'[i]}" for i in pathway], index=screen.perturbations)
 unknown = genes.sample(12, random_state=0)
@@ -78,15 +76,15 @@ plt.show()
 # From masks to pathways
 # ----------------------
 #
-# Samples are now genes, by name. The first step of a pipeline looks up what is known of a gene,
-# the last is the forest of the paper; ten random splits hold out 30 % of the annotated genes.
-# Beside the masks stand the effects on the latents, which have direction and strength, and what is
-# had without any model: the measured mean effect on the expression of each gene, as it is and in
-# as many principal components.
+# Samples are now genes, by name. The first step of a pipeline looks up the features of a gene, the
+# last is the forest of the paper; ten random splits hold out 30 % of the annotated genes. Masks
+# are compared with the effects on the latents, which have direction and strength, and with
+# features that need no model: the measured mean effect on the expression of each gene, and as many
+# principal components of it as there are latents.
 
 
 def look_up(table):
-    """Step that turns names of perturbations into rows of this table."""
+    """Step that maps names of perturbations to rows of this table."""
     return FunctionTransformer(table.loc.__getitem__)
 
 
@@ -106,8 +104,8 @@ for name, first in steps.items():
     print(f"{name:>17}: {accuracy[name].mean():.1%} ± {accuracy[name].std():.1%} right")
 
 # %%
-# Measured effects are hard to beat when all one wants is a label. Masks tell nearly as much in a
-# dozen bits, and which process it is that two pathways share; latent effects add the direction.
+# Measured effects are hard to beat if only a label is needed. Masks predict it nearly as well with
+# a dozen bits, and show which process two pathways share; latent effects add the direction.
 
 figure, ax = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
 for i, values in enumerate(accuracy.values()):
@@ -124,7 +122,8 @@ plt.show()
 # Genes without annotation
 # ------------------------
 #
-# The use of it: candidates for genes of which nothing is known, with a probability to rank them.
+# The application: candidate pathways for genes without annotation, with a probability to rank
+# them.
 
 forest = make_pipeline(look_up(masks), RandomForestClassifier(random_state=0))
 forest.fit(known.index, known)
@@ -141,7 +140,7 @@ print(guesses.to_string())
 # A screen of your own
 # --------------------
 #
-# Where perturbations are named by their genes, all that changes is where things come from::
+# If perturbations are named by their genes, only the sources of the data change::
 #
 #     screen = skpert.datasets.load_screen("screen.h5ad")
 #     model = SAMSVAE(n_latent=50).fit(screen.X, screen.A)
@@ -149,7 +148,7 @@ print(guesses.to_string())
 #     known = pd.Series({g: name for name, members in gene_sets.items() for g in members})
 #     known = known[known.index.isin(model.perturbations_)]
 #
-# A gene in several sets has the last one here; leave such genes out, or take a collection without
-# overlap. Pathways with few perturbations cannot be learned. Where gene sets are to be features
-# rather than labels, as when effects of genes that nobody has perturbed are to be foreseen,
-# :class:`~skpert.preprocessing.GeneSetFeatures` makes them from the same file.
+# A gene in several sets has the last one here; leave such genes out, or use a collection without
+# overlap. Pathways with few perturbations cannot be learned. To use gene sets as features rather
+# than labels, for example to predict effects of genes that were never perturbed,
+# :class:`~skpert.preprocessing.GeneSetFeatures` makes features from the same file.

@@ -2,21 +2,21 @@
 From a screen to its targets
 ============================
 
-Which latent processes does each perturbation of a screen move? This example goes all the way: from
-counts and labels to a table and a map of targets, with a check on cells that the model has not
-seen.
+Which latent processes does each perturbation of a screen move? This example covers the whole way,
+from counts and labels to a table and a map of targets, with a check on cells that the model has
+not seen.
 
 To run it on a screen of your own, an ``.h5ad`` file of raw counts with a column ``perturbation``
 in which untreated cells are called ``control``, set the environment variable ``SKPERT_SCREEN`` to
-its path, or say ``make demo SCREEN=path.h5ad``. A screen of 20,000 cells takes some minutes.
+its path, or run ``make demo SCREEN=path.h5ad``. A screen of 20,000 cells takes some minutes.
 """
 
 # %%
 # A screen
 # --------
 #
-# Without a screen of yours, cells are simulated: 18 perturbations that move one or two of six
-# processes, and 6 that do nothing (GENE18 to GENE23), as many do in real screens.
+# Without a screen of your own, cells are simulated: 18 perturbations that move one or two of six
+# processes, and 6 without any effect (GENE18 to GENE23), as in real screens.
 
 import os
 import sys
@@ -62,8 +62,8 @@ print(f"{X.shape[0]} cells, {X.shape[1]} genes, {len(set(A)) - 1} perturbations"
 # -------------
 #
 # A fifth of the cells is held out. The score is the importance-weighted ELBO: how well, in nats
-# per cell, a model foresees the expression of cells it has not seen. The plain VAE does not know
-# what was done to a cell, so that the difference is what the perturbations explain.
+# per cell, a model predicts the expression of held-out cells. The plain VAE ignores perturbations,
+# so that the difference is what they explain.
 
 X_train, X_test, A_train, A_test = train_test_split(
     X, A, test_size=0.2, stratify=A, random_state=0

@@ -1,11 +1,11 @@
 """
-Perturbations never trained on
-==============================
+New perturbations
+=================
 
-A latent space in which perturbations act on few processes should serve the next perturbation as
-well. This is the test of the sVAE+ paper: some perturbations are left out of training; then
-encoder and decoder are frozen, the shifts of the new perturbations are learned, and the likelihood
-of their cells is measured.
+A latent space in which perturbations act on few processes should also fit the next perturbation.
+This is the test of the sVAE+ paper: some perturbations are left out of training. Then encoder and
+decoder are frozen, the shifts of the new perturbations are learned, and the likelihood of their
+cells is measured.
 """
 
 # %%
@@ -44,8 +44,8 @@ X_new, A_new = screen.X[new], screen.A[new]
 # Three models
 # ------------
 #
-# ``VAE`` knows no perturbations, ``IVAE`` gives each a free shift, ``SVAEPlus`` a shift of few
-# latents. All have more latents than there are processes, whose number one does not know.
+# ``VAE`` ignores perturbations, ``IVAE`` gives each a free shift, ``SVAEPlus`` a shift of few
+# latents. All have more latents than there are processes, whose number is unknown in practice.
 # ``interventional_nll`` adapts a copy of the model to the new perturbations and returns the
 # negative log-likelihood of their cells; lower is better.
 
@@ -64,9 +64,9 @@ for model in models:
 # What the new perturbations do
 # -----------------------------
 #
-# ``adapt`` by hand returns a new estimator, which knows the new perturbations and says of the old
-# ones what the model said before. With ``sparse=True`` it learns which latents they move, which is
-# compared with the truth.
+# ``adapt`` returns a new estimator, which has the new perturbations and gives the same results for
+# the old ones. With ``sparse=True`` it learns which latents they move. This is compared with the
+# truth.
 
 svae = models[-1]
 adapted = svae.adapt(X_new, A_new, sparse=True)

@@ -1,11 +1,12 @@
 """
-Perturbations never seen
-========================
+Unseen perturbations
+====================
 
-A screen of some genes is done; what would the others do? ``SCCVAE`` answers from features of the
-perturbed genes: which modules of a causal model a knock-out shifts is that of knock-outs with
-similar features. Here it is asked about ten that it never saw, beside the baselines that any such
-answer has to beat, and with and without a hint of how strong each one is.
+Some genes have been screened; what would knock-outs of the others do? ``SCCVAE`` predicts this
+from features of the perturbed genes: a knock-out shifts the modules of a causal model that
+knock-outs with similar features shift. Here it predicts ten unseen knock-outs, beside the
+baselines that any such prediction has to beat, with and without information on how strong each one
+is.
 """
 
 # %%
@@ -14,7 +15,7 @@ answer has to beat, and with and without a hint of how strong each one is.
 #
 # :func:`~skpert.datasets.make_causal_shift` simulates what the model assumes. Forty knock-outs
 # come in five clusters of similar features, and so of similar shifts, which pass through a causal
-# graph to expression. How far each one shifts, its penetrance, is drawn by lot: no feature tells.
+# graph to expression. How far each one shifts, its penetrance, is random: no feature predicts it.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,16 +41,16 @@ screen = make_causal_shift(
 )
 X, A, train, test = screen.X, screen.A, screen.train, screen.test
 seen, unseen = screen.perturbations[screen.seen], screen.perturbations[~screen.seen]
-print(f"{len(seen)} perturbations to train on, {len(unseen)} to foretell: {', '.join(unseen)}")
+print(f"{len(seen)} perturbations to train on, {len(unseen)} to predict: {', '.join(unseen)}")
 
 # %%
 # What to compare with
 # --------------------
 #
-# ``ControlMean`` says that nothing happens, ``BilinearRidge`` is a linear regression on the same
-# features. The floor is the mean over the perturbations of the training, whoever is asked for; the
-# ceiling is one half of the test cells as the prediction of the other. Without its graph
-# ``SCCVAE`` is a conditional model.
+# ``ControlMean`` predicts no effect, ``BilinearRidge`` is a linear regression on the same
+# features. The floor is the mean of the training perturbations, the same for every test
+# perturbation; the ceiling is one half of the test cells as the prediction of the other half.
+# Without its graph ``SCCVAE`` is a conditional model.
 
 settings = {"features": screen.features, "n_latent": 6, "n_hidden": 64, "max_epochs": 40}
 estimators = {
@@ -66,14 +67,14 @@ EvaluationDisplay.from_evaluation(result, metrics=shown)
 plt.show()
 
 # %%
-# The same in numbers, 0 at the floor and 1 at the ceiling. Correlation looks at directions alone,
-# and so is kind to a model that knows what moves and not how far.
+# The same in numbers, 0 at the floor and 1 at the ceiling. Correlation depends on directions
+# alone, and so favours a model that predicts which genes move but not how far.
 
 print(result.calibrated[[*shown, "delta_pearson_perturbed"]].round(2).to_string())
 
 # %%
-# Points are perturbations, which differ more than models do. Whether two models differ is a matter
-# of the same perturbations under both; below 0 is better than the ridge.
+# Points are perturbations, which differ more than models do. So two models are compared on the
+# same perturbations; below 0 is better than the ridge.
 
 differences = paired_differences(result.per_perturbation, "response_mse", "bilinear ridge")
 print(differences.round(3).to_string())
@@ -82,10 +83,10 @@ print(differences.round(3).to_string())
 # How strong is a perturbation?
 # -----------------------------
 #
-# A model that is asked about an unseen perturbation takes the penetrance of similar ones. One
-# number for each may be known from elsewhere: from a bulk experiment, or a simpler model.
+# For an unseen perturbation the model takes the penetrance of similar ones. It may be known from
+# another source: from a bulk experiment, or a simpler model.
 # :func:`~skpert.model_selection.select_penetrance` takes the penetrance whose prediction is
-# nearest to such a reference. In place of a bulk experiment we use one half of the test cells.
+# closest to such a reference. Instead of a bulk experiment we use one half of the test cells.
 
 model = SCCVAE(**settings, random_state=0).fit(X[train], A[train])
 ridge = BilinearRidge(screen.features).fit(X[train], A[train])
@@ -103,20 +104,20 @@ print("mean squared error by source of the penetrance")
 print(pd.Series(errors).round(3).to_string())
 
 # %%
-# The ridge has the same features, and knows no more than they do. Bulk data do, but with them it
-# is no longer a prediction from features alone. To choose by the very cells that the score is
-# made of, as published numbers do, is an oracle: say beside a number which of these it is.
-# ``selection.source`` does.
+# The ridge has the same features, and adds no information to them. Bulk data add information, but
+# with them it is no longer a prediction from features alone. To choose by the same cells that are
+# scored, as published numbers do, is an oracle. Report beside a number which of these it is;
+# ``selection.source`` says so.
 
 # %%
 # Titration
 # ---------
 #
-# What would more of a perturbation do, or less? On the left, control cells are perturbed more and
-# more, and compared with the cells that were measured under that perturbation. The curve is lowest
-# where they are most alike, and where it does not come near 0, the direction is wrong. On the
-# right, what is expected of the genes that move most, with their mean in measured cells where bulk
-# data put the penetrance.
+# What would a stronger or a weaker perturbation do? On the left, control cells are perturbed
+# increasingly, and compared with the measured cells of that perturbation. The curve is lowest
+# where they are most similar; if it does not come near 0, the direction is wrong. On the right is
+# the expected expression of the genes that move most, with their mean in measured cells at the
+# penetrance that bulk data give.
 
 shown_perturbations = unseen[:4]
 grid = np.linspace(0, 1.5 * model.penetrance_.max(), 25)
@@ -150,9 +151,9 @@ plt.show()
 # Far in the model, far in the cells
 # ----------------------------------
 #
-# Does the model move those far that are far from control? Its own distance, in the latent space,
-# beside that of the measured cells. For perturbations of the training this checks the fit, for
-# others it is a prediction. As no feature tells penetrance, that one is poor until bulk data do.
+# Does the model predict which perturbations are far from control? Its distance in the latent space
+# is compared with that of the measured cells. For training perturbations this checks the fit, for
+# others it is a prediction. As no feature predicts penetrance, it is poor without bulk data.
 
 by_features = latent_distances(model, X, A)
 informed = latent_distances(selections[2].estimator, X, A)
@@ -177,9 +178,9 @@ plt.show()
 # ----------------------
 #
 # Mean latent states under all perturbations, by their first two principal components. Colours are
-# the clusters of features; what was never seen (open) lies with its kind. In a simulation the true
-# map is known. It has the same clusters; axes and scales mean nothing, for the model is as good
-# after a linear map of its states.
+# the clusters of features; unseen perturbations (open) lie in their clusters. In a simulation the
+# true map is known. It has the same clusters; axes and scales have no meaning, because a linear
+# map of the states gives an equivalent model.
 
 maps = {
     "learned": latent_shifts(model, screen.perturbations).to_numpy(),
@@ -206,7 +207,7 @@ plt.show()
 # A screen of your own
 # --------------------
 #
-# Real targets need features that hold what they do. Gene sets are the first to try::
+# Real targets need features that describe their function. Try gene sets first::
 #
 #     from skpert.preprocessing import GeneSetFeatures, LogNormalize
 #

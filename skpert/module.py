@@ -5,16 +5,16 @@ its posterior (``guide``), its joint density (``log_joint``), its objective (``l
 what an intervention does (``intervene``). All else has a default, which a model replaces where
 it differs:
 
-=======================  =======================================================================
-``shift``, ``learned``   how a design moves a latent state; what the estimator shows of that
-``features``             what the encoder reads of expression
-``draw``                 samples of variables that all cells share
-``basal_states``         the prior of the latent state of untreated cells
-``rates``                parameters that learn faster than the networks
-``phases``               the phases of training, and what follows each
-``minibatches``          how training cells are put together
+=========================  =======================================================================
+``shift``, ``learned``     how a design moves a latent state; what the estimator shows of that
+``features``               what the encoder reads of expression
+``draw``                   samples of variables that all cells share
+``basal_states``           the prior of the latent state of untreated cells
+``rates``                  parameters that learn faster than the networks
+``phases``                 the phases of training, and what follows each
+``minibatches``            how training cells are put together
 ``extended``, ``refined``  copies that learn new perturbations, or go on without priors of masks
-=======================  =======================================================================
+=========================  =======================================================================
 
 A module is abstract or final: no model inherits from another.
 """

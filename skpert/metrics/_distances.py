@@ -150,9 +150,8 @@ def released_energy_distance(X, Y, *, block_size=32, random_state=None):
 
     * Squared differences see the mean alone. Averaged over all pairs, it is twice the mean squared
       error of the mean expression of genes, however wrong the variance or shape.
-    * One pairing instead of all makes it noisy: it changes with the seed and the order of cells,
-    and
-      may be negative.
+    * One pairing instead of all makes it noisy: it changes with the seed and the order of
+      cells, and may be negative.
     * Cells that a random order leaves in place count 0, which adds about
       ``2 * (variance of X + variance of Y) / block_size`` to the expectation.
 
