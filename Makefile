@@ -20,8 +20,7 @@ MINUTES ?= 10
 KERNEL ?= ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distributions.py \
     tests/test_nn.py tests/test_objectives.py tests/test_precision.py tests/test_prediction.py \
-    tests/test_rotation.py tests/test_scoring.py tests/test_shared_variables.py \
-    tests/test_training.py
+    tests/test_scoring.py tests/test_training.py tests/sparsity
 OLDEST := .venv-oldest
 
 .PHONY: demo test test-kernel test-oldest fuzz lint doc clean

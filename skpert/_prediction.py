@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._data import ENCODE_SIZE, Cells
-from ._parameters import REAL_VALUED
 from .module import PerturbationModule
+from .parameters import REAL_VALUED
 
 N_BASAL = 1000  # basal states over which a predicted response is averaged
 LARGEST = 1e15  # library size, of which counts can be drawn and responses be summed

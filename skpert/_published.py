@@ -108,12 +108,12 @@ PAPERS = {
 }
 
 
-def published(cls, experiment=None):
+def published(model, experiment=None):
     """Estimator with the settings of its paper, where the defaults are those that work best.
 
     Parameters
     ----------
-    cls : class
+    model : class
         One of the eleven models, such as ``SVAEPlus``. The baselines of a paper have the settings
         of that paper.
     experiment : str or None, default=None
@@ -130,7 +130,7 @@ def published(cls, experiment=None):
     Raises
     ------
     ValueError
-        If ``cls`` is no model of a paper, or its paper has no such experiment.
+        If ``model`` is no class of a paper, or its paper has no such experiment.
 
     Notes
     -----
@@ -158,16 +158,16 @@ def published(cls, experiment=None):
     >>> model.mask_prior, model.max_gradient_norm, model.batch_norm
     (0.01, 100.0, False)
     """
-    found = [paper for models, paper in PAPERS.items() if cls in models]
+    found = [paper for models, paper in PAPERS.items() if model in models]
     if not found:
-        names = [model.__name__ for models in PAPERS for model in models]
-        raise ValueError(f"cls must be one of {listed(names, 11)}, got {cls!r}")
+        names = [known.__name__ for models in PAPERS for known in models]
+        raise ValueError(f"model must be one of {listed(names, 11)}, got {model!r}")
     [(settings, experiments)] = found
     experiment = next(iter(experiments)) if experiment is None else experiment
     if experiment not in experiments:
         raise ValueError(
-            f"the paper of {cls.__name__} has the experiments {listed(list(experiments), 5)}, got "
-            f"{experiment!r}"
+            f"the paper of {model.__name__} has the experiments "
+            f"{listed(list(experiments), 5)}, got {experiment!r}"
         )
-    masks = SAMS_MASKS[experiment] if cls is SAMSVAE else {}
-    return cls(**settings | experiments[experiment] | OWN[cls] | masks)
+    masks = SAMS_MASKS[experiment] if model is SAMSVAE else {}
+    return model(**settings | experiments[experiment] | OWN[model] | masks)

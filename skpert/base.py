@@ -21,13 +21,13 @@ from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._optimizer import N_STEPS, Adam, budget
-from ._parameters import CONSTRAINTS, REAL_VALUED
 from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
 from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
 from ._training import check_predictions, mean_elbo, probe, train, warn_if_worse
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
+from .parameters import CONSTRAINTS, REAL_VALUED
 from .preprocessing import PerturbationEncoder
 from .sparsity.edges import edges_at_fdr
 

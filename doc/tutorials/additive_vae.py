@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from skpert._data import Cells
-from skpert._parameters import with_shared_parameters
 from skpert.base import PerturbationVAE
 from skpert.module import PerturbationModule
 from skpert.nn import Decoder, GaussianEncoder, Table
 from skpert.objectives import kl_from_unit_normal, log_unit_normal
+from skpert.parameters import with_shared_parameters
 
 
 class AdditiveModule(PerturbationModule):

@@ -9,9 +9,9 @@ from sklearn.utils import _safe_indexing, check_consistent_length, check_random_
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.cells import check_cells, log_normalised, median_library_size
-from .._parameters import REAL_VALUED
 from ..metrics import maximum_mean_discrepancy
 from ..metrics._distances import kernel_bandwidths
+from ..parameters import REAL_VALUED
 
 
 def latent_summary(estimator, *, fdr=0.05):

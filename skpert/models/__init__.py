@@ -1,1 +1,1 @@
-"""One file per system."""
+"""One file per family of models."""

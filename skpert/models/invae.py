@@ -33,11 +33,11 @@ from torch.nn.functional import softplus
 from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
 from .._input.values import listed
-from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import thinned
 from ..objectives import total_correlation
+from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..preprocessing import CovariateEncoder
 
 LEAST_CURVATURE = 1e-3  # of the exponential family, minus its quadratic weights

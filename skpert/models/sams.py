@@ -25,11 +25,11 @@ from torch.distributions import Distribution, Normal
 
 from .._data import ENCODE_SIZE, Cells
 from .._input.values import is_positive_integer
-from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import InputTransform, Table
 from ..objectives import Costs, iwelbo, kl_from_unit_normal, log_unit_normal
+from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
     LARGEST_CROSS_TALK,

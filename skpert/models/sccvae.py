@@ -32,11 +32,11 @@ from .._data import ENCODE_SIZE, Cells
 from .._input.cells import log_normalised, median_library_size
 from .._input.expression import read_matrix
 from .._input.values import listed
-from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import NormalHead, Table
 from ..objectives import block_mmd, kl_from_unit_normal, log_unit_normal
+from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..preprocessing import TargetFeatures
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals

@@ -25,11 +25,11 @@ from torch.distributions import Distribution, Normal
 from torch.nn.functional import logsigmoid
 
 from .._data import Cells
-from .._parameters import Interval, StrOptions, with_shared_parameters
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import Table
 from ..objectives import kl_from_unit_normal, log_unit_normal
+from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
     LARGEST_CROSS_TALK,
