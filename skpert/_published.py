@@ -47,7 +47,7 @@ OF_INVAE = {  # Aliee et al. 2023, the defaults and the README of the released c
     "n_latent": 10,
     "n_hidden": 128,
     "n_layers": 2,
-    "n_prior_layers": 2,
+    "n_prior_layers": 1,
     "dropout": 0.1,
     "hide": 0.0,
     "thinning": 0.0,
@@ -137,7 +137,8 @@ def published(model, experiment=None):
     What still differs from the released programs: networks have ReLUs for leaky ones, and masks,
     embeddings, shifts and dispersions learn at rates of their own and do not decay. The gradient
     clipping of SCCVAE is that of all parameters together, where theirs is of each. SAMS-VAE's
-    numbers of epochs are its numbers of steps on the screens of the paper. The penalty of sVAE is
+    numbers of epochs are its numbers of steps on the screens of the paper. Hidden layers of the
+    priors of inVAE have 64 units, where theirs have 128. The penalty of sVAE is
     the mean edge probability, as released; ``norm="sum"`` is the L1 norm as printed.
 
     References

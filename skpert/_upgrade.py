@@ -1,5 +1,7 @@
 """States of estimators that earlier versions wrote, as this version has them."""
 
+import inspect
+
 import numpy as np
 
 RENAMED = {  # weights of the sVAE family, before format 3
@@ -7,6 +9,7 @@ RENAMED = {  # weights of the sVAE family, before format 3
     "penalty.": "masks.penalty.",
     "standard_error.": "masks.standard_error.",
 }
+FIXED = "masks.logit.rows"  # of IVAE since format 3
 OF_LEARNED = {  # parameters that had masks learned unless they were these, before format 3
     "SVAE": {"sparsity": None},
     "SVAEPlus": {"sparsity": None, "bound": "practical", "pseudo_sample_size": None},
@@ -15,18 +18,22 @@ OF_LEARNED = {  # parameters that had masks learned unless they were these, befo
 
 
 def upgraded(cls, state):
-    """State with the parameters and weights that ``cls`` has now; one that has them stays."""
-    name = cls.__name__
+    """State with the parameters and weights that ``cls`` has now; one that has them stays.
+
+    What is not in the state has its default; ``edges`` were what other parameters said.
+    """
+    name, weights = cls.__name__, state.get("module_")
     if name in OF_LEARNED and "edges" not in state:
         unset = OF_LEARNED[name].items()
         called = state["init"] == "rotation" and all(state[k] == v for k, v in unset)
         state = state | {"edges": "called" if called else "learned"}
-    elif name != "IVAE":
-        return state
-    weights = state.get("module_", {})
-    if not weights or (name == "IVAE" and "masks.logit.rows" in weights):
-        return state
-    return state | {"module_": _renamed(name, weights, state.get("edges"))}
+        outdated = True
+    else:
+        outdated = name == "IVAE" and isinstance(weights, dict) and FIXED not in weights
+    if outdated and isinstance(weights, dict):
+        state = state | {"module_": _renamed(name, weights, state.get("edges"))}
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 
 
 def _renamed(name, weights, edges):

@@ -25,6 +25,7 @@ from ._prediction import Source, population_of
 from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
 from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
 from ._training import check_predictions, mean_elbo, probe, train, warn_if_worse
+from ._upgrade import upgraded
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
 from .parameters import CONSTRAINTS, REAL_VALUED
@@ -46,7 +47,7 @@ class PerturbationVAE(
 
     @abstractmethod
     def _make_module(self, cells):
-        """Return the untrained module for these training cells."""
+        """Return the untrained module for these cells; ``load`` gives their shape, on "meta"."""
 
     def _networks(self, cells):
         """Encoder and decoder of the sizes that the parameters say."""
@@ -161,8 +162,8 @@ class PerturbationVAE(
         some, history = probe(cells), []
         before = mean_elbo(module, some)
         n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
-        phases = module.phases(n_epochs) if module.parameter_groups() else []
-        for number, phase in enumerate(phases):
+        phases = module.phases if module.fresh else module.later_phases
+        for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
             rows = []
             if phase.n_epochs and not (monitor is not None and monitor.stopped):
                 groups, options = module.parameter_groups(), {"schedule": self.schedule}
@@ -540,8 +541,8 @@ class PerturbationVAE(
         return state | {"module_": arrays(state["module_"])} if "module_" in state else state
 
     def __setstate__(self, state):
-        super().__setstate__(state)
-        weights = state.get("module_")
+        super().__setstate__(upgraded(type(self), state))
+        weights = vars(self).get("module_")
         if isinstance(weights, dict):
             n_genes, n_environments = self.n_features_in_, self.design_.n_environments_
             with torch.device("meta"):

@@ -173,7 +173,7 @@ def _correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]
     .. math:: h(z) = S(z + 1) + (z + \tfrac12) \log(1 + 1/z) - \tfrac12 \log z + \mathrm{const}
 
     The slope of the whole shares most of its work with the value, so both are made in one go.
-    Numbers of Python would each cost a conversion: tensors stand for them.
+    Constants are tensors: Python scalars would be converted at every operation.
     """
     slope = theta  # a placeholder if none is asked for
     one, half, *coefficients = theta.new_tensor([1.0, 0.5, *REMAINDER, *SLOPE]).unbind()

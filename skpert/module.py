@@ -5,16 +5,19 @@ its posterior (``guide``), its joint density (``log_joint``), its objective (``l
 what an intervention does (``intervene``). All else has a default, which a model replaces where
 it differs:
 
-=========================  =======================================================================
-``shift``, ``learned``     how a design moves a latent state; what the estimator shows of that
-``features``               what the encoder reads of expression
-``draw``                   samples of variables that all cells share
-``basal_states``           the prior of the latent state of untreated cells
-``rates``                  parameters that learn faster than the networks
-``phases``                 the phases of training, and what follows each
-``minibatches``            how training cells are put together
-``extended``, ``refined``  copies that learn new perturbations, or go on without priors of masks
-=========================  =======================================================================
+===========================  =====================================================================
+``shift``, ``learned``       how a design moves a latent state; what the estimator shows of that
+``features``, ``encode``     what the encoder reads, and the state that follows from expression
+``posterior``                moments of the guide, as ``estimator.posterior`` gives them
+``log_weights``              weights of samples of the guide, by which training is validated
+``draw``                     samples of variables that all cells share
+``basal_states``             the prior of the latent state of untreated cells
+``rates``                    parameters that learn faster than the networks
+``phases``                   the phases of a first training, and what follows each
+``later_phases``             those of a training that goes on, in ``adapt`` and ``refine``
+``minibatches``              how training cells are put together
+``extended``, ``refined``    copies that learn new perturbations, or have masks without a prior
+===========================  =====================================================================
 
 A module is abstract or final: no model inherits from another.
 """
@@ -32,9 +35,15 @@ from ._data import Cells
 from .nn import Decoder, GaussianEncoder, Table
 from .objectives import sampled
 
+__all__ = ["Cells", "PerturbationModule", "Phase"]
+
 
 class Phase(NamedTuple):
-    """A part of training."""
+    """A part of training.
+
+    What training or ``finalise`` changes has to be a parameter, a buffer or a ``Table``: files and
+    pickles hold nothing else of a module.
+    """
 
     n_epochs: int
     finalise: Callable[[Cells], None] | None = None  # what follows it, given the training cells
@@ -51,7 +60,7 @@ class PerturbationModule(nn.Module, ABC):
     ):
         super().__init__()
         self.encoder = encoder
-        self.columns = columns  # of the encoder's first layer that read more than expression
+        self.columns = columns  # of the encoder's first layer, for what it reads beside x
         self.decoder = decoder
         self.frozen = False  # whether the networks keep their weights and batch statistics
         self.fresh = True  # whether training starts here, rather than goes on
@@ -131,7 +140,11 @@ class PerturbationModule(nn.Module, ABC):
         return next(self.parameters()).device
 
     def phases(self, n_epochs: int) -> list[Phase]:
-        """Phases of a training of so many epochs."""
+        """Phases of a first training of so many epochs; the KL is warmed up in the first one."""
+        return [Phase(n_epochs)]
+
+    def later_phases(self, n_epochs: int) -> list[Phase]:
+        """Phases of a training that goes on from here; no known row may change in ``adapt``."""
         return [Phase(n_epochs)]
 
     def minibatches(self, cells: Cells) -> Callable[[int], Iterator[Any]]:

@@ -5,7 +5,6 @@ document is the tree of the estimator's state. What JSON has no word for is an o
 ``{kind: content}``, where ``kind`` is one of those at the end of this module.
 """
 
-import inspect
 import json
 import math
 from importlib import import_module
@@ -47,7 +46,7 @@ def save(estimator, path):
     Raises
     ------
     ValueError
-        If the estimator is none of ours, holds what is not data, or could not be loaded again,
+        If it is not a skpert estimator, holds what is not data, or could not be loaded again,
         for example as its parameters were changed after the fit; or if the file cannot be
         written, or is a folder, a device or a pipe.
     TypeError
@@ -304,7 +303,6 @@ def _estimator(name, state):
         )
     cls = classes[name]
     state = upgraded(cls, {k: v for k, v in state.items() if k != "_sklearn_version"})
-    state = _defaults(cls) | state
     check_parameters(cls, state)
     if cls is FrozenEstimator:  # as the only class of scikit-learn it would look for a version
         [estimator] = state.values()
@@ -315,12 +313,6 @@ def _estimator(name, state):
     estimator.__setstate__(state)
     check_learned(estimator)
     return estimator
-
-
-def _defaults(cls):
-    """Parameters that a file from before they were there does not have."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _objects(shape, items):

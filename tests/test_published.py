@@ -55,7 +55,7 @@ def test_published_settings_train(cls, experiment):
         (SAMSVAE, None, {"mask_prior": 0.001, "batch_norm": False, "max_gradient_norm": None}),
         (SAMSVAE, "norman", {"mask_prior": 0.01, "max_gradient_norm": 100.0, "n_latent": 200}),
         (CPAVAE, None, {"n_train_particles": 5, "learning_rate": 3e-4, "batch_size": 512}),
-        (InVAE, None, {"n_prior_layers": 2, "learning_rate": 1e-3, "weight_decay": 1e-4}),
+        (InVAE, None, {"n_prior_layers": 1, "learning_rate": 1e-3, "weight_decay": 1e-4}),
         (SCCVAE, None, {"refit_penetrance": False, "n_latent": 512, "n_hidden": 1024}),
     ],
 )

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from skpert._data import Cells
 from skpert.base import PerturbationVAE
-from skpert.module import PerturbationModule
+from skpert.module import Cells, PerturbationModule
 from skpert.nn import Decoder, GaussianEncoder, Table
 from skpert.objectives import kl_from_unit_normal, log_unit_normal
 from skpert.parameters import with_shared_parameters

@@ -237,7 +237,7 @@ def warn_of_inseparable(names, dosage, doubt=""):
     together = ["+".join(group) for group in groups.values() if len(group) > 1]
     if together:
         doubt = (
-            f"A has perturbations that only come together: {listed(together, 5)}. Their "
+            f"A has perturbations that only co-occur: {listed(together, 5)}. Their "
             f"individual effects are not identifiable; their sum is split equally. {doubt}"
         )
     if doubt:

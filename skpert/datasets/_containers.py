@@ -11,7 +11,7 @@ from sklearn.utils import gen_batches
 from .._input.files import reading
 from .._input.values import listed
 
-_BLOCK = 512  # cells read at a time
+BLOCK = 512  # cells read at a time
 _CELL_NAMES = ("CellID", "cell_names", "obs_names", "barcode", "barcodes")
 _GENE_NAMES = ("Gene", "gene_names", "var_names", "Accession")
 
@@ -171,7 +171,7 @@ def _read_loom(file, layer, path):
     var = _loom_table(file["row_attrs"], _GENE_NAMES, path)
     if stored.shape != (len(var), len(obs)):
         raise ValueError(f"{stored.name} has shape {stored.shape}, not {(len(var), len(obs))}")
-    blocks = [csr_matrix(stored[:, cells].T) for cells in gen_batches(len(obs), _BLOCK)]
+    blocks = [csr_matrix(stored[:, cells].T) for cells in gen_batches(len(obs), BLOCK)]
     return Screen(vstack(blocks, format="csr"), obs, var)
 
 

@@ -19,11 +19,10 @@ from sklearn.utils import gen_batches
 from .._input.files import first_bytes, is_gzip, reading
 from .._input.values import listed
 from ..exceptions import FileUnavailableError
-from ._containers import readers, stored_matrix
+from ._containers import BLOCK, readers, stored_matrix
 
 _SCHEMES = ("http", "https", "file")
-_CHUNK = 1 << 20  # bytes
-_BLOCK = 512  # cells read at a time
+CHUNK = 1 << 20  # bytes
 _HEADERS = {
     "User-Agent": "skpert",  # some hosts turn the names of libraries away
     "Accept-Encoding": "identity",  # a .gz file comes as it is
@@ -209,7 +208,7 @@ def read_part(path, *, cells=None, genes=None, layer=None):
         matrix = _by_rows(stored)
         blocks = [
             csr_matrix(matrix[_index(rows[batch])][:, columns], dtype=np.float32)
-            for batch in gen_batches(len(rows), _BLOCK)
+            for batch in gen_batches(len(rows), BLOCK)
         ]
     X = vstack(blocks, format="csr") if blocks else csr_matrix((0, len(columns)), dtype=np.float32)
     return anndata.AnnData(X, obs=obs.iloc[rows], var=var.iloc[columns])
@@ -256,7 +255,7 @@ def _fetch(url, output_file, pooch, *, gzipped):
     if address.scheme == "file":
         shutil.copyfile(url2pathname(address.path), output_file)
     else:
-        download = _pooch().HTTPDownloader(headers=_HEADERS, chunk_size=_CHUNK)
+        download = _pooch().HTTPDownloader(headers=_HEADERS, chunk_size=CHUNK)
         download(url, output_file, pooch)
     _check_is_data(output_file, gzipped)
 

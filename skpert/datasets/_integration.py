@@ -13,6 +13,7 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 from .._input.values import is_positive_integer
 from ..exceptions import FileUnavailableError
 from ._download import (
+    CHUNK,
     RemoteFile,
     column,
     download,
@@ -40,7 +41,6 @@ HEMATOPOIESIS = {
 }
 
 _SPLIT = {"s1d1": "train", "s1d2": "train", "s2d1": "train", "s2d4": "val", "s3d6": "test"}
-_CHUNK = 1 << 20  # bytes
 _N_BINS = 20  # of means, for dispersions
 
 # "Combined samples" of CELLxGENE's collection 62e8f058-9c37-48bc-9200-e767f318a8ec, 1.4 GB. Three
@@ -245,7 +245,7 @@ def _unpacked(remote, folder, download_if_missing):
     try:
         with gzip.open(packed) as source, written_whole(path) as unfinished:
             with open(unfinished, "wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
+                shutil.copyfileobj(source, target, CHUNK)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         for file in (packed, packed.with_name(f"{packed.name}.sha256")):
             file.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ def fit_many(estimators, X, A, *, n_jobs=None):
         models = fit_many([SVAEPlus(random_state=seed) for seed in range(8)], X, A)
         models[udr_score(models, X).argmax()]
 
-        grid = ParameterGrid({"sparsity": [10, 30, 100], "random_state": range(3)})
+        grid = ParameterGrid({"n_latent": [5, 10, 15], "random_state": range(3)})
         fit_many([SVAEPlus(**values) for values in grid], X, A)
 
     Parameters

@@ -318,8 +318,8 @@ class _Baseline(BaseEstimator, ABC):
         check_is_fitted(self)
         if library_size is not None:
             raise ValueError(
-                "library_size has no meaning here: predictions are in the units of X, which is "
-                "no counts but log-normalised expression. Leave it out"
+                "library_size applies to count models only; these predictions are in the units of "
+                "X, log-normalised expression: leave it out"
             )
         names, dosage = self._read(A)
         if dosage.shape[0] == 0:
@@ -450,7 +450,7 @@ class AdditiveEffects(_Baseline):
 
     Effects of single perturbations are the least squares solution over all training cells, given
     the mean of control cells: mean differences where every cell had one perturbation. Parts that
-    only come together share their effect evenly. Samples are control cells, shifted by the
+    only co-occur share their effect evenly. Samples are control cells, shifted by the
     effect. Expression is log-normalised, as by
     ``make_pipeline(LogNormalize(), AdditiveEffects())``.
 

@@ -432,6 +432,8 @@ class InvariantModule(PerturbationModule):
         """One, after which latents get a scale."""
         return [Phase(n_epochs, self.whiten if self.whitens else None)]
 
+    later_phases = phases
+
     @torch.no_grad()
     def whiten(self, cells: Cells) -> None:
         """Show latents in units of their spread among cells of the same covariates.

@@ -26,6 +26,7 @@ from torch.distributions import Distribution, Normal
 from .._data import ENCODE_SIZE, Cells
 from .._input.values import is_positive_integer
 from ..base import PerturbationVAE
+from ..exceptions import warn_of_data
 from ..module import PerturbationModule, Phase
 from ..nn import InputTransform, Table
 from ..objectives import Costs, iwelbo, kl_from_unit_normal, log_unit_normal
@@ -291,7 +292,7 @@ class AdditiveModule(SampledModule):
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
-        if not (self.fresh and self.rotated):
+        if not self.rotated:
             return [Phase(n_epochs)]
         return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
 
@@ -763,7 +764,18 @@ class SAMSVAE(_AdditiveVAE):
         self._store(locals())
 
     def _prepare(self, cells):
+        pair = isinstance(self.mask_prior, tuple)
+        if pair and not _is_pair(self.mask_prior):
+            raise ValueError(
+                f"mask_prior={self.mask_prior!r}: a pair holds the two concentrations of a Beta "
+                "distribution, positive numbers"
+            )
         check_edges(self, {"mask_prior": None, "mask_posterior": "point"})
+        if self.edges == "learned" and self.mask_posterior == "beta" and not pair:
+            warn_of_data(
+                "mask_posterior='beta' is that of a probability with a Beta prior: it has no "
+                "effect unless mask_prior is a pair, such as (1, 10)"
+            )
 
     def _make_module(self, cells):
         return _additive_module(
@@ -821,19 +833,18 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
     )
 
 
+def _is_pair(concentrations):
+    good = all(isinstance(c, Real) and 0 < c < inf for c in concentrations)
+    return good and len(concentrations) == 2
+
+
 def _masks(estimator):
     """Masks that are called, or learned under the prior; all at one until axes are found."""
     shape, prior = (len(estimator.perturbations_), estimator.n_latent), estimator.mask_prior
     logit = torch.full(shape, torch.inf if estimator.init == "rotation" else 0.0)
-    pair = isinstance(prior, tuple)
-    if pair and (len(prior) != 2 or not all(isinstance(c, Real) and 0 < c < inf for c in prior)):
-        raise ValueError(
-            f"mask_prior={prior!r}: a pair holds the two concentrations of a Beta "
-            "distribution, positive numbers"
-        )
     if estimator.edges == "called":
         return CalledMasks(logit)
-    if pair:
+    if isinstance(prior, tuple):
         return BetaBernoulliMasks(logit, prior, estimator.mask_posterior)
     return BernoulliMasks(logit, 0.01 if prior is None else prior)
 

@@ -14,7 +14,6 @@ causal inference, bioRxiv 2025.06.05.657988). In the code states are rows and
 ``B[i, j]`` is the edge from module i to module j: ``u = (z + c * S) @ inv(I - B)``.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -227,6 +226,8 @@ class CausalModule(PerturbationModule):
     def phases(self, n_epochs: int) -> list[Phase]:
         """One, after which all is set that has a closed form."""
         return [Phase(n_epochs, self.finalise)]
+
+    later_phases = phases
 
     def loss_terms(self, cells: Cells | Blocks, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms of the objective; held-out cells, which come as they are, have the ELBO's."""
@@ -595,8 +596,7 @@ class SCCVAE(PerturbationVAE):
     let alone between genes (see the user guide).
 
     An unseen perturbation has the shift, unless a network gives it, and the penetrance of similar
-    ones. ``with_penetrance`` sets others; the published numbers take for each unseen perturbation
-    the penetrance that fits its own test cells best.
+    ones; ``with_penetrance`` sets others. Published numbers take what fits its test cells best.
 
     References
     ----------
@@ -750,7 +750,7 @@ class SCCVAE(PerturbationVAE):
                 "penetrance must map names of single perturbations, as text, to numbers, got "
                 f"{listed(names[position < 0], 10)}"
             )
-        module = copy.deepcopy(other.module_)
+        module = other.module_.continued(frozen=True)
         rows = module.penetrance().detach().clone()
         rows[position, 0] = torch.from_numpy(penetrance.to_numpy()).to(rows)
         module.penetrance = Table(rows)

@@ -140,7 +140,7 @@ class ShiftModule(PerturbationModule):
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which shifts are sparse."""
-        if not (self.fresh and self.rotated):
+        if not self.rotated:
             return [Phase(n_epochs)]
         return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
 
@@ -252,10 +252,8 @@ class _SparseVAE(_ShiftVAE):
 
     def _masked_module(self, cells, penalty):
         """Module with masks that are called after training, or learned under this penalty."""
-        networks, rows = (
-            self._networks(cells),
-            (len(self.perturbations_), self.n_latent),
-        )
+        networks = self._networks(cells)
+        rows = len(self.perturbations_), self.n_latent
         embedding, rotated = Table(torch.randn(rows)), self.init == "rotation"
         logit = torch.full(rows, inf if rotated else LOGIT_START)
         called = self.edges == "called"
@@ -460,7 +458,7 @@ class IVAE(_ShiftVAE):
 
 @with_shared_parameters
 class SVAE(_SparseVAE):
-    """Sparse VAE: every perturbation shifts few latents, by masks with an L1 prior if learned.
+    """Sparse VAE: every perturbation shifts few latents; learned masks have an L1 penalty.
 
     Parameters
     ----------

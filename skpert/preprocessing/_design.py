@@ -158,7 +158,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Warns
         -----
         DataWarning
-            If perturbations have a single cell, if some only come together or only with an
+            If perturbations have a single cell, if some only co-occur, or occur only with an
             environment of their own, if there are no control cells, if the name of a
             perturbation looks like that of a control or like a missing value, or if it is in
             doubt whether a label that contains ``sep`` is a combination.

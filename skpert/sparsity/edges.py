@@ -379,6 +379,6 @@ def check_edges(estimator, of_learned):
     given = [name for name, value in of_learned.items() if getattr(estimator, name) != value]
     if given:
         warn_of_data(
-            f"{' and '.join(given)} of {type(estimator).__name__} has no effect with "
-            "edges='called': set edges='learned' to learn masks under that prior"
+            f"edges='called' of {type(estimator).__name__} makes no use of {' and '.join(given)}: "
+            "set edges='learned' to learn masks under that prior"
         )

@@ -107,7 +107,7 @@ def test_additive_effects_with_combinations_are_least_squares_over_cells():
 
 def test_parts_that_only_come_together_share_their_effect():
     labels = np.where(A == "P3", "Q+P3", A)
-    with pytest.warns(DataWarning, match="only come together"):
+    with pytest.warns(DataWarning, match="only co-occur"):
         model = AdditiveEffects().fit(X, labels)
     assert_close(model.effect_[model.perturbations_ == "Q"], EFFECTS[3:] / 2)
 
@@ -461,7 +461,7 @@ def test_library_size_is_refused_with_the_reason(cls):
         lambda: model.predict_intervention("P1", library_size=1e4),
         lambda: model.sample_intervention("P1", 2, library_size=1e4),
     ):
-        with pytest.raises(ValueError, match="library_size has no meaning here.*log-normalised"):
+        with pytest.raises(ValueError, match="applies to count models only.*log-normalised"):
             method()
 
 

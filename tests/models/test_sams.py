@@ -399,7 +399,7 @@ def test_what_only_comes_together_has_the_sum_dealt_out_evenly():
 def test_a_pair_that_is_never_taken_apart_is_predicted_all_the_same():
     screen = small_screen(n_combinations=0)
     A = np.where(screen.A == "P3", "P3+Q", screen.A)
-    with pytest.warns(DataWarning, match="only come together: 'P3\\+Q'"):
+    with pytest.warns(DataWarning, match="only co-occur: 'P3\\+Q'"):
         model = CPAVAE(n_latent=2, **FAST).fit(screen.X, A)
     alone = CPAVAE(n_latent=2, **FAST).fit(screen.X, screen.A)
     pair, single = model.predict_intervention("P3+Q"), alone.predict_intervention("P3")
