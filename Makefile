@@ -29,18 +29,18 @@ demo: $(VENV)/.demo
 	$(if $(SCREEN),SKPERT_SCREEN="$(SCREEN)") MPLBACKEND=Agg $(BIN)/python examples/plot_screen_to_targets.py
 
 test: $(VENV)/.test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-kernel: $(VENV)/.test
-	$(ONE_THREAD) $(KERNEL) $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMBERS) $(PYTEST_ARGS)
+	$(ONE_THREAD) $(KERNEL) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(NUMBERS) $(PYTEST_ARGS)
 
 # versions of one day warn of each other's later ones
 test-oldest: $(OLDEST)/.test
-	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning $(PYTEST_ARGS)
+	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.test
 	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
-	    $(ONE_THREAD) FUZZ_EXAMPLES=50 $(BIN)/python -m pytest -n 2 -q tests/properties || exit 1; \
+	    $(ONE_THREAD) FUZZ_EXAMPLES=50 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/properties || exit 1; \
 	done
 
 lint: $(VENV)/.test

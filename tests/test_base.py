@@ -413,15 +413,13 @@ def test_scikit_learns_own_monitor_logs_each_epoch():
 def test_of_several_trainings_the_best_is_kept(cls):
     pytest.importorskip("sklearn.callback")
     listener, settings = Listener(), FAST | {"max_epochs": 3, "validation_fraction": 0}
-    model = cls(n_init=4, **settings).set_callbacks(listener).fit(X, A)
+    model = cls(n_init=3, **settings).set_callbacks(listener).fit(X, A)
     ends = listener.scores[2::3]  # of each training, as scored after its last epoch
-    assert len(ends) == len(set(ends)) == 4
+    assert len(ends) == len(set(ends)) == 3
     assert model.score(X, A) == same_score(max(ends))
     assert len(model.history_) == model.n_iter_ == 3
-    first = cls(**settings).fit(X, A)
-    assert first.score(X, A) == same_score(ends[0])
-    best = [cls(n_init=n, **settings).fit(X, A).score(X, A) for n in (1, 2, 3)]
-    assert best == same_score([max(ends[:n]) for n in (1, 2, 3)])
+    best = [cls(n_init=n, **settings).fit(X, A).score(X, A) for n in (1, 2)]
+    assert best == same_score([max(ends[:n]) for n in (1, 2)])
 
 
 class Watched(VAE):

@@ -37,11 +37,11 @@ pytestmark = [
 ]
 DEVICE = torch.device("cuda", 0)
 SMALL = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
-SMALL |= {"n_particles": 5, "random_state": 0, "device": "cuda"}
+SMALL |= {"n_particles": 2, "random_state": 0, "device": "cuda"}
 
-A = np.repeat(["control", "P0", "P1", "P2", "P0+P1"], 20)
-OBS = pd.DataFrame({"perturbation": A, "batch": ["a", "b"] * 50, "type": list("xyxyz") * 20})
-X = np.random.default_rng(0).poisson(3.0, (100, 20)).astype(np.float32)
+A = np.repeat(["control", "P0", "P1", "P2", "P0+P1"], 12)
+OBS = pd.DataFrame({"perturbation": A, "batch": ["a", "b"] * 30, "type": list("xyxyz") * 12})
+X = np.random.default_rng(0).poisson(3.0, (60, 20)).astype(np.float32)
 X[A == "P0", :5] *= 3
 NEW = np.repeat(["new", "control"], 5)
 
@@ -273,7 +273,7 @@ def test_unseen_perturbations_and_penetrances_on_the_device():
 @pytest.mark.parametrize("estimator", EFFECTS.values(), ids=list(EFFECTS))
 def test_a_model_is_inspected_on_the_device(estimator):
     model, rows = fitted(estimator), design(estimator)
-    designs = rows.iloc[[30]] if isinstance(rows, pd.DataFrame) else ["P0"]
+    designs = rows.iloc[[15]] if isinstance(rows, pd.DataFrame) else ["P0"]
     draws = ["perturbseq", "released"] if model._counts else []
     for method in ["mean", *draws]:
         effect = inspection.average_treatment_effect(model, designs, method=method, n_samples=9)
@@ -306,7 +306,7 @@ def test_estimators_are_compared_on_the_device():
         X,
         A,
         space="counts",
-        cv=[(np.arange(80), np.arange(80, 100))],
+        cv=[(np.arange(48), np.arange(48, 60))],
         metrics=["response_mse"],
     )
     assert finite(evaluation.summary.loc["model"])

@@ -336,11 +336,12 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_many_fits_in_processes_are_those_one_by_one(form):
     state = np.random.RandomState(3)
+    settings = FAST | {"batch_size": 256}
     estimators = [
-        SVAEPlus(**FAST),
-        VAE(**FAST).set_params(n_init=2),
-        SVAEPlus(**FAST).set_params(edges="learned", sparsity=5.0, random_state=7),
-        IVAE(**FAST).set_params(random_state=state, n_latent=4),
+        SVAEPlus(**settings),
+        VAE(**settings).set_params(n_init=2),
+        SVAEPlus(**settings).set_params(edges="learned", sparsity=5.0, random_state=7),
+        IVAE(**settings).set_params(random_state=state, n_latent=4),
     ]
     data = FORMS[form]
     models = fit_many(estimators, data, DESIGN, n_jobs=2)

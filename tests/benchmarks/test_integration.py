@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
 
 from benchmarks import command
@@ -231,6 +232,17 @@ def test_accuracy_counts_classes_that_both_sides_have():
         transfer.accuracy(Z, labels, test, min_cells=30)
 
 
+@pytest.fixture
+def few_trees(monkeypatch):
+    """Forests of ten trees in place of a hundred."""
+    monkeypatch.setattr(
+        simulated,
+        "RandomForestClassifier",
+        lambda n, **options: RandomForestClassifier(10, **options),
+    )
+
+
+@pytest.mark.usefixtures("few_trees")
 def test_true_latents_are_recovered_entirely_and_the_bound_nearly():
     settings = {"s": {"n_invariant": 2, "n_genes": 40, "n_cells_per_combination": 40}}
     table = simulated.score(TableJob("x", 0, "s: supervised"), settings, {})
@@ -240,6 +252,7 @@ def test_true_latents_are_recovered_entirely_and_the_bound_nearly():
     assert table.loc["truth", "environment"] < table.loc["truth", "chance"] + 0.1
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_published_simulations_of_one_batch_have_no_environment():
     data = simulated.SETTINGS["functions"] | {"n_cells_per_combination": 20}
     options = {"max_epochs": 1}
@@ -249,6 +262,7 @@ def test_published_simulations_of_one_batch_have_no_environment():
     assert table["mcc"].between(0, 1).all()
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_an_environment_that_the_truth_tells_is_told():
     random = np.random.default_rng(0)
     obs = pd.DataFrame({"batch": random.permutation(np.repeat(["a", "b"], 50))})

@@ -9,6 +9,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.utils import Bunch
 
+from benchmarks.additive import pathways
 from benchmarks.additive.pathways import (
     EXTRA,
     FEATURES,
@@ -105,6 +106,15 @@ def test_accuracy_does_not_depend_on_names_of_pathways_or_scale_of_features():
     np.testing.assert_array_equal(again, expected)
 
 
+@pytest.fixture
+def few_trees(monkeypatch):
+    """Forests of twenty trees in place of a hundred."""
+    monkeypatch.setattr(
+        pathways, "RandomForestClassifier", lambda **options: RandomForestClassifier(20, **options)
+    )
+
+
+@pytest.mark.usefixtures("few_trees")
 def test_true_masks_tell_pathways_and_random_ones_do_not(screen):
     rows = {}
     for method in (TRUTH, RANDOM, GUESS, MEASURED):
@@ -117,13 +127,14 @@ def test_true_masks_tell_pathways_and_random_ones_do_not(screen):
     assert rows[MEASURED]["effects"] > rows[RANDOM]["mask"]
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_labels_are_matched_by_name_whatever_their_order(screen):
     job = make_job(TRUTH, 0, None, arguments())
-    pathways = screen.pathways
+    labels = screen.pathways
     rng = np.random.default_rng(0)  # labels of other perturbations are of no use
-    others = pd.Series(rng.permutation(pathways), index=pathways.index)
+    others = pd.Series(rng.permutation(labels), index=labels.index)
     moved = score(job, Bunch(**screen | {"pathways": others}))
-    mixed = score(job, Bunch(**screen | {"pathways": pathways.sample(23, random_state=0)}))
+    mixed = score(job, Bunch(**screen | {"pathways": labels.sample(23, random_state=0)}))
     assert mixed["n_labelled"] == 23
     assert moved["mask"] < 0.6 < 0.8 < mixed["mask"]
 

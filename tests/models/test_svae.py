@@ -395,15 +395,16 @@ def test_sparse_and_dense_counts_give_the_same(screen):
 def test_recovery_of_latents_and_graph():
     screen = make_sparse_shift(
         40,
-        n_cells_per_perturbation=100,
+        n_cells_per_perturbation=50,
         n_control_cells=100,
         n_latent=3,
-        n_genes=50,
+        n_genes=80,
         n_targets=(1, 2),
         normalize="cells",
         random_state=0,
     )
-    settings = {"n_latent": 3, "max_epochs": 60, "batch_size": 64, "random_state": 0}
+    settings = {"n_latent": 3, "n_hidden": 32, "max_epochs": 45, "batch_size": 64}
+    settings |= {"learning_rate": 3e-3, "random_state": 0}
     vae, sparse_vae = (m(**settings).fit(screen.X, screen.A) for m in (VAE, SVAEPlus))
     scores = [
         mean_correlation_coefficient(screen.Z, m.transform(screen.X)) for m in (vae, sparse_vae)
