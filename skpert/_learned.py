@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from ._data import Cells
 from ._input.values import as_list
 from .base import PerturbationVAE
-from .models.baselines import BilinearRidge, PerturbedMean, _Baseline, _unpacked
+from .models.baselines import Baseline, BilinearRidge, PerturbedMean, unpacked
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 
 OF_SKLEARN = {"n_features_in_", "feature_names_in_", "_sklearn_output_config"}  # set by its code
@@ -232,7 +232,7 @@ def _check_cells(packed, n_genes):
         good = _has_shape(data, None) and width == n_genes
         good = good and all(_has_shape(array, None, kinds="i") for array in (indices, indptr))
         _demand(good, "cells are not a sparse matrix")
-        _unpacked(packed).check_format(full_check=True)
+        unpacked(packed).check_format(full_check=True)
         n_cells = len(indptr) - 1
     else:
         _demand(_has_shape(packed, None, n_genes), "cells are not a matrix")
@@ -320,7 +320,7 @@ def _check_gene_sets(features):
 
 _CHECKS = {
     PerturbationVAE: _check_model,
-    _Baseline: _check_baseline,
+    Baseline: _check_baseline,
     PerturbationEncoder | CovariateEncoder: _check_encoder,
     PerturbationEncoder: _check_design,
     CovariateEncoder: _check_covariate_encoder,

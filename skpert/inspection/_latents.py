@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.cells import check_cells, log_normalised, median_library_size
 from ..metrics import maximum_mean_discrepancy
-from ..metrics._distances import kernel_bandwidths
+from ..metrics.distances import kernel_bandwidths
 from ..parameters import REAL_VALUED
 
 

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from .._input.design import perturbation_labels
 from .._input.values import is_positive_integer
 from ..exceptions import warn_of_data
-from ..metrics._cells import log_relative_counts
+from ..metrics.cells import log_relative_counts
 
 CHUNK = 1000  # cells drawn at once, as many as a prediction averages over
 RELEASED_LIBRARY_SIZE = 1e4  # of every cell that the authors' code draws

@@ -7,22 +7,13 @@ from ._batches import (
     principal_component_regression,
     silhouette_batch,
 )
-from ._calibration import calibrate
 from ._differential_expression import de_table, differential_expression
 from ._discrimination import perturbation_discrimination
-from ._distances import energy_distance, maximum_mean_discrepancy, released_energy_distance
 from ._integration import (
     integration_scores,
     isolated_label_score,
     kmeans_agreement,
     silhouette_label,
-)
-from ._latent_recovery import (
-    graph_scores,
-    latent_r2,
-    match_latents,
-    mean_correlation_coefficient,
-    top_k_mask,
 )
 from ._pseudobulk import expression_error
 from ._recovery import de_recovery
@@ -35,6 +26,15 @@ from ._responses import (
     response_mse,
 )
 from ._weighted import response_weights, weighted_mse, weighted_r2
+from .calibration import calibrate
+from .distances import energy_distance, maximum_mean_discrepancy, released_energy_distance
+from .latent_recovery import (
+    graph_scores,
+    latent_r2,
+    match_latents,
+    mean_correlation_coefficient,
+    top_k_mask,
+)
 
 __all__ = [
     "ate_pearson",

@@ -10,7 +10,7 @@ from .._input.cells import warn_if_logs
 from .._input.expression import check_same_cells
 from .._input.values import text
 from ..exceptions import warn_of_data
-from ._cells import (
+from .cells import (
     as_logarithms,
     dense,
     group_blocks,

@@ -6,8 +6,8 @@ from sklearn.utils.validation import check_consistent_length
 
 from .._input.design import read_design, treatment_labels, warn_of_names
 from .._input.values import text
-from ._cells import blocks, dense, read_cells
 from ._profiles import kept_genes, read_profiles
+from .cells import blocks, dense, read_cells
 
 DEPTH = 5e4  # counts that the sum over cells is scaled to before the logarithm
 

@@ -7,8 +7,8 @@ from sklearn.metrics import r2_score
 
 from .._input.values import listed, text
 from ..exceptions import warn_of_data
-from ._cells import as_logarithms, dense, group_blocks, read_cells, read_conditions
 from ._profiles import aggregated, in_order, read_differences, read_profiles
+from .cells import as_logarithms, dense, group_blocks, read_cells, read_conditions
 
 
 def response_weights(

@@ -13,7 +13,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from .._input.values import listed
 from ..exceptions import warn_of_data
 from ..metrics import calibrate
-from ..metrics._calibration import GREATER_IS_BETTER
+from ..metrics.calibration import GREATER_IS_BETTER
 from ._fitting import recorded, warn_once
 from ._rounds import Plan, Screen, Split, split_cells, unwrapped
 from ._truth import METRICS, check_metrics, scores

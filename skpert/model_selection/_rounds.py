@@ -13,8 +13,8 @@ from sklearn.utils import check_consistent_length
 from .._input.design import read_design, treatment_labels, warn_of_names
 from .._input.values import text
 from ..exceptions import warn_of_data
-from ..metrics._cells import read_cells
-from ..metrics._distances import kernel_bandwidths
+from ..metrics.cells import read_cells
+from ..metrics.distances import kernel_bandwidths
 from ..preprocessing import LogNormalize
 from ._splits import LeavePerturbationsOut
 from ._truth import METRICS, Prediction, Truth, label_means, screen_weights

@@ -6,7 +6,7 @@ from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
 from .._input.values import text
-from ..metrics._latent_recovery import standardize
+from ..metrics.latent_recovery import standardize
 
 
 def interventional_nll(

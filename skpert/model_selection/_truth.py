@@ -17,7 +17,7 @@ from ..metrics import (
     response_weights,
     weighted_mse,
 )
-from ..metrics._cells import as_logarithms, group_means
+from ..metrics.cells import as_logarithms, group_means
 
 CLOSE = 1e-6  # relative difference of a predicted mean from a reference that counts as rounding
 

@@ -80,7 +80,7 @@ def _documented(cls):
     return cls
 
 
-class _Baseline(BaseEstimator, ABC):
+class Baseline(BaseEstimator, ABC):
     """Conduct of all baselines; a subclass learns a centre and responses."""
 
     _parameter_constraints = {"sep": [str, None], "perturbation": [str], "layer": [str, None]}
@@ -349,7 +349,7 @@ class _Baseline(BaseEstimator, ABC):
         self._cells = _packed(values if treated.all() else values[~treated[bulk.codes]])
 
     def _draw(self, effect, treated, n_samples, random):
-        cells = _unpacked(self._cells)
+        cells = unpacked(self._cells)
         return _shifted(cells[random.integers(cells.shape[0], size=n_samples)], effect)
 
     def __sklearn_tags__(self):
@@ -362,7 +362,7 @@ class _Baseline(BaseEstimator, ABC):
 
 
 @_documented
-class ControlMean(_Baseline):
+class ControlMean(Baseline):
     """Predict that a perturbation does nothing.
 
     Any perturbation can be asked for, seen in training or not. Samples are control cells.
@@ -393,7 +393,7 @@ class ControlMean(_Baseline):
 
 
 @_documented
-class PerturbedMean(_Baseline):
+class PerturbedMean(Baseline):
     """Predict the mean effect of the training perturbations for every perturbation.
 
     Any perturbation can be asked for, seen in training or not. Each treatment of training, a
@@ -441,11 +441,11 @@ class PerturbedMean(_Baseline):
         treatment = random.integers(len(n_cells), size=n_samples)
         within = random.integers(n_cells[treatment])
         start = np.cumsum(n_cells) - n_cells
-        return _shifted(_unpacked(self._treated_cells)[start[treatment] + within], 0)
+        return _shifted(unpacked(self._treated_cells)[start[treatment] + within], 0)
 
 
 @_documented
-class AdditiveEffects(_Baseline):
+class AdditiveEffects(Baseline):
     """Predict that a combination does what its parts do, added up.
 
     Effects of single perturbations are the least squares solution over all training cells, given
@@ -496,7 +496,7 @@ class AdditiveEffects(_Baseline):
 
 
 @_documented
-class BilinearRidge(_Baseline):
+class BilinearRidge(Baseline):
     """Predict effects of perturbations never seen from numbers that describe their targets.
 
     Effects Y, (n_genes, n_treatments), are means of treated cells less the mean of controls,
@@ -701,7 +701,8 @@ def _packed(X):
     return (X.data, X.indices, X.indptr, X.shape[1]) if issparse(X) else X
 
 
-def _unpacked(packed):
+def unpacked(packed):
+    """Cells as they were before they were packed for a file."""
     if not isinstance(packed, tuple):
         return packed
     *arrays, n_genes = packed

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from .._input.values import listed
-from ..metrics._calibration import GREATER_IS_BETTER
+from ..metrics.calibration import GREATER_IS_BETTER
 from ._shared import check_axes, check_matplotlib, clipped, panel_axes
 
 _KEYS = ("estimator", "split", "perturbation", "n_cells")

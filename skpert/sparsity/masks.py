@@ -86,8 +86,8 @@ class SharedMasks(Masks):
         """Freeze the rows there are and append new ones."""
 
 
-class FixedMasks(SharedMasks):
-    """Masks that are given: they cost nothing, and new perturbations have every edge."""
+class HardMasks(SharedMasks):
+    """Masks that are at their most probable value, which costs nothing."""
 
     def draw(
         self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
@@ -95,13 +95,17 @@ class FixedMasks(SharedMasks):
         """Masks, (*sample_shape, *part.shape, n_latent), without costs."""
         return self._hard(part, sample_shape), {}
 
-    def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
-        """Masks, (*sample_shape, *part.shape, n_latent)."""
-        return self._hard(part, sample_shape)
-
     def start(self, found: Tensor) -> None:
         """Go on from these edges, bool."""
         self.fix(found)
+
+
+class FixedMasks(HardMasks):
+    """Masks that are given; new perturbations have every edge."""
+
+    def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+        """Masks, (*sample_shape, *part.shape, n_latent)."""
+        return self._hard(part, sample_shape)
 
     def extend(self, n_new: int) -> None:
         """Freeze the rows there are and append new ones, with every edge."""
@@ -109,7 +113,7 @@ class FixedMasks(SharedMasks):
         self.requires_grad_(False)
 
 
-class CalledMasks(SharedMasks):
+class CalledMasks(HardMasks):
     """Masks that are called from the effect of each perturbation that is seen, and its error.
 
     All edges are there until they are called.
@@ -120,19 +124,9 @@ class CalledMasks(SharedMasks):
         self.difference = Table(torch.zeros_like(logit)).requires_grad_(False)
         self.standard_error = Table(torch.zeros_like(logit)).requires_grad_(False)
 
-    def draw(
-        self, part: Tensor | None, sample_shape: tuple[int, ...], analytic: bool
-    ) -> tuple[Tensor, Costs]:
-        """Masks, (*sample_shape, *part.shape, n_latent), without costs."""
-        return self._hard(part, sample_shape), {}
-
     def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
         return self._drawn(part, sample_shape)
-
-    def start(self, found: Tensor) -> None:
-        """Go on from these edges, bool."""
-        self.fix(found)
 
     def record(self, difference: Tensor, standard_error: Tensor) -> None:
         """Keep the effects, of all rows or of those appended last, and their errors."""

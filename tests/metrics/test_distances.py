@@ -9,7 +9,7 @@ from scipy.sparse import csc_array, csr_array, csr_matrix
 from scipy.spatial.distance import cdist
 
 from skpert.metrics import (
-    _distances,
+    distances,
     energy_distance,
     maximum_mean_discrepancy,
     released_energy_distance,
@@ -76,7 +76,7 @@ def test_known_energies():
     biased = energy_distance(KNOWN_X, KNOWN_Y, unbiased=False)
     assert biased == pytest.approx(1.1606094171, rel=0, abs=1e-10)
     assert energy_distance(KNOWN_X, KNOWN_Y) == pytest.approx(0.5097997918, rel=0, abs=1e-10)
-    released = _distances._released_energy(KNOWN_X, KNOWN_Y, [1, 2, 3, 4, 0], [4, 3, 2, 1, 0])
+    released = distances._released_energy(KNOWN_X, KNOWN_Y, [1, 2, 3, 4, 0], [4, 3, 2, 1, 0])
     assert released == pytest.approx(0.4, rel=0, abs=1e-10)
 
 
@@ -88,7 +88,7 @@ def test_values_are_those_of_the_definition_in_tiles_of_any_size(unbiased, monke
         naive(lambda squared: -np.sqrt(squared), X, Y, unbiased),
     ]
     for tile in (9, 50, 512):
-        monkeypatch.setattr(_distances, "TILE", tile)
+        monkeypatch.setattr(distances, "TILE", tile)
         values = [
             maximum_mean_discrepancy(X, Y, unbiased=unbiased),
             maximum_mean_discrepancy(X, Y, bandwidths=(1, 30), unbiased=unbiased),
@@ -245,7 +245,7 @@ def test_blocks_keep_the_bias_of_few_cells_however_many_there_are():
 
 def test_released_energy_over_all_pairs_is_twice_the_error_of_the_means():
     turns = [np.roll(np.arange(5), turn) for turn in range(5)]  # each cell meets each once
-    values = [_distances._released_energy(KNOWN_X, KNOWN_Y[turn], turn, turn) for turn in turns]
+    values = [distances._released_energy(KNOWN_X, KNOWN_Y[turn], turn, turn) for turn in turns]
     error = np.mean((KNOWN_X.mean(0) - KNOWN_Y.mean(0)) ** 2)
     assert error == pytest.approx(0.9)
     assert np.mean(values) == pytest.approx(2 * error)
@@ -273,7 +273,7 @@ def test_released_energy_in_blocks():
     blocks = []
     for rows in (slice(0, 32), slice(32, 64)):
         orders = rng.permutation(32), rng.permutation(32)
-        blocks.append(_distances._released_energy(X[rows], Z[rows], *orders))
+        blocks.append(distances._released_energy(X[rows], Z[rows], *orders))
     assert value == pytest.approx(np.mean(blocks))
 
 

@@ -8,7 +8,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import r2_score
 
 from skpert.metrics import ate_pearson, ate_r2
-from skpert.metrics._cells import log_relative_counts
+from skpert.metrics.cells import log_relative_counts
 
 SCORES = pytest.mark.parametrize("score", [ate_pearson, ate_r2])
 GENES = [f"gene {g}" for g in range(30)]

@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse import coo_array, csc_matrix, csr_array
 
 from skpert.exceptions import DataWarning
-from skpert.metrics import _cells, differential_expression
+from skpert.metrics import cells, differential_expression
 
 KNOWN_X = np.array([[1, 3, 6], [0, 5, 5], [4, 4, 2], [2, 2, 0]])
 KNOWN_A = ["control", "control", "JAK2", "JAK2"]
@@ -42,7 +42,7 @@ def test_effects_are_differences_of_means(method, monkeypatch):
     assert effect.index.tolist() == ["A", "A+B", "B"]
     assert effect.index.name == "perturbation"
     np.testing.assert_allclose(effect, naive(method))
-    monkeypatch.setattr(_cells, "MAX_ELEMENTS", 100)  # eight cells at once
+    monkeypatch.setattr(cells, "MAX_ELEMENTS", 100)  # eight cells at once
     np.testing.assert_allclose(differential_expression(COUNTS, LABELS, method=method), effect)
 
 

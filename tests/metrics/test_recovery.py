@@ -8,7 +8,8 @@ from scipy.stats import false_discovery_control, mannwhitneyu, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from skpert.exceptions import DataWarning
-from skpert.metrics import _cells, _pseudobulk, de_recovery, de_table, expression_error
+from skpert.metrics import _pseudobulk, de_recovery, de_table, expression_error
+from skpert.metrics import cells as reading
 
 GENES = [f"gene {g}" for g in range(40)]
 NAMES = ["A", "A+B", "B"]
@@ -302,7 +303,7 @@ def cells(screen):
 
 @pytest.mark.parametrize("form", [np.asarray, csr_array])
 def test_expression_error_is_that_of_the_formula(cells, form, monkeypatch):
-    monkeypatch.setattr(_cells, "MAX_ELEMENTS", 200)  # five cells at once
+    monkeypatch.setattr(reading, "MAX_ELEMENTS", 200)  # five cells at once
     X, labels, predicted, predicted_labels, controls = cells
     found = expression_error(
         form(X), labels, form(predicted), predicted_labels, form(controls), space="counts"
@@ -419,5 +420,5 @@ def test_cells_that_have_no_error(cells):
 
 def test_cells_are_read_in_blocks(screen, monkeypatch):
     expected = de_table(*screen, space="counts")
-    monkeypatch.setattr(_cells, "MAX_ELEMENTS", 200)
+    monkeypatch.setattr(reading, "MAX_ELEMENTS", 200)
     pd.testing.assert_frame_equal(de_table(*screen, space="counts").fdr, expected.fdr)
