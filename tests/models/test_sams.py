@@ -562,7 +562,7 @@ def test_all_inference_variants_train_and_come_back_from_a_file(
         n_latent=2,
         edges="called" if mask_prior is None else "learned",
         mask_prior=mask_prior,
-        mask_posterior="point" if mask_prior is None else "beta",
+        mask_posterior="beta" if isinstance(mask_prior, tuple) else "point",
         correlated_basal=correlated_basal,
         correlated_embedding=correlated_embedding,
         **FAST,
