@@ -1,6 +1,5 @@
 """The only optimisation loop of the package."""
 
-import copy
 import math
 import warnings
 from collections import defaultdict
@@ -94,18 +93,23 @@ class Means:
         return dict(zip(self.names, (self.total / self.n_cells).tolist(), strict=True))
 
 
+def weights_of(module: PerturbationModule) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: values.clone() for name, values in module.state_dict().items()}
+
+
 class Best:
     """The best weights so far."""
 
     def __init__(self, module: PerturbationModule):
         self.module, self.elbo, self.epoch = module, -math.inf, 0
-        self.weights = copy.deepcopy(module.state_dict())
+        self.weights = weights_of(module)
 
     def keep(self, elbo: float | None, epoch: int) -> None:
         """Keep the weights of this epoch if they are the best, or if that is not known."""
         if elbo is None or elbo > self.elbo:
             self.elbo, self.epoch = self.elbo if elbo is None else elbo, epoch
-            self.weights = copy.deepcopy(self.module.state_dict())
+            self.weights = weights_of(self.module)
 
     def restore(self) -> None:
         """Give them back, each in aligned memory of its own: products are then those of a copy."""
@@ -141,7 +145,7 @@ def _renew_statistics(module: PerturbationModule, batches: Iterator[Cells], some
 
     After few steps its moving averages are those of other weights.
     """
-    kept, elbo = copy.deepcopy(module.state_dict()), mean_elbo(module, some)
+    kept, elbo = weights_of(module), mean_elbo(module, some)
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
     momentum = [norm.momentum for norm in norms]
     module.train()

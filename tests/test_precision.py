@@ -41,7 +41,7 @@ def _single(value):
 def screen(total, likelihood):
     """Cells of that many counts each, or log-normalised values."""
     random = np.random.default_rng(0)
-    label = np.arange(60) % 3
+    label = np.arange(30) % 3
     mean = np.exp(random.normal(0, 1.5, N_GENES) + random.normal(0, 0.3, (3, N_GENES))[label])
     mean *= total / mean.sum(1, keepdims=True)
     if likelihood != "poisson":
