@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from skpert import IVAE, VAE, AdditiveEffects, BilinearRidge, SVAEPlus
 from skpert.exceptions import DataWarning
 from skpert.model_selection import (
+    LeavePathwaysOut,
     LeavePerturbationsOut,
     PerturbationKFold,
     fit_many,
@@ -69,6 +70,38 @@ def test_folds_are_shuffled_and_reproducible():
     in_order = np.sort(LABELS)
     test = folds_of(PerturbationKFold(2, random_state=0), in_order)[0]
     assert test != list(range(test[0], len(LABELS), 2))
+
+
+PATHWAYS = {"first": ["P0", "P1", "unmeasured"], "second": ["P1", "P2"]}
+MIXED = np.array(["control", "P0", "P1", "P2", "P3", "P0+P3", "P2+P1", "control"])
+
+
+@pytest.mark.parametrize("form", [list, np.array, lambda A: pd.DataFrame({"perturbation": A})])
+def test_a_pathway_is_left_out_with_its_combinations(form):
+    splits = list(LeavePathwaysOut(PATHWAYS).split(MIXED, form(MIXED)))
+    assert [test.tolist() for _, test in splits] == [[1, 2, 5, 6], [2, 3, 6]]
+    for train, test in splits:
+        assert sorted([*train, *test]) == list(range(len(MIXED)))
+    assert LeavePathwaysOut(PATHWAYS).get_n_splits() == 2
+    assert clone(LeavePathwaysOut(PATHWAYS)).pathways == PATHWAYS
+
+
+@pytest.mark.parametrize(
+    ("pathways", "message"),
+    [
+        ({"none": ["Q"]}, "none of the perturbations of 'none', 'Q', was measured"),
+        ({"all": ["P0", "P1", "P2", "P3"]}, "'all' has all perturbations"),
+        ({}, "must map names of groups"),
+        (["P0"], "must map names of groups"),
+        ({"text": "P0"}, "must be a list of names, got 'P0'"),
+        ({"control": ["control"]}, "was measured"),
+    ],
+)
+def test_pathways_that_cannot_be_left_out_are_named(pathways, message):
+    with pytest.raises(ValueError, match=message):
+        list(LeavePathwaysOut(pathways).split(MIXED, MIXED))
+    with pytest.raises(ValueError, match="needs the design"):
+        list(LeavePathwaysOut(PATHWAYS).split(MIXED))
 
 
 @pytest.mark.parametrize("splitter", [PerturbationKFold, LeavePerturbationsOut])

@@ -1,12 +1,13 @@
 """What a fitted model says about its latents, and about the effects of perturbations."""
 
-from ._latents import latent_distances, latent_shifts, latent_summary
+from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
 from ._search import posterior_search
 from ._titration import titrate
 from ._treatment_effects import average_treatment_effect
 
 __all__ = [
     "average_treatment_effect",
+    "identifiability",
     "latent_distances",
     "latent_shifts",
     "latent_summary",

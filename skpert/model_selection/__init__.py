@@ -4,10 +4,16 @@ from ._evaluation import evaluate_perturbations, paired_differences
 from ._fitting import fit_many
 from ._penetrance import select_penetrance
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
-from ._splits import CombinationHoldout, LeavePerturbationsOut, PerturbationKFold
+from ._splits import (
+    CombinationHoldout,
+    LeavePathwaysOut,
+    LeavePerturbationsOut,
+    PerturbationKFold,
+)
 
 __all__ = [
     "CombinationHoldout",
+    "LeavePathwaysOut",
     "LeavePerturbationsOut",
     "PerturbationKFold",
     "evaluate_perturbations",

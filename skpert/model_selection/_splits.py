@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -17,6 +18,7 @@ from .._input.design import (
     treatment_names,
     warn_of_names,
 )
+from .._input.parts import parts_of_names
 from .._input.values import listed, text
 from ..exceptions import warn_of_data
 
@@ -163,6 +165,95 @@ class LeavePerturbationsOut(_PerturbationSplit):
         fold = np.full(len(names), -1)
         fold[random.permutation(treated)] = np.arange(len(treated)) % self.n_splits
         return fold[inverse]
+
+
+class LeavePathwaysOut(BaseCrossValidator, BaseEstimator):
+    """One split for each named group of perturbations, such as a pathway, that leaves it out.
+
+    Cells are tested if they received a perturbation of the group, alone or in a combination; all
+    others are trained on, controls included. So the sVAE+ paper asks whether what was learned of
+    other processes carries over to a process that no training cell had perturbed [1]_. For models
+    that can predict the unseen, and for ``interventional_nll_scorer``.
+
+    Parameters
+    ----------
+    pathways : mapping of str to list of str
+        Perturbations of each group, such as the sets of
+        :func:`~skpert.preprocessing.read_gmt`. Names that were not measured are passed over;
+        groups may overlap.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read.
+
+    Notes
+    -----
+    Splits come in the order of the groups. ``split`` raises a ``ValueError`` if a group has no
+    measured perturbation, or leaves no other one to train on.
+
+    References
+    ----------
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism shift
+       modeling, CLeaR 2023, Figure 3 and Table 9.
+
+    Examples
+    --------
+    >>> from skpert.model_selection import LeavePathwaysOut
+    >>> A = ["control", "JAK2", "STAT1", "SMAD4", "JAK2+SMAD4"]
+    >>> splitter = LeavePathwaysOut({"interferon": ["JAK2", "STAT1"], "TGF beta": ["SMAD4"]})
+    >>> [test.tolist() for _, test in splitter.split(A, A)]
+    [[1, 2, 4], [3, 4]]
+    """
+
+    def __init__(self, pathways, *, control="control", sep="+", perturbation="perturbation"):
+        self.pathways = pathways
+        self.control = control
+        self.sep = sep
+        self.perturbation = perturbation
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        """Number of groups.
+
+        Parameters
+        ----------
+        X, y, groups : object, default=None
+            Not used.
+
+        Returns
+        -------
+        n_splits : int
+            That of ``pathways``.
+        """
+        return len(self._members())
+
+    def _members(self):
+        """Names of perturbations by group."""
+        if not isinstance(self.pathways, Mapping) or not self.pathways:
+            raise ValueError(
+                "pathways must map names of groups to lists of perturbations, such as "
+                f"{{'interferon': ['JAK2', 'STAT1']}}, got {self.pathways!r:.200}"
+            )
+        for name, members in self.pathways.items():
+            if isinstance(members, str) or not isinstance(members, Iterable):
+                raise ValueError(f"pathway {name!r} must be a list of names, got {members!r:.80}")
+        return {name: {text(n) for n in members} for name, members in self.pathways.items()}
+
+    def _iter_test_indices(self, X=None, y=None, groups=None):
+        members = self._members()
+        if y is None:
+            raise ValueError("the split needs the design: split(X, A)")
+        settings = {"control": self.control, "sep": self.sep, "perturbation": self.perturbation}
+        names, inverse = np.unique(perturbation_labels(y, **settings), return_inverse=True)
+        parts = parts_of_names(names.tolist(), self.sep)
+        treated = names != text(self.control)
+        for pathway, group in members.items():
+            tested = treated & [not group.isdisjoint(parts[name]) for name in names]
+            if not tested.any():
+                raise ValueError(
+                    f"none of the perturbations of {pathway!r}, {listed(sorted(group), 5)}, was "
+                    f"measured. Measured are {listed(names[treated], 10)}"
+                )
+            if tested.sum() == treated.sum():
+                raise ValueError(f"{pathway!r} has all perturbations: none is left to train on")
+            yield np.flatnonzero(tested[inverse])
 
 
 class CombinationHoldout(BaseShuffleSplit, BaseEstimator):

@@ -1,11 +1,13 @@
 """What a fitted model says about its latents."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator
 
 from skpert import VAE, SVAEPlus
 from skpert.datasets import make_sparse_shift
-from skpert.inspection import latent_summary
+from skpert.inspection import identifiability, latent_summary
 from skpert.metrics import match_latents
 
 
@@ -54,3 +56,80 @@ def test_a_model_without_masks_has_no_targets(screen):
     model = VAE(n_latent=2, max_epochs=1, random_state=0).fit(screen.X, screen.A)
     with pytest.raises(AttributeError, match="no attribute 'mask_probability_'"):
         latent_summary(model)
+
+
+# What the graph identifies
+
+
+class Graph(BaseEstimator):
+    """Stands for a fitted model with these edges."""
+
+    def __init__(self, edges):
+        self.edges = np.array(edges, dtype=float)
+        self.perturbations_ = np.array([f"P{i}" for i in range(len(edges))], dtype=object)
+
+    def fit(self, X, A):
+        return self
+
+    def targets(self, *, fdr):
+        return pd.DataFrame(self.edges)
+
+    def get_feature_names_out(self):
+        return np.array([f"z{i}" for i in range(self.edges.shape[1])], dtype=object)
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("edges", "identified", "groups"),
+    [
+        ([[1, 0], [0, 1]], [True, True], ["z0", "z1"]),
+        ([[1, 1], [1, 1]], [False, False], ["z0 z1", "z0 z1"]),
+        ([[1, 1], [1, 0]], [True, False], ["z0", "z0 z1"]),
+        ([[1, 1, 0], [0, 1, 1], [1, 0, 1]], [True] * 3, ["z0", "z1", "z2"]),
+        ([[1, 0, 0]], [True, False, False], ["z0", "z1 z2", "z1 z2"]),
+        ([[0, 0]], [False, False], ["z0 z1", "z0 z1"]),
+        ([[1, 0]], [True, False], ["z0", "z1"]),
+    ],
+)
+def test_a_latent_is_identified_if_its_target_sets_have_it_alone_in_common(
+    edges, identified, groups
+):
+    table = identifiability(Graph(edges)).table
+    assert table["identified"].tolist() == identified
+    assert [" ".join(group) for group in table["group"]] == groups
+
+
+def test_few_perturbations_cover_a_latent():
+    edges = [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    table = identifiability(Graph(edges)).table
+    assert table.loc["z0", "covered_by"] == ("P4",)
+    assert table.loc["z3", "group"] == ("z0", "z1", "z2", "z3")
+    assert table.loc["z3", "covered_by"] == ()
+    without = identifiability(Graph(edges[:3])).table
+    assert set(without.loc["z0", "covered_by"]) == {"P1", "P2"}
+
+
+def test_rotations_that_keep_the_graph_are_what_is_not_identified():
+    """A mixture of two latents that share all target sets changes no zero of the shifts."""
+    edges = np.array([[1, 1, 0], [0, 0, 1], [1, 1, 1]])
+    table = identifiability(Graph(edges)).table
+    c, s = np.cos(0.4), np.sin(0.4)
+    rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    shifts = edges * np.random.default_rng(0).normal(size=edges.shape)
+    assert ((shifts @ rotation != 0) == edges).all()
+    assert table["identified"].tolist() == [False, False, True]
+
+
+def test_what_labels_explain_is_the_gain_over_a_vae(screen, model):
+    floor = VAE(n_latent=3, max_epochs=40, random_state=0).fit(screen.X, screen.A)
+    report = identifiability(model, floor=floor, X=screen.X, A=screen.A)
+    expected = model.score(screen.X, screen.A) - floor.score(screen.X, screen.A)
+    assert report.gain == pytest.approx(expected, abs=1e-4)
+    assert report.gain > 5 * report.gain_error > 0
+    assert f"explain {report.gain:.2f} nats" in report.summary
+    nothing = identifiability(model, floor=model, X=screen.X, A=screen.A)
+    assert nothing.gain == nothing.gain_error == 0
+    with pytest.raises(ValueError, match="give all, or none"):
+        identifiability(model, X=screen.X, A=screen.A)
