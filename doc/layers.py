@@ -5,7 +5,6 @@
 
 import ast
 import re
-import textwrap
 from configparser import ConfigParser
 from html import escape
 from pathlib import Path
@@ -13,9 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = Path(__file__).parent / "_static" / "layers.svg"
 ON_THE_WAY = {"models", "module", "base", "_training", "_data"}  # from fit to loss_terms
-WIDTH, LEFT, PAD, GAP = 340, 30, 9, 8  # pixels, as of all sizes here
-NAME, LINE = 19, 15  # heights of lines
-N_LETTERS = 45  # in a line
+WIDTH, LEFT, PAD, GAP = 380, 30, 8, 8  # pixels, as of all sizes here
+LETTER, LINE, CHIP = (
+    8,
+    19,
+    26,
+)  # width of a letter of a name, heights of a line and of a box
 
 # Colours are those of the theme, light or dark; without one, dark on white.
 STYLE = """
@@ -23,6 +25,8 @@ STYLE = """
 .layers .paper { fill: var(--pst-color-background, #ffffff); }
 .layers .layer { fill: var(--pst-color-surface, #f3f4f6); }
 .layers .layer { stroke: var(--pst-color-border, #c9ced6); }
+.layers .chip { fill: var(--pst-color-background, #ffffff); }
+.layers .chip { stroke: var(--pst-color-border, #c9ced6); }
 .layers .name { font: 600 13px ui-monospace, Menlo, Consolas, monospace; }
 .layers .what { font-size: 12px; }
 .layers .way { fill: var(--pst-color-primary, #0a7d91); }
@@ -57,38 +61,51 @@ def text(x, y, kind, content):
     return f'<text class="{kind}" x="{x}" y="{y}">{escape(content)}</text>'
 
 
+def chip(name, x, y):
+    """Box of a module at this corner, which says what it is for, and its width."""
+    dot = 14 if name in ON_THE_WAY else 0
+    width = LETTER * len(name) + dot + 2 * PAD
+    size = f'width="{width}" height="{CHIP}" rx="4"'
+    lines = [
+        f"<g><title>{escape(sentence(name))}</title>",
+        f'<rect class="chip" x="{x}" y="{y}" {size}/>',
+        text(x + PAD + dot, y + 18, "name", name),
+    ]
+    if dot:
+        lines.append(f'<circle class="way" cx="{x + PAD + 4}" cy="{y + 13}" r="4"/>')
+    return ["".join([*lines, "</g>"])], width
+
+
 def layer(names, top):
     """Lines of SVG of one layer, and where it ends."""
-    lines, y = [], top + PAD
+    lines, x, y = [], LEFT + PAD, top + PAD
     for name in names:
-        y += NAME
-        if name in ON_THE_WAY:
-            lines.append(f'<circle class="way" cx="{LEFT + PAD + 4}" cy="{y - 9}" r="4"/>')
-        lines.append(text(LEFT + PAD + (14 if name in ON_THE_WAY else 0), y - 5, "name", name))
-        for line in textwrap.wrap(sentence(name), N_LETTERS):
-            y += LINE
-            lines.append(text(LEFT + PAD, y - 4, "what", line))
-    height = y + PAD - top - 3
+        width = chip(name, x, y)[1]
+        if x > LEFT + PAD and x + width > WIDTH - PAD:
+            x, y = LEFT + PAD, y + CHIP + PAD
+        lines += chip(name, x, y)[0]
+        x += width + PAD
+    height = y + CHIP + PAD - top
     size = f'width="{WIDTH - LEFT - 1}" height="{height}" rx="6"'
     return [f'<rect class="layer" x="{LEFT}" y="{top}" {size}/>', *lines], top + height
 
 
 def picture():
     """The SVG as a text."""
-    lines, y = [], 2 * NAME
+    lines, y = [], 2 * LINE
     for names in layers():
         rows, y = layer(names, y + GAP)
         lines += rows
     height, x = y + GAP, LEFT / 2
     head = [
         f'<svg class="layers" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'width="100%" style="max-width: 440px" role="img" aria-label="Layers of the package">',
+        'width="100%" style="max-width: 480px" role="img" aria-label="Layers of the package">',
         f"<style>{STYLE}</style>",
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        text(LEFT, NAME - 4, "what", "A module imports from below only."),
-        f'<circle class="way" cx="{LEFT + 4}" cy="{2 * NAME - 9}" r="4"/>',
-        text(LEFT + 14, 2 * NAME - 5, "what", "on the way from fit to loss_terms"),
-        f'<path class="arrow" d="M{x} {3 * NAME} V{y - 4} m-6 -9 l6 9 l6 -9"/>',
+        text(LEFT, LINE - 4, "what", "A module imports from below only."),
+        f'<circle class="way" cx="{LEFT + 4}" cy="{2 * LINE - 9}" r="4"/>',
+        text(LEFT + 14, 2 * LINE - 5, "what", "on the way from fit to loss_terms"),
+        f'<path class="arrow" d="M{x} {3 * LINE} V{y - 4} m-6 -9 l6 9 l6 -9"/>',
     ]
     return "\n".join([*head, *lines, "</svg>", ""])
 
