@@ -31,11 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from ._data import Cells
+from ._data import Cells as Cells
 from .nn import Decoder, GaussianEncoder, Table
 from .objectives import sampled
-
-__all__ = ["Cells", "PerturbationModule", "Phase"]
 
 
 class Phase(NamedTuple):
