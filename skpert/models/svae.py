@@ -482,7 +482,7 @@ class SVAE(_SparseVAE):
 
     See Also
     --------
-    SVAEPlus : The same with a Beta prior of learned masks, whose strength needs less tuning.
+    SVAEPlus : The same model with called edges; learned masks have a Beta prior.
 
     References
     ----------
@@ -581,6 +581,7 @@ class SVAEPlus(_SparseVAE):
 
     See Also
     --------
+    SVAE : The same model with called edges; learned masks have an L1 penalty.
     IVAE : The same without masks.
 
     References
