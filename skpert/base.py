@@ -131,8 +131,7 @@ class PerturbationVAE(
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
             self._prepare(training)
-            n_epochs, batch_size, _ = self._budget(training.n_cells)
-            monitor = Monitor(self, X, y, n_epochs)
+            monitor = Monitor(self, X, y, self._budget(training.n_cells).n_epochs)
             held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
             score = partial(mean_iwelbo, held_out, n_particles, self._seed)
             candidates = Candidates(self.n_init, monitor, score)
@@ -142,8 +141,7 @@ class PerturbationVAE(
                         set_seed(seed, device)
                     module = self._make_module(training).to(device)
                     monitor.begin({"module_": module, "n_iter_": 1})
-                    with suitable_threads(batch_size * training.n_genes):
-                        result = self._optimise(module, training, validation, monitor)
+                    result = self._optimise(module, training, validation, monitor)
                     candidates.add(module, result)
                 if monitor.stopped:
                     break
@@ -163,26 +161,27 @@ class PerturbationVAE(
         before = mean_elbo(module, some)
         n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
         phases = module.phases if module.fresh else module.later_phases
-        for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
-            rows = []
-            if phase.n_epochs and not (monitor is not None and monitor.stopped):
-                groups, options = module.parameter_groups(), {"schedule": self.schedule}
-                options |= {"epsilon": self.adam_epsilon, "weight_decay": self.weight_decay}
-                options |= {"max_norm": self.max_gradient_norm}
-                rows = train(
-                    module,
-                    cells,
-                    Adam(groups, self.learning_rate, **options),
-                    max_epochs=phase.n_epochs,
-                    batch_size=batch_size,
-                    n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
-                    validation=validation,
-                    patience=self.patience,
-                    on_epoch=monitor,
-                )
-            history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
-            if phase.finalise is not None:
-                phase.finalise(cells)
+        with suitable_threads(batch_size * cells.n_genes):
+            for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
+                rows = []
+                if phase.n_epochs and not (monitor is not None and monitor.stopped):
+                    options = {"schedule": self.schedule, "weight_decay": self.weight_decay}
+                    options |= {"epsilon": self.adam_epsilon, "max_norm": self.max_gradient_norm}
+                    optimizer = Adam(module.parameter_groups(), self.learning_rate, **options)
+                    rows = train(
+                        module,
+                        cells,
+                        optimizer,
+                        max_epochs=phase.n_epochs,
+                        batch_size=batch_size,
+                        n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
+                        validation=validation,
+                        patience=self.patience,
+                        on_epoch=monitor,
+                    )
+                history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
+                if phase.finalise is not None:
+                    phase.finalise(cells)
         after = mean_elbo(module, some)
         check_predictions(module, some)
         return history, before, after

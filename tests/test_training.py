@@ -2,15 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from skpert import SAMSVAE
 from skpert._data import Cells
 from skpert._optimizer import Adam, one_cycle
 from skpert._runtime import suitable_threads
 from skpert._training import train as train_with
 from skpert.exceptions import TrainingWarning
+from skpert.models.sams import AdditiveModule
 
 
 class Mean(nn.Module):
@@ -197,6 +200,28 @@ def test_gradients_are_clipped_as_by_torch():
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
         optimizer.step()
     assert ours.mean.item() == pytest.approx(theirs.mean.item(), rel=1e-5)
+
+
+def test_every_training_of_small_minibatches_has_one_thread(monkeypatch):
+    seen, loss_terms = [], AdditiveModule.loss_terms
+
+    def counted(self, cells, kl_weight=1.0):
+        seen.append(torch.get_num_threads())
+        return loss_terms(self, cells, kl_weight)
+
+    monkeypatch.setattr(AdditiveModule, "loss_terms", counted)
+    A, new = np.repeat(["control", "P0"], 20), np.repeat(["control", "P1"], 20)
+    X = np.random.default_rng(0).poisson(3.0, (40, 8)).astype(np.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = SAMSVAE(n_latent=2, n_hidden=4, max_epochs=2, random_state=0).fit(X, A)
+        model.refine(X, A)
+        model.adapt(X, new)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_are_few_for_small_minibatches_and_given_back():

@@ -17,7 +17,7 @@ autoencoder, NeurIPS 2023).
 import math
 from math import inf
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -241,7 +241,7 @@ class AdditiveModule(SampledModule):
         q_z, _ = self._read(cells, shift)
         return Normal(self._state(q_z.mean, shift), q_z.stddev, validate_args=False)
 
-    def log_joint(self, cells: Cells, z: Tensor, shared: SharedDraw) -> Tensor:  # type: ignore[override]
+    def log_joint(self, cells: Cells, z: Tensor, shared: Any = None) -> Tensor:
         """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
         shift = _sum_of_parts(cells, shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
         log_p_z = _log_unit_normal(z, shift)
