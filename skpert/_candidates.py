@@ -1,4 +1,4 @@
-"""What a training came to: whether it can be used, and which of several is the best."""
+"""Several trainings of one model, of which the best is kept."""
 
 import math
 import warnings

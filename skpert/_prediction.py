@@ -130,7 +130,7 @@ def counterfactual(module: PerturbationModule, designs: Cells, X: Any, own: bool
 
 
 class Source:
-    """Cells from which drawn ones have their states, if cells are given, and library sizes."""
+    """Where drawn cells have their library sizes from, and their states, if cells are given."""
 
     def __init__(self, population: Population):
         self.population, self.library = population, population["library"]
@@ -143,16 +143,16 @@ class Source:
         self.x, self.states = Cells.rows(X), encoded(module, X, n_latent)
 
     def draw(
-        self, module: PerturbationModule, cells: Cells, drawn: NDArray[np.int64], own: bool
+        self, module: PerturbationModule, cells: Cells, chosen: NDArray[np.int64], own: bool
     ) -> tuple[Tensor, Cells]:
         """Basal states, and the cells with what they have of the chosen ones."""
         if own:
-            sizes = torch.from_numpy(self.library[drawn]).to(module.device)
+            sizes = torch.from_numpy(self.library[chosen]).to(module.device)
             cells = cells._replace(library=sizes)
         if self.states is None:
             return module.basal_states(cells.n_cells), cells
-        rows = self.x.index_select(0, torch.from_numpy(drawn)).to(module.device)
-        states = torch.from_numpy(self.states[drawn]).to(module.device)
+        rows = self.x.index_select(0, torch.from_numpy(chosen)).to(module.device)
+        states = torch.from_numpy(self.states[chosen]).to(module.device)
         return states, cells._replace(x=rows)
 
 

@@ -165,7 +165,7 @@ def published(model, experiment=None):
         raise ValueError(f"model must be one of {listed(names, 11)}, got {model!r}")
     [(settings, experiments)] = found
     experiment = next(iter(experiments)) if experiment is None else experiment
-    if experiment not in experiments:
+    if experiment not in list(experiments):
         raise ValueError(
             f"the paper of {model.__name__} has the experiments "
             f"{listed(list(experiments), 5)}, got {experiment!r}"

@@ -93,6 +93,7 @@ def test_a_pathway_is_left_out_with_its_combinations(form):
         ({"all": ["P0", "P1", "P2", "P3"]}, "'all' has all perturbations"),
         ({}, "must map names of groups"),
         (["P0"], "must map names of groups"),
+        ({"nothing": []}, "'nothing' is empty"),
         ({"text": "P0"}, "must be a list of names, got 'P0'"),
         ({"control": ["control"]}, "was measured"),
     ],

@@ -69,6 +69,8 @@ def test_what_no_paper_has_is_refused():
         published(ControlMean)
     with pytest.raises(ValueError, match="has the experiments 'replogle', 'norman'"):
         published(SAMSVAE, "simulation")
+    with pytest.raises(ValueError, match="has the experiments"):
+        published(VAE, ["norman"])
 
 
 def test_the_printed_l1_norm_is_the_sum_of_edge_probabilities():

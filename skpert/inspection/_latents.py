@@ -108,7 +108,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     Raises
     ------
     ValueError
-        If ``floor`` is given without cells, or cells without ``floor``.
+        If the estimator calls no edges, ``floor`` is given without cells or cells without
+        ``floor``, or there is but one cell.
 
     References
     ----------
@@ -131,6 +132,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     check_is_fitted(estimator)
     if len({floor is None, X is None, A is None}) > 1:
         raise ValueError("what labels explain is measured by floor, X and A: give all, or none")
+    if not hasattr(estimator, "mask_probability_"):
+        raise ValueError(f"{type(estimator).__name__} calls no edges: give SVAEPlus or SAMSVAE")
     edges = estimator.targets(fdr=fdr).to_numpy() != 0
     groups = [_group(edges, i) for i in range(edges.shape[1])]
     names, perturbations = estimator.get_feature_names_out(), estimator.perturbations_
@@ -148,6 +151,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     gain = error = None
     if floor is not None:
         difference = estimator.score_cells(X, A) - floor.score_cells(X, A)
+        if len(difference) < 2:
+            raise ValueError("a standard error takes at least 2 cells in X, got 1")
         gain, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))
     summary = _summary(table, fdr, gain, error)
     return Bunch(table=table, gain=gain, gain_error=error, summary=summary)
@@ -174,12 +179,12 @@ def _summary(table, fdr, gain, error):
     n_latent, n_identified = len(table), int(table["identified"].sum())
     n_silent = int((table["n_perturbations"] == 0).sum())
     counts = {
-        "identified by the edges called at a false discovery rate of {fdr:g}": n_identified,
+        "are identified by the edges called at a false discovery rate of {fdr:g}": n_identified,
         "known only as part of a group": n_latent - n_identified - n_silent,
         "without an edge": n_silent,
     }
     parts = [f"{n} {what.format(fdr=fdr)}" for what, n in counts.items()]
-    first = f"Of {n_latent} latents {', '.join(parts[:2])}, and {parts[2]}."
+    first = f"Of {n_latent} latents, {', '.join(parts[:2])}, and {parts[2]}."
     if gain is None:
         return f"{first} What labels explain beyond a VAE was not measured."
     return (

@@ -234,6 +234,8 @@ class LeavePathwaysOut(BaseCrossValidator, BaseEstimator):
         for name, members in self.pathways.items():
             if isinstance(members, str) or not isinstance(members, Iterable):
                 raise ValueError(f"pathway {name!r} must be a list of names, got {members!r:.80}")
+            if not len(list(members)):
+                raise ValueError(f"pathway {name!r} is empty: name its perturbations, or drop it")
         return {name: {text(n) for n in members} for name, members in self.pathways.items()}
 
     def _iter_test_indices(self, X=None, y=None, groups=None):

@@ -74,6 +74,10 @@ class Graph(BaseEstimator):
     def targets(self, *, fdr):
         return pd.DataFrame(self.edges)
 
+    @property
+    def mask_probability_(self):
+        return self.edges
+
     def get_feature_names_out(self):
         return np.array([f"z{i}" for i in range(self.edges.shape[1])], dtype=object)
 
@@ -131,5 +135,9 @@ def test_what_labels_explain_is_the_gain_over_a_vae(screen, model):
     assert f"explain {report.gain:.2f} nats" in report.summary
     nothing = identifiability(model, floor=model, X=screen.X, A=screen.A)
     assert nothing.gain == nothing.gain_error == 0
+    with pytest.raises(ValueError, match="at least 2 cells"):
+        identifiability(model, floor=floor, X=screen.X[:1], A=screen.A[:1])
+    with pytest.raises(ValueError, match="VAE calls no edges"):
+        identifiability(floor)
     with pytest.raises(ValueError, match="give all, or none"):
         identifiability(model, X=screen.X, A=screen.A)
