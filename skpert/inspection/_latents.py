@@ -50,7 +50,7 @@ def latent_summary(estimator, *, fdr=0.05):
     >>> screen = make_sparse_shift(12, n_cells_per_perturbation=100, n_control_cells=100,
     ...                            n_latent=3, n_genes=50, n_covered=2, n_targets=1,
     ...                            effect_size=3.0, library_size=5000, random_state=0)
-    >>> model = SVAEPlus(n_latent=3, max_epochs=25, random_state=0).fit(screen.X, screen.A)
+    >>> model = SVAEPlus(n_latent=3, max_epochs=60, random_state=0).fit(screen.X, screen.A)
     >>> latent_summary(model)["targeted"].tolist()
     [True, True, False]
     """
@@ -124,7 +124,7 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     >>> screen = make_sparse_shift(12, n_cells_per_perturbation=100, n_control_cells=100,
     ...                            n_latent=3, n_genes=50, n_covered=2, n_targets=1,
     ...                            effect_size=3.0, library_size=5000, random_state=0)
-    >>> model = SVAEPlus(n_latent=3, max_epochs=25, random_state=0).fit(screen.X, screen.A)
+    >>> model = SVAEPlus(n_latent=3, max_epochs=60, random_state=0).fit(screen.X, screen.A)
     >>> report = identifiability(model)
     >>> int(report.table["identified"].sum())  # nothing moves the third latent
     2

@@ -29,7 +29,7 @@ def screen():
 
 @pytest.fixture(scope="module")
 def model(screen):
-    return SVAEPlus(n_latent=3, max_epochs=40, random_state=0).fit(screen.X, screen.A)
+    return SVAEPlus(n_latent=3, max_epochs=60, random_state=0).fit(screen.X, screen.A)
 
 
 def test_latents_that_nothing_targets_are_told(screen, model):
