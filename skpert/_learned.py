@@ -22,6 +22,7 @@ from ._input.values import as_list
 from .base import PerturbationVAE
 from .models.baselines import Baseline, BilinearRidge, PerturbedMean, unpacked
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
+from .preprocessing._confounding import no_confounding
 
 OF_SKLEARN = {"n_features_in_", "feature_names_in_", "_sklearn_output_config"}  # set by its code
 OF_ALL = ("control", "sep", "perturbation", "layer")  # parameters that mean the same everywhere
@@ -277,6 +278,11 @@ def _check_design(design):
     _demand(design.sep != "", "sep is empty")
     known = sorted(design.columns_) == sorted(design.perturbations_)
     _demand(known or not design.additive, "columns_ and perturbations_ differ")
+    table, names = design.confounded_, design.perturbations_
+    good = isinstance(table, pd.DataFrame) and table.dtypes.equals(no_confounding().dtypes)
+    good = good and all(isinstance(text, str) for text in table.iloc[:, :3].to_numpy().ravel())
+    good = good and np.isfinite(table.iloc[:, 3:5].to_numpy()).all()
+    _demand(good and set(table["perturbation"]) <= set(names), "confounded_ is no table of them")
 
 
 def _check_covariate_encoder(encoder):

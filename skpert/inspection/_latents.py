@@ -9,9 +9,11 @@ from sklearn.utils import Bunch, _safe_indexing, check_consistent_length, check_
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.cells import check_cells, log_normalised, median_library_size
+from .._input.values import listed
 from ..metrics import maximum_mean_discrepancy
 from ..metrics.distances import kernel_bandwidths
 from ..parameters import REAL_VALUED
+from ..preprocessing._confounding import confounding_of
 
 
 def latent_summary(estimator, *, fdr=0.05):
@@ -100,10 +102,14 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     report : Bunch
         ``table``, a DataFrame with a row per latent: ``identified``; ``group``, the names of the
         latents that it cannot be separated from, itself included; ``n_perturbations`` with an edge
-        to it; ``covered_by``, the fewest of these whose target sets have only the group in
-        common, found greedily. ``gain`` and ``gain_error``, the mean IWELBO beyond the floor, nats
-        per cell, and its standard error, paired over cells; None without a floor. ``summary``, two
-        sentences.
+        to it; ``n_confounded``, how many of these are confounded with a column of the design
+        frame; ``covered_by``, the fewest perturbations with an edge to it whose target sets have
+        only the group in common, found greedily. ``confounded``, a DataFrame with a row per
+        perturbation and column that go together, ``confounded_`` of the estimator's ``design_``:
+        edges of these perturbations may be those of the column. ``gain`` and ``gain_error``, the
+        mean IWELBO beyond the floor, nats per cell, and its standard error, paired over cells;
+        None without a floor. ``summary``, two sentences, and a third where perturbations are
+        confounded.
 
     Raises
     ------
@@ -137,11 +143,14 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     edges = estimator.targets(fdr=fdr).to_numpy() != 0
     groups = [_group(edges, i) for i in range(edges.shape[1])]
     names, perturbations = estimator.get_feature_names_out(), estimator.perturbations_
+    confounded = confounding_of(estimator)
+    is_confounded = np.isin(perturbations, confounded["perturbation"])
     table = pd.DataFrame(
         {
             "identified": [len(group) == 1 and edges[:, group[0]].any() for group in groups],
             "group": [tuple(names[group]) for group in groups],
             "n_perturbations": edges.sum(0),
+            "n_confounded": edges[is_confounded].sum(0),
             "covered_by": [
                 tuple(perturbations[_cover(edges, i, group)]) for i, group in enumerate(groups)
             ],
@@ -155,7 +164,13 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
             raise ValueError("a standard error takes at least 2 cells in X, got 1")
         gain, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))
     summary = _summary(table, fdr, gain, error)
-    return Bunch(table=table, gain=gain, gain_error=error, summary=summary)
+    if len(confounded):
+        summary += (
+            f" Edges of {is_confounded.sum()} of {len(perturbations)} perturbations may be those "
+            f"of {listed(confounded['column'].unique(), 3)}: they are confounded."
+        )
+    report = {"table": table, "confounded": confounded, "summary": summary}
+    return Bunch(**report, gain=gain, gain_error=error)
 
 
 def _group(edges, latent):

@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._input.values import listed
+from ..preprocessing._confounding import confounding_of
 from ._shared import (
     COLUMN,
     check_matplotlib,
@@ -29,6 +31,9 @@ class TargetsDisplay:
     ----------
     targets : DataFrame of shape (n_perturbations, n_latent)
         Effect of each perturbation on each latent, zero where it has none.
+    confounded : DataFrame, default=None
+        Perturbations whose effect may be that of another column of the design, which a dagger
+        marks: ``confounded_`` of a :class:`~skpert.preprocessing.PerturbationEncoder`.
 
     Attributes
     ----------
@@ -53,8 +58,9 @@ class TargetsDisplay:
     (5, 3)
     """
 
-    def __init__(self, targets):
+    def __init__(self, targets, confounded=None):
         self.targets = targets
+        self.confounded = confounded
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r"):
@@ -64,7 +70,7 @@ class TargetsDisplay:
         ----------
         estimator : estimator
             With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
-            either is a ValueError.
+            either is a ValueError. Perturbations that are confounded are marked.
         ax, cmap : as in :meth:`plot`
             How it is drawn.
 
@@ -74,7 +80,7 @@ class TargetsDisplay:
             The map, drawn.
         """
         check_is_fitted(estimator)
-        return cls(effects(estimator)).plot(ax, cmap=cmap)
+        return cls(effects(estimator), confounding_of(estimator)).plot(ax, cmap=cmap)
 
     def plot(self, ax=None, *, cmap="RdBu_r"):
         """Draw the map.
@@ -99,8 +105,13 @@ class TargetsDisplay:
         if ax is None:
             ax = map_axes(np.clip(2.8 + COLUMN * n_columns, 4.5, 12), n_rows)
         self.ax_, self.figure_ = ax, ax.figure
-        self.im_ = draw_map(ax, self.ordered_, cmap)
+        marks = {} if self.confounded is None else dict.fromkeys(self.confounded["perturbation"])
+        marked = self.ordered_.rename(index={name: f"{name} †" for name in marks})
+        self.im_ = draw_map(ax, marked, cmap)
         label_latents(ax, self.ordered_.columns, self.targets.shape[1] - n_columns)
+        if not marks.keys().isdisjoint(self.ordered_.index):
+            columns = listed(self.confounded["column"].unique(), 3)
+            ax.set_xlabel(f"{ax.get_xlabel()}\n† confounded with {columns}")
         self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
         if n_moving < n_rows:
             _mark_silent(ax, self.dendrogram_ax_, n_moving, n_rows)

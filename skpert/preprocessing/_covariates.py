@@ -24,6 +24,7 @@ from ._columns import (
     unnamed_frame,
     warn_of_missing_categories,
 )
+from ._confounding import warn_of_nested_covariates
 
 
 class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -128,7 +129,9 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         Warns
         -----
         DataWarning
-            If categories look like missing values that were made text, such as "nan".
+            If categories look like missing values that were made text, such as "nan", or those
+            of an invariant covariate come only with categories of a spurious one, or of an
+            environment, that most cells share no category with.
         """
         with restored_on_failure(self):
             frame, n_invariant = self._read_training(A)
@@ -140,6 +143,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             self._fit_covariates(frame, n_invariant)
             self.n_cells_ = self._encode(frame, "error").astype(bool).sum(0)
             warn_of_missing_categories(self.categories_ | self.environment_categories_)
+            self._warn_of_nested(A, frame, n_invariant)
             return self
 
     def transform(self, A, *, unseen="hide"):
@@ -292,6 +296,16 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         check_distinct(self.columns_)
         self.covariate_ = np.repeat(np.arange(len(widths)), widths)
         self.n_invariant_columns_ = sum(widths[:n_invariant])
+
+    def _warn_of_nested(self, A, frame, n_invariant):
+        """Warn of invariant categories that come with spurious ones, or environments, only."""
+        names = [name for name in self.names_ if name in self.categories_]
+        invariant = [name for name in names if name in self.names_[:n_invariant]]
+        others = frame[[name for name in names if name not in invariant]]
+        if self.environment_categories_:
+            environment = as_design(A)[list(self.environment_categories_)]
+            others = pd.concat([others, environment], axis=1)
+        warn_of_nested_covariates(frame[invariant], others)
 
     def _encode(self, frame, unseen):
         """Encoding of the covariates in the frame; others are hidden."""

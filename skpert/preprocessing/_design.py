@@ -25,7 +25,7 @@ from .._input.transaction import restored_on_failure
 from .._input.values import as_design, as_list, listed, text
 from ..exceptions import warn_of_data
 from ._columns import environment_matrix, learn_environments, warn_of_missing_categories
-from ._nesting import nested, warn_of_nested
+from ._confounding import confounded, no_confounding, table_of, warn_of_confounded
 
 
 class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -70,10 +70,18 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
     n_cells_ : ndarray of shape (n_perturbations,)
         Number of cells with a dosage above 0.
     nested_ : ndarray of bool of shape (n_perturbations,)
-        Whether the effect cannot be separated from that of an environment, or of another column
-        of the design frame that is named like a batch: no control cell shares a level with the
-        perturbation, nor does a chain of other perturbations lead from one to the other. False
-        for those of one or two cells, and for those that were added later.
+        Whether the effect is not identifiable, as it cannot be separated from that of the
+        environments, or of another column of the design frame that may be a batch: no control
+        cell shares a level with the perturbation, nor does a chain of other perturbations lead
+        from one to the other. False for those of one or two cells, and for those that were added
+        later.
+    confounded_ : DataFrame of shape (n_found, 6)
+        A row for each perturbation and column of the design frame that go together: their names,
+        ``perturbation`` and ``column``; ``levels`` of the column that the perturbation is in, or
+        more often in; ``share`` of its cells that is in these, and ``share_of_reference``, that of
+        control cells (without any, of all other cells); ``separable``, False for those that
+        ``nested_`` marks. An effect that is separable is learned without the column's if the
+        column is in ``environment``. Empty for designs that are no frame.
     n_control_cells_ : int
         Number of untreated cells.
     n_environments_ : int
@@ -174,7 +182,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             self.n_cells_ = np.bincount(dosage.indices, minlength=dosage.shape[1])
             self.n_control_cells_ = int((np.diff(dosage.indptr) == 0).sum())
             self._check_contrast(design)
-            self._mark_nested(A, design)
+            self._mark_confounded(A, design)
             warn_of_names(singles, self.sep)
             warn_of_missing_categories(self.environment_categories_)
             warn_of_single_cells(self.perturbations_, self.n_cells_)
@@ -333,7 +341,8 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
     def __setstate__(self, state):
         """Restore; what was saved before nesting was looked for marks no perturbation."""
         if "perturbations_" in state:
-            state = {"nested_": np.zeros(len(state["perturbations_"]), dtype=bool)} | state
+            nested = np.zeros(len(state["perturbations_"]), dtype=bool)
+            state = {"nested_": nested, "confounded_": no_confounding()} | state
         super().__setstate__(state)
 
     def __sklearn_tags__(self):
@@ -410,13 +419,17 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
                 "cells, and no control cell to compare it with."
             )
 
-    def _mark_nested(self, A, design):
-        """Find the perturbations that come only with an environment of their own."""
-        self.nested_, frame = np.zeros(len(design.names), dtype=bool), as_design(A)
+    def _mark_confounded(self, A, design):
+        """Find the perturbations that go with the levels of another column."""
+        found, frame = [], as_design(A)
         if isinstance(frame, pd.DataFrame) and self.perturbation in frame.columns:
-            found = nested(distinct(design), frame, as_list(self.environment), self.perturbation)
-            self.nested_ = np.any([self.nested_, *(flags for _, flags in found)], axis=0)
-            warn_of_nested(found, design)
+            environment = as_list(self.environment)
+            matrix = self.environments(A) if environment else None
+            found = confounded(distinct(design), frame, environment, self.perturbation, matrix)
+        self.confounded_ = table_of(found)
+        lost = self.confounded_["perturbation"][~self.confounded_["separable"]]
+        self.nested_ = np.isin(design.names, lost)
+        warn_of_confounded(found)
 
     def _fit_environments(self, A):
         columns = as_list(self.environment)

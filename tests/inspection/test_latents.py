@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from skpert import VAE, SVAEPlus
 from skpert.datasets import make_sparse_shift
+from skpert.exceptions import DataWarning
 from skpert.inspection import identifiability, latent_summary
 from skpert.metrics import match_latents
 
@@ -141,3 +142,22 @@ def test_what_labels_explain_is_the_gain_over_a_vae(screen, model):
         identifiability(floor)
     with pytest.raises(ValueError, match="give all, or none"):
         identifiability(model, X=screen.X, A=screen.A)
+
+
+def test_edges_that_may_be_those_of_a_batch_are_counted(screen, model):
+    A = pd.DataFrame({"perturbation": screen.A, "batch": "b1"})
+    first = model.perturbations_[0]
+    A.loc[A["perturbation"] == first, "batch"] = "b2"
+    with pytest.warns(DataWarning, match=f"'{first}' only where 'batch' is 'b2'"):
+        report = identifiability(clone(model).fit(screen.X, A))
+    assert report.confounded["perturbation"].tolist() == [first]
+    edges = model.targets().loc[first] != 0
+    np.testing.assert_array_equal(report.table["n_confounded"], edges)
+    n = len(model.perturbations_)
+    assert report.summary.endswith(
+        f"Edges of 1 of {n} perturbations may be those of 'batch': they are confounded."
+    )
+    plain = identifiability(model)
+    assert not len(plain.confounded)
+    assert not plain.table["n_confounded"].any()
+    assert "confounded" not in plain.summary

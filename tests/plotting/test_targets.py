@@ -132,3 +132,24 @@ def test_estimators_without_effects_or_fit_are_refused(screen):
         TargetsDisplay.from_estimator(model)
     with pytest.raises(ValueError, match="VAE learns no effects"):
         TargetsDisplay.from_estimator(model.fit(screen.X, screen.A))
+
+
+def test_confounded_perturbations_are_marked_and_their_column_named(targets):
+    confounded = pd.DataFrame({"perturbation": ["JAK2", "ATF2"], "column": ["batch", "batch"]})
+    display = TargetsDisplay(targets, confounded).plot()
+    marked = {label for label in labels(display.ax_.yaxis) if label.endswith("†")}
+    assert marked == {"JAK2 †", "ATF2 †"}
+    assert display.ax_.get_xlabel().endswith("† confounded with 'batch'")
+    assert set(display.ordered_.index) == set(targets.index)  # names stay as they are
+    plain = TargetsDisplay(targets, confounded.iloc[:0]).plot()
+    assert "†" not in plain.ax_.get_xlabel()
+
+
+@pytest.mark.filterwarnings("ignore:Effects in A that look confounded")
+def test_the_map_of_a_model_marks_what_its_design_says():
+    A = pd.DataFrame({"perturbation": np.repeat(["control", "P", "Q"], 20)})
+    A["batch"] = A["perturbation"].map({"control": "b1", "P": "b2", "Q": "b1"})
+    X = np.random.default_rng(0).poisson(3.0, (60, 8))
+    model = SVAEPlus(n_latent=2, n_hidden=4, max_epochs=2, random_state=0).fit(X, A)
+    display = TargetsDisplay.from_estimator(model)
+    assert sorted(labels(display.ax_.yaxis)) == ["P †", "Q"]
