@@ -19,12 +19,13 @@ from ._nesting import chance, imbalance, inflation, level_counts, nested_in
 
 BATCH = {*"batch lane plate run channel chip slide gem gemgroup flowcell line dataset".split()}
 BATCH |= {*"experiment study site date day pool cohort species strain tissue orig".split()}
-UNIT = {*"sample well replicate rep donor patient individual subject animal mouse".split()}
+UNIT = {*"sample replicate rep donor patient individual subject animal mouse".split()}
 FACTOR = {*"treatment condition stimulation stimulus".split()}  # perhaps a second one
 OF_LABELS = FACTOR | {*"guide guides sgrna grna gene genes target targets perturbation".split()}
 OF_LABELS |= {*"pert crispr construct barcode clone compound drug smiles inchi moa".split()}
 OF_LABELS |= {*"mechanism pathway module program programme complex family class clinical".split()}
-OF_LABELS |= {*"dose dosage concentration control symbol ensembl nt".split()}
+OF_LABELS |= {*"dose dosage concentration control symbol ensembl nt role kind category".split()}
+OF_LABELS |= {*"well wells position row col".split()}  # of a plate, where one label is
 OF_CELLS = {*"n number size count counts score umi umis fraction percent pct mito".split()}
 OUTCOME = {*"phase cycle leiden louvain cluster clusters type celltype annotation state".split()}
 OUTCOME |= {*"doublet predicted prediction qc pass filter".split()}
@@ -32,7 +33,7 @@ UNEVEN = 0.5  # total variation distance of the levels of two groups of cells
 INFLATED = 5.0  # variance of an effect, beside that of as many cells in one environment
 RARE = 1e-4  # chance of a warning in a screen whose cells are put into levels at random
 MOST_INTEGERS = 20  # different ones that are levels and not numbers
-LARGEST = 10_000_000  # names times levels that are counted
+LARGEST = 5_000_000  # names, or treatments, times levels that are counted
 COLUMNS = ["perturbation", "column", "levels", "share", "share_of_reference", "separable"]
 
 
@@ -232,7 +233,8 @@ def _uneven(design, column, rare, strata):
     excess = imbalance(
         *level_counts(design, places, len(pairs)), pd.factorize(pairs // n_levels)[0]
     )
-    excess = excess @ np.eye(n_levels)[pairs % n_levels]  # of levels, over strata
+    of_level = csr_array((np.ones(len(pairs)), (np.arange(len(pairs)), pairs % n_levels)))
+    excess = excess @ of_level  # over strata
     uneven = np.maximum(excess, 0).sum(1) >= UNEVEN
     count, reference = level_counts(design, column.codes, n_levels)
     if column.kind == "outcome":  # of which an effect is a change of shares
@@ -260,12 +262,12 @@ def _joint(columns, n_cells):
 def _columns(design, frame, environment, perturbation):
     """Columns to look at, those that are batches by name first."""
     untreated = np.diff(design.dosage.indptr)[design.codes] == 0
-    found = []
+    found, n_rows = [], design.dosage.shape
     for j in np.flatnonzero(frame.columns != perturbation):
         values, name = frame.iloc[:, j], str(frame.columns[j])
         kind = "given" if frame.columns[j] in environment else _kind(values, name)
-        levels = None if kind is None else _levels(values, untreated, kind)
-        if levels is None:
+        levels = None if kind is None else _levels(values, untreated)
+        if levels is None or len(levels[1]) * max(n_rows) > LARGEST:
             continue
         column = Column(name, kind, levels[0], np.array(levels[1], dtype=object))
         if kind in ("given", "batch") or _may_confound(column, design, values):
@@ -289,7 +291,7 @@ def _kind(values, name):
     return "outcome" if words & OUTCOME or pd.api.types.is_bool_dtype(values.dtype) else "other"
 
 
-def _levels(values, untreated, kind):
+def _levels(values, untreated):
     """Code of each cell's level, -1 where it is missing, and texts; None if none is shared."""
     if pd.api.types.is_float_dtype(values.dtype) and values[untreated].nunique() != 1:
         return None  # a slope, which is learned from controls

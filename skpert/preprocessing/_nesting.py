@@ -20,8 +20,11 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import gammaln
 from scipy.stats import hypergeom
+from sklearn.utils import gen_batches
 
 FEWEST = 3  # cells of a perturbation; fewer may have come to one batch by chance
+N_CELLS = 65536  # that are summed at once
+WIDEST = 1000  # columns of environments that are looked at together
 ZERO = 1e-6  # of a scatter, relative to the largest, and of a difference
 
 
@@ -40,15 +43,21 @@ def inflation(design, environments):
     """Factor of the variance of each name's effect by environments, inf where it is unknown.
 
     Of the treatments with a name the one that is compared best counts. Without a control, nothing
-    is said but what is unknown: factors are 1 or infinite.
+    is said but what is unknown: factors are 1 or infinite. All are 1 for more columns than take
+    time worth mentioning.
     """
-    n_treatments, cells = design.dosage.shape[0], np.arange(len(design.codes))
+    if environments.shape[1] > WIDEST:
+        return np.ones(len(design.names))
+    n_treatments, width = design.dosage.shape[0], environments.shape[1]
     n_cells = np.bincount(design.codes, minlength=n_treatments)
-    shape = n_treatments, len(cells)
-    member = csr_array((np.ones(len(cells)), (design.codes, cells)), shape=shape)
-    values = np.asarray(environments, dtype=np.float64)
-    means = (member @ values) / np.maximum(n_cells, 1)[:, None]
-    within = values.T @ values - (means.T * n_cells) @ means
+    total, scatter = np.zeros((n_treatments, width)), np.zeros((width, width))
+    for some in gen_batches(len(design.codes), N_CELLS):
+        values, codes = environments[some].astype(np.float64), design.codes[some]
+        place = codes, np.arange(len(codes))
+        total += csr_array((np.ones(len(codes)), place), shape=(n_treatments, len(codes))) @ values
+        scatter += values.T @ values
+    means = total / np.maximum(n_cells, 1)[:, None]
+    within = scatter - total.T @ means
     size, axes = np.linalg.eigh(within)
     null = size <= ZERO * max(size.max(initial=0), 1)
     _, part = np.unique(np.round(means @ axes[:, null], 6), axis=0, return_inverse=True)
@@ -111,7 +120,8 @@ def imbalance(count, reference, stratum):
         Share of the name's cells that are in the level less that of the reference. The sum of
         those above 0 is the total variation distance of the two.
     """
-    of_stratum = np.eye(stratum.max() + 1)[stratum]  # (n_levels, n_strata)
+    place = np.arange(len(stratum)), stratum
+    of_stratum = csr_array((np.ones(len(stratum)), place))  # (n_levels, n_strata)
     n_reference = (reference @ of_stratum)[:, stratum]
     comparable = np.where(n_reference > 0, count, 0)
     n_comparable = (comparable @ of_stratum)[:, stratum]

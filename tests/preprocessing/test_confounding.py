@@ -120,6 +120,7 @@ def test_effects_that_are_marked_are_those_without_a_contrast():
         ("phase", lambda name, i: "G1" if i % 20 < 16 or name == "P1" and i % 20 < 19 else "S"),
         ("score", lambda name, i: float(name == "P1")),
         ("replicate", lambda name, i: i % 3),
+        ("well_position", lambda name, i: "A1" if name in {"P1", "P2"} else name),
         ("plate", lambda name, i: f"plate {i % 4}"),
     ],
 )
