@@ -149,7 +149,8 @@ def warn_of_nested_covariates(invariant, others):
     """One warning for categories of invariant covariates that come only with others of their own.
 
     Both are frames of columns with categories. As there is no control, those are nested that no
-    level joins to most cells.
+    level joins to most cells. Categories of several levels that no other has are replicated, as
+    a disease is in donors, and not told.
     """
     pairs = [(invariant[name], others[other]) for name in invariant for other in others]
     parts = [part for pair in pairs if (part := _nested_categories(*pair))]
@@ -168,8 +169,11 @@ def _nested_categories(values, other):
     if not known.any():
         return None
     names, dosage = np.array(texts, dtype=object), eye_array(len(texts), format="csr")
-    flags = nested_in(Design(names, csr_array(dosage), codes[known], "labels"), levels[known])
-    where = other[known & np.isin(codes, np.flatnonzero(flags))].unique()
+    codes, levels, other = codes[known], levels[known], other[known]
+    flags = nested_in(Design(names, csr_array(dosage), codes, "labels"), levels)
+    seen = pd.crosstab(codes, levels).reindex(range(len(names)), fill_value=0).to_numpy() > 0
+    flags &= (seen.sum(1) == 1) | (seen & (seen.sum(0) > 1)).any(1)
+    where = other[np.isin(codes, np.flatnonzero(flags))].unique()
     where = listed(sorted(map(text, where)), 3)
     only = f"{listed(names[flags], 5)} of {values.name!r} only where {other.name!r} is {where}"
     return only if flags.any() else None

@@ -165,3 +165,9 @@ def test_invariant_covariates_of_one_batch_are_told():
             CovariateEncoder(invariant="condition", **others).fit(A)
     A.loc[0, "batch"] = "2"
     CovariateEncoder(invariant="condition", spurious=["batch", "site"]).fit(A)  # no warning
+
+
+def test_conditions_that_are_replicated_in_donors_are_not_told():
+    A = frame("sick:d1:20 sick:d2:20 well:d3:20 well:d4:20", "donor")
+    A = A.rename(columns={"perturbation": "condition"})
+    CovariateEncoder(invariant="condition", spurious="donor").fit(A)  # no warning
