@@ -270,7 +270,7 @@ def _columns(design, frame, environment, perturbation):
     for j in np.flatnonzero(frame.columns != perturbation):
         values, name = frame.iloc[:, j], str(frame.columns[j])
         kind = "given" if frame.columns[j] in environment else _kind(values, name)
-        levels = None if kind is None else _levels(values, untreated)
+        levels = None if kind is None else _levels(values, untreated, kind)
         if levels is None or len(levels[1]) * max(n_rows) > LARGEST:
             continue
         column = Column(name, kind, levels[0], np.array(levels[1], dtype=object))
@@ -295,15 +295,19 @@ def _kind(values, name):
     return "outcome" if words & OUTCOME or pd.api.types.is_bool_dtype(values.dtype) else "other"
 
 
-def _levels(values, untreated):
+def _levels(values, untreated, kind):
     """Code of each cell's level, -1 where it is missing, and texts; None if none is shared."""
-    if pd.api.types.is_float_dtype(values.dtype) and values[untreated].nunique() != 1:
-        return None  # a slope, which is learned from controls
+    if pd.api.types.is_float_dtype(values.dtype):
+        if kind == "given" and values[untreated].nunique() != 1:
+            return None  # a slope, which is learned from controls
+        if kind != "given" and values.nunique() > MOST_INTEGERS:
+            return None
     try:
         codes, texts = factors(values, "Levels")
     except ValueError:
         return None
-    return (codes, texts) if 1 < len(texts) <= max(len(codes) / 2, 2) else None
+    most = len(codes) if kind == "given" else max(len(codes) / 2, 2)
+    return (codes, texts) if 1 < len(texts) <= most else None
 
 
 def _may_confound(column, design, values):

@@ -171,3 +171,10 @@ def test_conditions_that_are_replicated_in_donors_are_not_told():
     A = frame("sick:d1:20 sick:d2:20 well:d3:20 well:d4:20", "donor")
     A = A.rename(columns={"perturbation": "condition"})
     CovariateEncoder(invariant="condition", spurious="donor").fit(A)  # no warning
+
+
+def test_batches_may_be_numbers_with_gaps():
+    A = frame("control:1:30 control:2:30 P:1:40 Q:2:20 Q:1:20")
+    A["batch"] = A["batch"].astype(float)
+    A.loc[0, "batch"] = np.nan
+    assert found(A)[0] == [("P", "batch", True)]
