@@ -27,6 +27,7 @@ from .preprocessing._confounding import no_confounding
 OF_SKLEARN = {"n_features_in_", "feature_names_in_", "_sklearn_output_config"}  # set by its code
 OF_ALL = ("control", "sep", "perturbation", "layer")  # parameters that mean the same everywhere
 LARGEST = {"n_layers": 1000, "n_particles": 10**6}  # what else would take time without end
+MOST_LATENTS = 10_000  # columns of which most are empty
 LONGEST_TUPLE = 1000  # of a parameter, such as one of widths of layers
 
 
@@ -158,6 +159,13 @@ def _check_model(model):
     same = as_list(model.environment) == as_list(model.design_.environment)
     _demand(same, "environment is not that of design_")
     _demand(isinstance(model.module_, torch.nn.Module), "module_ is not what it should be")
+    _check_whole(model.n_latent_, 1, what="n_latent_")
+    n_found = model.module_.encoder.n_latent
+    _demand(n_found == model.n_latent_, "n_latent_ is not that of its network")
+    reduced = getattr(model, "init", None) == "rotation"  # and the others are empty
+    shape = model._n_most or n_found
+    fits = n_found <= shape <= MOST_LATENTS if reduced else n_found == shape
+    _demand(fits, f"its network has shape {n_found} for n_latent={model.n_latent!r}")
     _check_whole(model._n_training_cells, 1, what="_n_training_cells")
     _check_whole(model._seed, 0, what="_seed")
     _check_whole(model.n_iter_, 0, what="n_iter_")

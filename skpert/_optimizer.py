@@ -111,25 +111,18 @@ class Budget(NamedTuple):
 
     n_epochs: int
     batch_size: int
-    n_epochs_kl_warmup: int
 
 
 def budget(
-    n_cells: int,
-    max_epochs: int | str,
-    batch_size: int | str,
-    n_epochs_kl_warmup: int | str,
-    n_steps: int = N_STEPS,
+    n_cells: int, max_epochs: int | str, batch_size: int | str, n_steps: int = N_STEPS
 ) -> Budget:
     """Replace what is "auto" by what suits the number of training cells.
 
     Minibatches are about an 80th of the cells, a power of two from 64 to 512; epochs are so many
-    that ``n_steps`` minibatches are seen, from 20 to 200; the KL is warmed up over a third.
+    that ``n_steps`` minibatches are seen, from 20 to 200.
     """
     size = min(max(2 ** round(math.log2(n_cells / 80)), 64), 512)
     size = size if isinstance(batch_size, str) else batch_size
     n_epochs = min(max(round(n_steps * size / n_cells), 20), 200)
     n_epochs = n_epochs if isinstance(max_epochs, str) else max_epochs
-    third = round(n_epochs / 3)
-    warmup = third if isinstance(n_epochs_kl_warmup, str) else n_epochs_kl_warmup
-    return Budget(n_epochs, size, warmup)
+    return Budget(n_epochs, size)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ._data import Cells
 from ._optimizer import Adam
 from ._runtime import seeded
-from .exceptions import TrainingWarning
+from .exceptions import TrainingWarning, warn_of_data
 from .module import PerturbationModule
 
 N_PROBED = 256  # training cells, at most, by which a training is assessed
 TOLERANCE, RELATIVE_TOLERANCE = 10.0, 0.1  # nats by which a cell may lose in a short training
+N_TELLING = 2000  # steps of a training that tells how many latents there are
 N_RENEWING = 100  # minibatches at most that the statistics of batch norm are taken from anew
 ADVICE = "lower learning_rate, raise n_epochs_kl_warmup, or look for extreme values in X"
 
@@ -205,4 +206,14 @@ def warn_if_worse(before: float, after: float) -> None:
             "learning_rate, train for longer, or look for extreme values in X",
             TrainingWarning,
             stacklevel=4,
+        )
+
+
+def warn_if_few(n_found: int, n_most: int | None, n_steps: float) -> None:
+    """Warn of too few latents, if training was long enough to know."""
+    if n_most is not None and n_found > n_most and n_steps >= N_TELLING:
+        warn_of_data(
+            f"these cells vary along {n_found} latents and n_latent={n_most}: what perturbations "
+            "do to the others shows in these, so that few edges can be called. Give more, or "
+            "n_latent='auto'"
         )

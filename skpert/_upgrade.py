@@ -32,6 +32,12 @@ def upgraded(cls, state):
         outdated = name == "IVAE" and isinstance(weights, dict) and FIXED not in weights
     if outdated and isinstance(weights, dict):
         state = state | {"module_": _renamed(name, weights, state.get("edges"))}
+    if "module_" in state and "n_latent_" not in state:  # before format 4 all were in use
+        state = state | {"n_latent_": state["n_latent"]}
+        weights = state["module_"]
+        if isinstance(weights, dict) and "masks.difference.rows" in weights:
+            n_latent = weights["masks.logit.rows"].shape[1:]
+            state["module_"] = weights | {"masks.whole": np.zeros(n_latent, dtype=bool)}
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 

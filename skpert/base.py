@@ -20,16 +20,18 @@ from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
 from ._input.values import check_weights, is_positive_integer
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
-from ._optimizer import N_STEPS, Adam, budget
+from ._optimizer import N_STEPS, budget
+from ._phases import optimise
 from ._prediction import Source, population_of
-from ._runtime import chosen_device, seeded, set_seed, suitable_threads, without_overflow
+from ._runtime import chosen_device, seeded, set_seed, without_overflow
 from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
-from ._training import check_predictions, mean_elbo, probe, train, warn_if_worse
+from ._training import warn_if_few, warn_if_worse
 from ._upgrade import upgraded
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
 from .parameters import CONSTRAINTS, REAL_VALUED
 from .preprocessing import PerturbationEncoder
+from .sparsity.dimension import width_to_start
 from .sparsity.edges import edges_at_fdr
 
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
@@ -44,6 +46,7 @@ class PerturbationVAE(
     _n_steps = N_STEPS  # of a training of automatic length
     _shown = slice(None)  # latents that ``transform`` gives
     _additive = True  # whether the effect of a combination is the sum of its parts'
+    _optimise = optimise  # (module, cells, validation=None, monitor=None)
 
     @abstractmethod
     def _make_module(self, cells):
@@ -52,9 +55,22 @@ class PerturbationVAE(
     def _networks(self, cells):
         """Encoder and decoder of the sizes that the parameters say."""
         sizes = {name: getattr(self, name) for name in ("n_hidden", "n_layers", "batch_norm")}
-        encoder = GaussianEncoder(cells.n_genes, self.n_latent, dropout=self.dropout, **sizes)
+        n_latent = self._width(cells)
+        encoder = GaussianEncoder(cells.n_genes, n_latent, dropout=self.dropout, **sizes)
         sizes |= {"likelihood": self.likelihood, "n_environments": cells.environment.shape[1]}
-        return encoder, Decoder(self.n_latent, cells.n_genes, **sizes)
+        return encoder, Decoder(n_latent, cells.n_genes, **sizes)
+
+    @property
+    def _n_most(self):
+        """Number of latents to keep at most; None keeps all that are found."""
+        return None if self.n_latent == "auto" else self.n_latent
+
+    def _width(self, cells):
+        """Number of latents of the module: those found, or before training how many to try."""
+        if hasattr(self, "n_latent_"):
+            return self.n_latent_
+        axes_are_found = getattr(self, "init", None) == "rotation"
+        return width_to_start(self.n_latent, cells.n_genes, reduced=axes_are_found)
 
     def _make_design(self):
         """Return the unfitted encoder of the design."""
@@ -124,14 +140,16 @@ class PerturbationVAE(
         device = chosen_device(self.device)
         random = check_random_state(self.random_state)
         self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
-        vars(self).pop("module_", None)  # it does not fit the new design
+        for name in ("module_", "n_latent_"):  # they do not fit the new design
+            vars(self).pop(name, None)
         self.design_, self.perturbations_ = design, design.perturbations_
         self._population = population_of(cells, np.random.default_rng(self._seed))
         with seeded(self._seed, device), without_overflow():
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells = training.n_cells
             self._prepare(training)
-            monitor = Monitor(self, X, y, self._budget(training.n_cells).n_epochs)
+            n_epochs, batch_size = self._budget(training.n_cells)
+            monitor = Monitor(self, X, y, n_epochs)
             held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
             score = partial(mean_iwelbo, held_out, n_particles, self._seed)
             candidates = Candidates(self.n_init, monitor, score)
@@ -148,46 +166,15 @@ class PerturbationVAE(
             monitor.close()
         module, history, *elbo = candidates.best()
         warn_if_worse(*elbo)
+        warn_if_few(module.n_found, self._n_most, len(history) * training.n_cells / batch_size)
         return self._keep(module, history, "fit")
 
     def _budget(self, n_cells):
-        """Epochs, minibatch size and warm-up; what is "auto" follows the number of cells."""
-        chosen = self.max_epochs, self.batch_size, self.n_epochs_kl_warmup
-        return budget(n_cells, *chosen, n_steps=self._n_steps)
-
-    def _optimise(self, module, cells, validation=None, monitor=None):
-        """Train in the phases of the module; history, and ELBO before and after."""
-        some, history = probe(cells), []
-        before = mean_elbo(module, some)
-        n_epochs, batch_size, n_epochs_kl_warmup = self._budget(cells.n_cells)
-        phases = module.phases if module.fresh else module.later_phases
-        with suitable_threads(batch_size * cells.n_genes):
-            for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
-                rows = []
-                if phase.n_epochs and not (monitor is not None and monitor.stopped):
-                    options = {"schedule": self.schedule, "weight_decay": self.weight_decay}
-                    options |= {"epsilon": self.adam_epsilon, "max_norm": self.max_gradient_norm}
-                    optimizer = Adam(module.parameter_groups(), self.learning_rate, **options)
-                    rows = train(
-                        module,
-                        cells,
-                        optimizer,
-                        max_epochs=phase.n_epochs,
-                        batch_size=batch_size,
-                        n_epochs_kl_warmup=n_epochs_kl_warmup * (module.fresh and number == 0),
-                        validation=validation,
-                        patience=self.patience,
-                        on_epoch=monitor,
-                    )
-                history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
-                if phase.finalise is not None:
-                    phase.finalise(cells)
-        after = mean_elbo(module, some)
-        check_predictions(module, some)
-        return history, before, after
+        """Epochs and minibatch size; what is "auto" follows the number of cells."""
+        return budget(n_cells, self.max_epochs, self.batch_size, n_steps=self._n_steps)
 
     def _keep(self, module, history, phase):
-        self.module_ = module
+        self.module_, self.n_latent_ = module, module.encoder.n_latent
         rows = [{"phase": phase} | row for row in history]
         self.history_ = pd.DataFrame(rows, columns=None if rows else ["phase"])
         self.n_iter_ = len(history)
@@ -282,7 +269,14 @@ class PerturbationVAE(
         check_is_fitted(self)
         X = self._expression(X)
         with self._inference():
-            return _prediction.encoded(self.module_, X, self.n_latent)
+            return self._full(_prediction.encoded(self.module_, X, self.n_latent_))
+
+    def _full(self, values, empty=0):
+        """With columns for the latents that were asked for and not found."""
+        n_empty = self._n_features_out - self.n_latent_
+        if n_empty <= 0:
+            return values
+        return np.pad(values, [(0, 0), (0, n_empty)], constant_values=empty)
 
     def posterior(self, X, A=None):
         """Latent states with what is known of each cell's perturbation.
@@ -304,7 +298,9 @@ class PerturbationVAE(
         X, model = self._expression(X, A), self if A is None else self._reaching(A)
         cells = Cells.untreated(X) if A is None else Cells.of_design(X, model.design_, A)
         with self._inference():
-            return Bunch(**_prediction.moments(model.module_, cells))
+            moments = _prediction.moments(model.module_, cells)
+        empty = {"scale": 1}
+        return Bunch(**{name: self._full(v, empty.get(name, 0)) for name, v in moments.items()})
 
     def score_cells(self, X, A, *, n_particles=None, return_std=False):
         """Importance-weighted ELBO of each cell, nats; higher is better.
@@ -453,7 +449,7 @@ class PerturbationVAE(
         if X is not None:
             X = self._expression(X)
             with self._inference():
-                source.take(self.module_, X, self.n_latent)
+                source.take(self.module_, X, self.n_latent_)
         with self._inference(int(random.integers(2**31))):
             return _prediction.drawn(model.module_, designs, source, shape, own, random)
 
@@ -511,7 +507,7 @@ class PerturbationVAE(
         learned = self.module_.learned()
         if name not in learned:
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}_'")
-        return learned[name].detach().cpu().numpy()
+        return self._full(learned[name].detach().cpu().numpy())
 
     def _check(self, X, A):
         check_is_fitted(self)
@@ -529,7 +525,7 @@ class PerturbationVAE(
 
     @property
     def _n_features_out(self):
-        return self.n_latent
+        return self._n_most or self.n_latent_
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

@@ -46,6 +46,7 @@ class Phase(NamedTuple):
     n_epochs: int
     finalise: Callable[[Cells], None] | None = None  # what follows it, given the training cells
     name: str | None = None  # in the history; None where there is but one
+    rate: float = 1.0  # learning rate, relative
 
 
 class PerturbationModule(nn.Module, ABC):
@@ -62,6 +63,7 @@ class PerturbationModule(nn.Module, ABC):
         self.decoder = decoder
         self.frozen = False  # whether the networks keep their weights and batch statistics
         self.fresh = True  # whether training starts here, rather than goes on
+        self.n_found = 0  # latents that training found in the data, of which some may be kept
 
     @abstractmethod
     def guide(self, cells: Cells) -> Normal:

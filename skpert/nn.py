@@ -162,13 +162,16 @@ class GaussianEncoder(nn.Module):
         return Normal(mean, variance.sqrt(), validate_args=False)
 
     @torch.no_grad()
-    def rotate(self, R: Tensor, centre: Tensor) -> None:
-        """Let the mean be ``(mean - centre) @ R``; the scales, that this would mix, restart."""
-        weight, bias = self.moments.weight, self.moments.bias
-        n = self.n_latent
-        weight[:n], bias[:n] = R.T @ weight[:n], (bias[:n] - centre) @ R
-        weight[n:] *= 0.1
-        bias[n:] = math.log(0.1)
+    def project(self, projection: Tensor, centre: Tensor) -> None:
+        """Let the mean be ``(mean - centre) @ projection``; the scales, that it mixes, restart."""
+        n, n_kept = projection.shape
+        weight, bias = self.moments.weight[:n], self.moments.bias[:n]
+        self.n_latent = n_kept
+        self.moments = nn.Linear(weight.shape[1], 2 * n_kept).to(weight)
+        self.moments.weight[:n_kept] = projection.T @ weight
+        self.moments.bias[:n_kept] = (bias - centre) @ projection
+        self.moments.weight[n_kept:] = 0
+        self.moments.bias[n_kept:] = math.log(0.1)
 
 
 class CountHead(nn.Module, ABC):
@@ -282,12 +285,15 @@ class Decoder(nn.Module):
         self.head = LIKELIHOODS[likelihood](n_hidden, n_genes)
 
     @torch.no_grad()
-    def rotate(self, R: Tensor, centre: Tensor) -> None:
-        """Make of ``(z - centre) @ R`` what was made of ``z``."""
-        weight, bias = self.hidden.linears[0].parameters()
-        of_states = weight[:, : len(R)]  # environments follow
-        bias.add_(of_states @ centre)
-        of_states.copy_(of_states @ R)
+    def project(self, lift: Tensor, centre: Tensor) -> None:
+        """Make of ``z`` what was made of ``centre + z @ lift``."""
+        n_kept, n = lift.shape
+        first: Any = self.hidden.linears[0]
+        of_states, of_others = first.weight[:, :n], first.weight[:, n:]  # such as environments
+        narrow = nn.Linear(n_kept + of_others.shape[1], len(of_states)).to(of_states)
+        narrow.weight.copy_(torch.cat([of_states @ lift.T, of_others], 1))
+        narrow.bias.copy_(first.bias + of_states @ centre)
+        self.hidden.linears[0] = narrow
 
     def features(self, x: Tensor) -> Tensor:
         """What an encoder reads: log(1 + counts), or the values as they are."""
@@ -366,6 +372,12 @@ class Table(nn.Module):
         """Freeze the rows there are and append new ones to be learned."""
         self.frozen = self().detach()
         self.rows = nn.Parameter(rows.to(self.frozen))
+
+    def narrow(self, n_latent: int) -> None:
+        """Keep the first columns of each row."""
+        trained = self.rows.requires_grad
+        self.frozen = self.frozen[:, :n_latent]
+        self.rows = nn.Parameter(self.rows.detach()[:, :n_latent].clone(), requires_grad=trained)
 
     def unfreeze(self) -> None:
         """Make all rows learnable again."""

@@ -1,7 +1,9 @@
 """Terms of the objectives that are not a distribution's own method."""
 
 import math
-from typing import Any
+from math import inf
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.nn.functional import softplus
 
 Costs = dict[str, tuple[Tensor, Tensor]]  # by variable: log p and log q, (..., n_rows)
 
+WEIGHTED = ("z_basal", "embedding", "mask", "mask_probability")  # variables with a prior
 N_BANDWIDTHS = 10  # of the kernel of the MMD, each twice the one before
 WIDEST = 16000.0  # the last of them, squared distance of log-normalised expression
 
@@ -193,3 +196,41 @@ def block_mmd(first: Tensor, second: Tensor) -> Tensor:
     sign = torch.cat([cells.new_full((n,), 1 / n), cells.new_full((n,), -1 / n)])
     mmd: Tensor = kernel @ sign @ sign
     return mmd
+
+
+class Reweighting(NamedTuple):
+    """Factors of log q and log p in the objective, and what is added to 1 / (number of cells)."""
+
+    q: float = 1.0
+    p: float = 1.0
+    added_q: float = 0.0
+    added_p: float = 0.0
+
+    def cost(self, log_p: Tensor, log_q: Tensor, share: Tensor) -> Tensor:
+        """Nats of each perturbation of each cell, which bears this share of them."""
+        received = share > 0
+        of_q = self.q * share + self.added_q * received
+        return of_q * log_q - (self.p * share + self.added_p * received) * log_p
+
+
+def reweightings(reweight: Any) -> dict[str, Reweighting]:
+    """A Reweighting by variable, from what the parameter of that name says."""
+    if reweight is None:
+        return {}
+    kinds = {
+        "prior_scale": lambda w: Reweighting(p=w),
+        "kl_scale": lambda w: Reweighting(p=w, q=w),
+        "prior_added": lambda w: Reweighting(added_p=w),
+        "kl_added": lambda w: Reweighting(added_p=w, added_q=w),
+    }
+    if len(reweight) != 1 or not set(reweight) <= set(kinds):
+        raise ValueError(f"reweight must have one of the keys {sorted(kinds)}, got {reweight!r}")
+    [(kind, weights)] = reweight.items()
+    if not isinstance(weights, dict) or not set(weights) <= set(WEIGHTED):
+        raise ValueError(
+            f"reweight[{kind!r}] must map some of the variables {list(WEIGHTED)} to their "
+            f"weights, got {weights!r}"
+        )
+    if not all(isinstance(w, Real) and 0 <= float(w) < inf for w in weights.values()):
+        raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
+    return {name: kinds[kind](float(weight)) for name, weight in weights.items()}

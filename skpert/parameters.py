@@ -38,7 +38,15 @@ CONSTRAINTS = {
     "verbose": ["verbose"],
 }
 
+N_LATENT = {"n_latent": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})]}
+
 SHARED = {
+    "n_latent_found": """n_latent : int or "auto", default="@n_latent"
+        Dimension of the latent space. "auto" begins with 32 latents, and keeps those that are no
+        functions of the others (``skpert.sparsity.dimension``). A number is the most that are
+        kept; latents that are not found in the data stay empty, zero for every cell.""",
+    "n_latent_": """n_latent_ : int
+        Number of latents in use.""",
     "n_latent": """n_latent : int, default=@n_latent
         Dimension of the latent space.""",
     "network_parameters": """n_hidden : int, default=@n_hidden
@@ -124,8 +132,8 @@ SHARED = {
         None leaves it.
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
         Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
-        otherwise; "auto" is a third of all.
-        Only the first phase of training has a warm-up.
+        otherwise; "auto" is a third of the first phase of training, the only one with a
+        warm-up.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.

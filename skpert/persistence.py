@@ -23,7 +23,7 @@ from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncode
 
 __all__ = ["load", "save"]
 
-FORMAT_VERSION = 3  # 1 had no digest; before 3 masks had other names
+FORMAT_VERSION = 4  # 1 had no digest; before 3 masks had other names; before 4 all latents in use
 DEEPEST = 60  # values within values that are read
 N_WORDS = 624  # of the state of a Mersenne twister
 

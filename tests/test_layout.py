@@ -48,7 +48,7 @@ def test_page_shows_the_calls_from_fit_to_the_loss():
     shown = re.findall(r"^ {3,}(\w+)\(.*?\) +([\w/*]+\.py) ", PAGE, re.MULTILINE)
     assert shown == [
         ("fit", "base.py"),
-        ("_optimise", "base.py"),
+        ("optimise", "_phases.py"),
         ("train", "_training.py"),
         ("loss_terms", "models/*.py"),
     ]

@@ -346,7 +346,7 @@ def test_a_list_within_itself_is_refused(tmp_path):
 
 
 def test_parameters_changed_since_fit_are_told_before_a_file_is_written(screen, tmp_path):
-    model = small(SVAE).fit(screen.X, screen.A).set_params(n_latent=3)
+    model = small(VAE).fit(screen.X, screen.A).set_params(n_latent=3)
     with pytest.raises(ValueError, match="parameters were changed since fit"):
         save(model, tmp_path / "model")
     assert not list(tmp_path.iterdir())

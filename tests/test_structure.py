@@ -67,7 +67,7 @@ def test_there_are_few_frames_between_fit_and_the_loss(cls, monkeypatch):
     model.fit(X, A)
     training = [names for names in depths if names[1] == "train"]
     assert training
-    assert {tuple(names) for names in training} == {("loss_terms", "train", "_optimise", "fit")}
+    assert {tuple(names) for names in training} == {("loss_terms", "train", "optimise", "fit")}
 
 
 @pytest.mark.parametrize("cls", sorted(CLASSES, key=str), ids=str)

@@ -60,8 +60,8 @@ VARIATIONS = {
     "dropout 0.1": {"dropout": 0.1},
     "warm-up of 10 %": {"warmup": 0.1},
     "constant rate": {"schedule": "constant", "learning_rate": 3e-3},
-    "dense for a half": {"DENSE_SHARE": 2},
-    "dense for a sixth": {"DENSE_SHARE": 6},
+    "dense for a half": {"DENSE_SHARE": 0.5},
+    "dense for a sixth": {"DENSE_SHARE": 1 / 6},
     "learned, alpha K": {"sparsity": "K"},
     "random weights": {"init": "random"},
 }
@@ -104,7 +104,7 @@ def _model(job, change, n_cells, n_labels):
     """Estimator with the change, what is relative made absolute."""
     model = SVAEPlus(job.data["n_latent"], random_state=job.seed)
     n_training = n_cells - int(model.validation_fraction * n_cells)
-    n_epochs, batch_size, _ = model._budget(n_training)
+    n_epochs, batch_size = model._budget(n_training)
     if "epochs" in change:
         change["max_epochs"] = max(round(n_epochs * change.pop("epochs")), 1)
     if "batch" in change:  # for as many epochs

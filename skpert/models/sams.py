@@ -29,15 +29,23 @@ from ..base import PerturbationVAE
 from ..exceptions import warn_of_data
 from ..module import PerturbationModule, Phase
 from ..nn import InputTransform, Table
-from ..objectives import Costs, iwelbo, kl_from_unit_normal, log_unit_normal
-from ..parameters import Interval, StrOptions, with_shared_parameters
+from ..objectives import (
+    Costs,
+    Reweighting,
+    iwelbo,
+    kl_from_unit_normal,
+    log_unit_normal,
+    reweightings,
+)
+from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
-    LARGEST_CROSS_TALK,
     LatentEffects,
     additive_effects,
+    dense_then_narrow,
     dense_then_sparse,
-    edge_logit,
+    edges_to_start,
+    narrowed,
 )
 from ..sparsity.embeddings import EmbeddingNetwork, Embeddings
 from ..sparsity.masks import (
@@ -51,9 +59,8 @@ DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents colla
 LEAST_VARIANCE = 0.01  # of basal states that are taken into account
 N_READINGS = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
-WEIGHTED = ("z_basal", "embedding", "mask", "mask_probability")  # variables with a prior
 
-OBJECTIVE_CONSTRAINTS = {
+OBJECTIVE_CONSTRAINTS = N_LATENT | {
     "objective": [StrOptions({"elbo", "monte_carlo", "iwelbo"})],
     "n_train_particles": [Interval(Integral, 1, None, closed="left")],
     "input_transform": [StrOptions({"auto", "log", "standardize", "log_standardize"}), None],
@@ -71,32 +78,37 @@ class SharedDraw(NamedTuple):
     log_ratio: Tensor  # (n_particles, n_perturbations) of prior and posterior
 
 
-class Reweighting(NamedTuple):
-    """Factors of log q and log p in the objective, and what is added to 1 / (number of cells)."""
-
-    q: float = 1.0
-    p: float = 1.0
-    added_q: float = 0.0
-    added_p: float = 0.0
-
-    def cost(self, log_p: Tensor, log_q: Tensor, share: Tensor) -> Tensor:
-        """Nats of each perturbation of each cell, which bears this share of them."""
-        received = share > 0
-        of_q = self.q * share + self.added_q * received
-        return of_q * log_q - (self.p * share + self.added_p * received) * log_p
-
-
 class SampledModule(PerturbationModule):
     """Objectives of the paper: the ELBO, in closed form or at samples, and the IWELBO."""
 
     def __init__(
-        self, encoder, decoder, transform, *, columns=None, objective, n_particles, weights=None
+        self,
+        encoder,
+        decoder,
+        transform,
+        *,
+        columns=None,
+        objective,
+        n_particles,
+        weights=None,
+        n_most=None,
     ):
         super().__init__(encoder, decoder, columns)
         self.transform = transform  # of x, for the encoder
         self.objective = objective
         self.n_particles = n_particles
         self.weights = weights or {}  # a Reweighting by variable
+        self.n_most = n_most  # latents to keep, at most; None keeps all that the data have
+
+    def phases(self, n_epochs: int) -> list[Phase]:
+        """One, unless the number of latents is to be found."""
+        return [Phase(n_epochs)] if self.n_most else dense_then_narrow(n_epochs, self.narrow)
+
+    def narrow(self, cells: Cells) -> None:
+        """Keep the latents that the cells have."""
+        projection, lift, centre = narrowed(lambda batch: self.guide(batch).mean, cells)
+        self.encoder.project(projection, centre)
+        self.decoder.project(lift, centre)
 
     def features(self, x: Tensor) -> Tensor:
         """What the encoder reads, (n_cells, n_genes)."""
@@ -154,6 +166,7 @@ class AdditiveModule(SampledModule):
         n_particles=1,
         weights=None,
         rotated=False,
+        n_most=None,
     ):
         super().__init__(
             encoder,
@@ -163,6 +176,7 @@ class AdditiveModule(SampledModule):
             objective=objective,
             n_particles=n_particles,
             weights=weights,
+            n_most=n_most,
         )
         self.masks = masks  # q(m)
         self.embeddings = embeddings  # q(e | m)
@@ -288,13 +302,13 @@ class AdditiveModule(SampledModule):
         if isinstance(self.masks, FixedMasks):
             return {"embedding": embedding}
         probability = self.masks.probability()
-        return {"embedding": embedding, "mask": mask, "mask_probability": probability}
+        return {"embedding": embedding, "mask": probability > 0.5, "mask_probability": probability}
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
-        if not self.rotated:
-            return [Phase(n_epochs)]
-        return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
+        if self.rotated:
+            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges)
+        return super().phases(n_epochs)
 
     def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
         """What perturbations do to the latent states of these cells."""
@@ -313,29 +327,48 @@ class AdditiveModule(SampledModule):
             return error
         return error / effects.covariance.diagonal().clamp(LEAST_VARIANCE, 1)
 
+    @torch.no_grad()
+    def narrow(self, cells: Cells) -> None:
+        """Keep the latents that the cells have; with axes to be found, let the decoder follow."""
+        self._go_to(*narrowed(lambda batch: self.guide(batch).mean, cells))
+        self.n_found = self.encoder.n_latent
+        self.encoder.requires_grad_(not self.rotated)
+
+    @torch.no_grad()
+    def _go_to(
+        self, projection: Tensor, lift: Tensor, centre: Tensor, *, basal: bool = True
+    ) -> None:
+        """Go over to the latents ``(z - centre) @ projection``; the decoder reads them as before.
+
+        Without ``basal``, where the encoder infers basal states, effects are to have the centre.
+        """
+        by_basal = self.columns is not None or basal
+        self.encoder.project(projection, centre if by_basal else torch.zeros_like(centre))
+        self.decoder.project(lift, centre)
+        self.masks.narrow(projection.shape[1])
+        self.embeddings.project(projection)
+        if self.columns is not None:
+            columns = nn.Linear(projection.shape[1], self.columns.out_features, bias=False)
+            trained = self.columns.weight.requires_grad
+            columns.weight = nn.Parameter(self.columns.weight @ lift.T, requires_grad=trained)
+            self.columns = columns
+
     def find_axes(self, cells: Cells) -> None:
         """Rotate the latent space to where effects are sparse, and start masks from them.
 
-        Nothing else changes: the decoder makes of the rotated states what it made before.
+        Nothing else changes: the decoder makes of the rotated states what it made before, unless
+        there are to be fewer latents.
         """
+        self.encoder.requires_grad_(True)
         effects = self.effects(cells)
-        R, centre = effects.axes()
-        self._rotate(R.float(), centre.float(), moved=bool(effects.controlled))
+        R, centre = effects.axes(self.n_most)
+        self._go_to(R.float(), R.T.float(), centre.float(), basal=bool(effects.controlled))
+        for part in (self.columns, self.embeddings.network):
+            if part is not None:
+                part.requires_grad_(True)
         effects = effects.rotated(R, centre)
-        evidence = effects.difference, self._standard_error(effects)
-        self.masks.start(edge_logit(*evidence, largest_cross_talk=LARGEST_CROSS_TALK) > 0)
+        self.masks.start(edges_to_start(effects, self._standard_error(effects)))
         self.embeddings.start(effects.difference.float())
-
-    @torch.no_grad()
-    def _rotate(self, R: Tensor, centre: Tensor, *, moved: bool) -> None:
-        """Rotate all networks; basal states are moved by the centre, or else the effects are."""
-        by_basal = self.columns is not None or moved
-        self.encoder.rotate(R, centre if by_basal else torch.zeros_like(centre))
-        self.decoder.rotate(R, centre)
-        self.embeddings.rotate(R)
-        if self.columns is not None:
-            self.columns.weight.copy_(self.columns.weight @ R)
-            self.columns.requires_grad_(True)
 
     def call_edges(self, cells: Cells) -> None:
         """Set masks to the probability of an effect on the mean state, unless they are learned."""
@@ -344,7 +377,7 @@ class AdditiveModule(SampledModule):
         effects = self.effects(cells)
         trained = self.masks.most_probable()
         self.masks.record(effects.difference, self._standard_error(effects))
-        self.masks.call()
+        self.masks.call(missing=self.encoder.n_latent < self.n_found)
         known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
         self.embeddings.start(torch.where(trained, known, seen))
 
@@ -369,7 +402,7 @@ class AdditiveModule(SampledModule):
     def refined(self) -> "AdditiveModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
         module = super().refined()
-        module.masks.fix(self.masks.most_probable())
+        module.masks.fix(self.learned()["mask"])
         return module
 
 
@@ -378,8 +411,11 @@ class ConditionalModule(SampledModule):
 
     rates = {"encoder_columns": 3.0, "decoder_columns": 3.0, "log_dispersion": DISPERSION_RATE}
 
-    def __init__(self, encoder, decoder, transform, n_perturbations, *, objective, n_particles):
-        super().__init__(encoder, decoder, transform, objective=objective, n_particles=n_particles)
+    def __init__(
+        self, encoder, decoder, transform, n_perturbations, *, objective, n_particles, n_most=None
+    ):
+        options = {"objective": objective, "n_particles": n_particles, "n_most": n_most}
+        super().__init__(encoder, decoder, transform, **options)
         first = encoder.hidden.linears[0]
         bound = (first.in_features + n_perturbations) ** -0.5
         columns = (2 * torch.rand(2, n_perturbations, first.out_features) - 1) * bound
@@ -444,13 +480,14 @@ class ConditionalVAE(PerturbationVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {objective_parameters}
     {network_parameters}
     {shared_parameters}
 
     Attributes
     ----------
+    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -477,7 +514,7 @@ class ConditionalVAE(PerturbationVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         objective="elbo",
         n_train_particles=1,
@@ -517,6 +554,7 @@ class ConditionalVAE(PerturbationVAE):
             len(self.perturbations_),
             objective=self.objective,
             n_particles=self.n_train_particles,
+            n_most=self._n_most,
         )
 
 
@@ -571,7 +609,7 @@ class CPAVAE(_AdditiveVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {embedding_parameters}
     {objective_parameters}
     {network_parameters}
@@ -579,6 +617,7 @@ class CPAVAE(_AdditiveVAE):
 
     Attributes
     ----------
+    {n_latent_}
     embedding_ : ndarray of shape (n_perturbations, n_latent)
         Posterior mean of the effect of each perturbation on each latent.
     {shared_attributes}
@@ -607,7 +646,7 @@ class CPAVAE(_AdditiveVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         embedding_scale=1.0,
         correlated_basal=True,
@@ -643,7 +682,8 @@ class CPAVAE(_AdditiveVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        masks = FixedMasks(torch.full((len(self.perturbations_), self.n_latent), torch.inf))
+        shape = len(self.perturbations_), self._width(cells)
+        masks = FixedMasks(torch.full(shape, torch.inf))
         return _additive_module(self, cells, masks, rotated=False)
 
 
@@ -653,7 +693,7 @@ class SAMSVAE(_AdditiveVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {edges}
     mask_prior : float, (float, float) or None, default=None
         Of learned masks: prior probability of every edge, in (0, 1); or a pair (a, b), from whose
@@ -678,6 +718,7 @@ class SAMSVAE(_AdditiveVAE):
 
     Attributes
     ----------
+    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 
@@ -722,7 +763,7 @@ class SAMSVAE(_AdditiveVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         edges="called",
         mask_prior=None,
@@ -781,10 +822,10 @@ class SAMSVAE(_AdditiveVAE):
         return _additive_module(
             self,
             cells,
-            _masks(self),
+            _masks(self, cells),
             rotated=self.init == "rotation",
-            network=_embedding_network(self),
-            weights=_weights(self.reweight),
+            network=_embedding_network(self, cells),
+            weights=reweightings(self.reweight),
         )
 
 
@@ -806,11 +847,11 @@ def _transform(estimator, cells):
 
 def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=None):
     networks, transform = estimator._networks(cells), _transform(estimator, cells)
-    shape = (len(estimator.perturbations_), estimator.n_latent)
+    shape = (len(estimator.perturbations_), estimator._width(cells))
     embeddings = Embeddings(shape, estimator.embedding_scale, network)
     columns = None
     if estimator.correlated_basal:
-        columns = nn.Linear(estimator.n_latent, estimator.n_hidden, bias=False)
+        columns = nn.Linear(shape[1], estimator.n_hidden, bias=False)
         nn.init.zeros_(columns.weight)
     if rotated:  # until the axes are found
         for part in (columns, network):
@@ -830,6 +871,7 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
         n_particles=estimator.n_train_particles,
         weights=weights,
         rotated=rotated,
+        n_most=estimator._n_most,
     )
 
 
@@ -838,9 +880,9 @@ def _is_pair(concentrations):
     return good and len(concentrations) == 2
 
 
-def _masks(estimator):
+def _masks(estimator, cells):
     """Masks that are called, or learned under the prior; all at one until axes are found."""
-    shape, prior = (len(estimator.perturbations_), estimator.n_latent), estimator.mask_prior
+    shape, prior = (len(estimator.perturbations_), estimator._width(cells)), estimator.mask_prior
     logit = torch.full(shape, torch.inf if estimator.init == "rotation" else 0.0)
     if estimator.edges == "called":
         return CalledMasks(logit)
@@ -849,7 +891,7 @@ def _masks(estimator):
     return BernoulliMasks(logit, 0.01 if prior is None else prior)
 
 
-def _embedding_network(estimator):
+def _embedding_network(estimator, cells):
     """Network of q(e | m), or None."""
     widths = estimator.correlated_embedding
     if widths is False:
@@ -860,27 +902,4 @@ def _embedding_network(estimator):
         raise ValueError(
             f"correlated_embedding={widths!r} must be True, False or the widths of hidden layers"
         )
-    return EmbeddingNetwork(len(estimator.perturbations_), estimator.n_latent, widths)
-
-
-def _weights(reweight):
-    """A Reweighting by variable."""
-    if reweight is None:
-        return {}
-    kinds = {
-        "prior_scale": lambda w: Reweighting(p=w),
-        "kl_scale": lambda w: Reweighting(p=w, q=w),
-        "prior_added": lambda w: Reweighting(added_p=w),
-        "kl_added": lambda w: Reweighting(added_p=w, added_q=w),
-    }
-    if len(reweight) != 1 or not set(reweight) <= set(kinds):
-        raise ValueError(f"reweight must have one of the keys {sorted(kinds)}, got {reweight!r}")
-    [(kind, weights)] = reweight.items()
-    if not isinstance(weights, dict) or not set(weights) <= set(WEIGHTED):
-        raise ValueError(
-            f"reweight[{kind!r}] must map some of the variables {list(WEIGHTED)} to their "
-            f"weights, got {weights!r}"
-        )
-    if not all(isinstance(w, Real) and 0 <= w < inf for w in weights.values()):
-        raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
-    return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
+    return EmbeddingNetwork(len(estimator.perturbations_), estimator._width(cells), widths)

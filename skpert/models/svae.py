@@ -29,14 +29,15 @@ from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import Table
 from ..objectives import kl_from_unit_normal, log_unit_normal
-from ..parameters import Interval, StrOptions, with_shared_parameters
+from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
-    LARGEST_CROSS_TALK,
     LatentEffects,
+    dense_then_narrow,
     dense_then_sparse,
-    edge_logit,
+    edges_to_start,
     latent_effects,
+    narrowed,
 )
 from ..sparsity.masks import (
     LOGIT_START,
@@ -56,12 +57,15 @@ class ShiftModule(PerturbationModule):
 
     rates = {"embedding": 3.0, "masks": 3.0, "log_dispersion": 3.0}
 
-    def __init__(self, encoder, decoder, embedding=None, masks=None, *, beta=1.0, rotated=False):
+    def __init__(
+        self, encoder, decoder, embedding=None, masks=None, *, beta=1.0, rotated=False, n_most=None
+    ):
         super().__init__(encoder, decoder)  # q(z | x) and p(x | z)
         self.embedding = embedding  # mu, a Table, or None without shifts
         self.masks = masks  # gamma, or None without shifts
         self.beta = beta  # weight of the KL of z
         self.rotated = rotated  # whether training looks for the axes on which shifts are sparse
+        self.n_most = n_most  # latents to keep, at most; None keeps all that the data have
 
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
@@ -92,7 +96,7 @@ class ShiftModule(PerturbationModule):
         treated = log_unit_normal(z - cells.shift(self.embedding()))
         if isinstance(self.masks, FixedMasks):
             return treated.sum(-1)
-        logit = self.masks.logit()[cells.part[:, 0]]  # a cell has one intervention, or none
+        logit = self.masks.acting(cells.part[:, 0])  # a cell has one intervention, or none
         on, off = logsigmoid(logit), logsigmoid(-logit)
         return torch.logaddexp(on + treated, off + untreated).sum(-1)
 
@@ -140,27 +144,45 @@ class ShiftModule(PerturbationModule):
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which shifts are sparse."""
-        if not self.rotated:
-            return [Phase(n_epochs)]
-        return dense_then_sparse(n_epochs, self.find_axes, self.call_edges)
+        if self.rotated:
+            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges)
+        return [Phase(n_epochs)] if self.n_most else dense_then_narrow(n_epochs, self.narrow)
 
     def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
         """What perturbations do to the latent states of these cells."""
         n = len(self.embedding()) if n_perturbations is None else n_perturbations
         return latent_effects(lambda batch: self.encode(batch.x), cells, n)
 
+    def narrow(self, cells: Cells) -> None:
+        """Keep the latents that the cells have; with axes to be found, let the decoder follow."""
+        self._go_to(*narrowed(lambda batch: self.encode(batch.x), cells))
+        self.n_found = self.encoder.n_latent
+        self.encoder.requires_grad_(not self.rotated)
+        if self.embedding is not None:
+            self.embedding = Table(self.effects(cells).mean.float())
+
+    def _go_to(self, projection: Tensor, lift: Tensor, centre: Tensor) -> None:
+        """Go over to the latents ``(z - centre) @ projection``; the decoder reads them as before.
+
+        Shifts do not follow.
+        """
+        self.encoder.project(projection, centre)
+        self.decoder.project(lift, centre)
+        if self.masks is not None:
+            self.masks.narrow(self.encoder.n_latent)
+
     def find_axes(self, cells: Cells) -> None:
         """Rotate the latent space to where shifts are sparse, and start masks from them.
 
-        Nothing else changes: the decoder makes of the rotated states what it made before.
+        Nothing else changes: the decoder makes of the rotated states what it made before, unless
+        there are to be fewer latents.
         """
+        self.encoder.requires_grad_(True)
         effects = self.effects(cells)
-        R, centre = effects.axes()
-        for network in (self.encoder, self.decoder):
-            network.rotate(R.float(), centre.float())
+        R, centre = effects.axes(self.n_most)
+        self._go_to(R.float(), R.T.float(), centre.float())
         effects = effects.rotated(R, centre)
-        evidence = effects.difference, effects.standard_error
-        self.masks.start(edge_logit(*evidence, largest_cross_talk=LARGEST_CROSS_TALK) > 0)
+        self.masks.start(edges_to_start(effects, effects.standard_error))
         self.embedding = Table(effects.difference.float())
 
     def call_edges(self, cells: Cells) -> None:
@@ -170,7 +192,7 @@ class ShiftModule(PerturbationModule):
         effects = self.effects(cells)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)
-        self.masks.call(edge_logit(effects.difference, effects.standard_error))
+        self.masks.call(effects.difference, missing=self.encoder.n_latent < self.n_found)
 
     def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
         """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.
@@ -200,18 +222,19 @@ class ShiftModule(PerturbationModule):
         """A copy whose masks are fixed at their most probable value, without their prior."""
         module = super().refined()
         if module.masks is not None:
-            module.masks.fix(self.masks.most_probable())
+            module.masks.fix(self.learned()["mask"])
         return module
 
 
 class _ShiftVAE(PerturbationVAE):
     """Member of the family: a combination is an intervention of its own."""
 
+    _parameter_constraints = PerturbationVAE._parameter_constraints | N_LATENT
     _additive = False
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         n_hidden=128,
         n_layers=2,
@@ -245,7 +268,7 @@ class _ShiftVAE(PerturbationVAE):
 class _SparseVAE(_ShiftVAE):
     """What members with masks do."""
 
-    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+    _parameter_constraints = _ShiftVAE._parameter_constraints | {
         "edges": [StrOptions({"called", "learned"})],
         "init": [StrOptions({"rotation", "random"})],
     }
@@ -253,12 +276,12 @@ class _SparseVAE(_ShiftVAE):
     def _masked_module(self, cells, penalty):
         """Module with masks that are called after training, or learned under this penalty."""
         networks = self._networks(cells)
-        rows = len(self.perturbations_), self.n_latent
+        rows = len(self.perturbations_), self._width(cells)
         embedding, rotated = Table(torch.randn(rows)), self.init == "rotation"
         logit = torch.full(rows, inf if rotated else LOGIT_START)
         called = self.edges == "called"
         masks = CalledMasks(logit) if called else PenalisedMasks(logit, penalty)
-        return ShiftModule(*networks, embedding, masks, rotated=rotated)
+        return ShiftModule(*networks, embedding, masks, rotated=rotated, n_most=self._n_most)
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -299,12 +322,13 @@ class VAE(_ShiftVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {network_parameters}
     {shared_parameters}
 
     Attributes
     ----------
+    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -328,7 +352,7 @@ class VAE(_ShiftVAE):
     """
 
     def _make_module(self, cells):
-        return ShiftModule(*self._networks(cells))
+        return ShiftModule(*self._networks(cells), n_most=self._n_most)
 
 
 @with_shared_parameters
@@ -337,7 +361,7 @@ class BetaVAE(_ShiftVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     beta : float, default=10
         Weight of the KL of the latent state; 1 is ``VAE``. The score is the ELBO proper.
     {network_parameters}
@@ -345,6 +369,7 @@ class BetaVAE(_ShiftVAE):
 
     Attributes
     ----------
+    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -367,13 +392,13 @@ class BetaVAE(_ShiftVAE):
     (240, 3)
     """
 
-    _parameter_constraints = PerturbationVAE._parameter_constraints | {
+    _parameter_constraints = _ShiftVAE._parameter_constraints | {
         "beta": [Interval(Real, 0, None, closed="left")]
     }
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         beta=10.0,
         n_hidden=128,
@@ -405,7 +430,7 @@ class BetaVAE(_ShiftVAE):
         self._store(locals())
 
     def _make_module(self, cells):
-        return ShiftModule(*self._networks(cells), beta=self.beta)
+        return ShiftModule(*self._networks(cells), beta=self.beta, n_most=self._n_most)
 
 
 @with_shared_parameters
@@ -414,12 +439,13 @@ class IVAE(_ShiftVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {network_parameters}
     {shared_parameters}
 
     Attributes
     ----------
+    {n_latent_}
     embedding_ : ndarray of shape (n_perturbations, n_latent)
         Shift of the latent state by each perturbation.
     mask_ : ndarray of bool of shape (n_perturbations, n_latent)
@@ -452,8 +478,9 @@ class IVAE(_ShiftVAE):
     """
 
     def _make_module(self, cells):
-        networks, rows = self._networks(cells), (len(self.perturbations_), self.n_latent)
-        return ShiftModule(*networks, Table(torch.randn(rows)), FixedMasks(torch.full(rows, inf)))
+        rows = len(self.perturbations_), self._width(cells)
+        embedding, masks = Table(torch.randn(rows)), FixedMasks(torch.full(rows, inf))
+        return ShiftModule(*self._networks(cells), embedding, masks, n_most=self._n_most)
 
 
 @with_shared_parameters
@@ -462,7 +489,7 @@ class SVAE(_SparseVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {edges}
     sparsity : float or None, default=None
         Strength of the penalty on learned masks, nats per cell times the mean edge probability;
@@ -477,6 +504,7 @@ class SVAE(_SparseVAE):
 
     Attributes
     ----------
+    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 
@@ -508,7 +536,7 @@ class SVAE(_SparseVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         edges="called",
         sparsity=None,
@@ -558,7 +586,7 @@ class SVAEPlus(_SparseVAE):
 
     Parameters
     ----------
-    {n_latent}
+    {n_latent_found}
     {edges}
     sparsity : float or None, default=None
         Of learned masks: parameter of the prior Beta(1, sparsity) of edge probabilities, at least
@@ -576,6 +604,7 @@ class SVAEPlus(_SparseVAE):
 
     Attributes
     ----------
+    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 
@@ -610,7 +639,7 @@ class SVAEPlus(_SparseVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent="auto",
         *,
         edges="called",
         sparsity=None,
@@ -649,7 +678,7 @@ class SVAEPlus(_SparseVAE):
         check_edges(self, {"sparsity": None, "bound": "practical", "pseudo_sample_size": None})
 
     def _make_module(self, cells):
-        shape = len(self.perturbations_), self.n_latent
+        shape = len(self.perturbations_), self._width(cells)
         sparsity = shape[0] if self.sparsity is None else self.sparsity
         n_cells = self.pseudo_sample_size or cells.n_cells
         if self.bound == "exact":

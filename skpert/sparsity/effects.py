@@ -1,18 +1,24 @@
 """Mean latent states of perturbations, from which axes are found and edges are called."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._data import ENCODE_SIZE, Cells
 from ..module import Phase
+from .dimension import independent_axes
 from .edges import edge_probability
 from .rotation import sparse_rotation
 
-DENSE_SHARE = 3  # a third of the epochs trains without sparsity
+DENSE_SHARE, DECODER_SHARE = 0.3, 0.12  # of the epochs
+SPARSE_RATE = 0.5  # learning rate of the phase with sparsity, relative
+MOST_TREATMENTS = 10  # cells of each, on average, at least
+N_NARROWING = 2**16  # cells at most from whose states the latents that there are are found
 N_ROUNDS = 4  # of the search for axes and their centre
 LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
 SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
@@ -20,14 +26,60 @@ LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard dev
 
 
 def dense_then_sparse(
-    n_epochs: int, find_axes: Callable[[Cells], None], call_edges: Callable[[Cells], None]
+    n_epochs: int,
+    narrow: Callable[[Cells], None],
+    find_axes: Callable[[Cells], None],
+    call_edges: Callable[[Cells], None],
 ) -> list[Phase]:
-    """Phases of a training without sparsity, for a third of the epochs, and of one with it."""
-    n_dense = -(-n_epochs // DENSE_SHARE)
+    """Phases of a training from many latents without sparsity to few latents with it.
+
+    What ``narrow`` leaves of the latents is straight, but the decoder was made for what it was.
+    The decoder learns that alone, as otherwise the encoder bends it back.
+    """
+    n_dense = math.ceil(DENSE_SHARE * n_epochs)
+    n_decoder = round(DECODER_SHARE * n_epochs)
     return [
-        Phase(n_dense, find_axes, "dense"),
-        Phase(n_epochs - n_dense, call_edges, "sparse"),
+        Phase(n_dense, narrow, "dense"),
+        Phase(n_decoder, find_axes, "decoder"),
+        Phase(n_epochs - n_dense - n_decoder, call_edges, "sparse", SPARSE_RATE),
     ]
+
+
+def dense_then_narrow(n_epochs: int, narrow: Callable[[Cells], None]) -> list[Phase]:
+    """Phases of a training with many latents, and of one with those that the data have."""
+    n_dense = math.ceil(DENSE_SHARE * n_epochs)
+    return [Phase(n_dense, narrow, "dense"), Phase(n_epochs - n_dense, None, "narrow")]
+
+
+@torch.no_grad()
+def narrowed(states: Callable[[Cells], Tensor], cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+    """Map of states to the latents that the cells have, its inverse, and the centre of both.
+
+    They are (n_latent, n_kept), (n_kept, n_latent) and (n_latent,).
+    """
+    step = -(-cells.n_cells // N_NARROWING)
+    some = cells.subset(torch.arange(0, cells.n_cells, step, device=cells.dosage.device))
+    Z = torch.cat([states(b).double() for b in some.minibatches(ENCODE_SIZE, shuffle=False)])
+    axes = independent_axes(Z.cpu().numpy(), _treatments(some))
+    projection, lift, centre = (
+        torch.from_numpy(array).to(Z.device, torch.float32)
+        for array in (axes.projection, axes.lift, axes.centre)
+    )
+    return projection, lift, centre
+
+
+def _treatments(cells: Cells) -> NDArray[Any]:
+    """Which cells were treated equally, from 0, (n_cells,); of many dosages as if of one."""
+    part = torch.where(cells.dosage > 0, cells.part, -1)
+    if part.shape[1] > 1 or not ((cells.dosage == 0) | (cells.dosage == 1)).all():
+        rows = torch.cat([part.to(cells.dosage), cells.dosage], 1)
+        group = rows.unique(dim=0, return_inverse=True)[1]
+        few = int(group.max()) < cells.n_cells // MOST_TREATMENTS
+        group = group if few else part.unique(dim=0, return_inverse=True)[1]
+    else:
+        group = part[:, 0].unique(return_inverse=True)[1]
+    array: NDArray[Any] = group.cpu().numpy()
+    return array
 
 
 class LatentEffects(NamedTuple):
@@ -49,8 +101,10 @@ class LatentEffects(NamedTuple):
         """Of the difference, (n_perturbations, n_latent)."""
         return (self.share * self.covariance.diagonal().clamp(min=0)).sqrt()
 
-    def axes(self) -> tuple[Tensor, Tensor]:
+    def axes(self, n_most: int | None = None) -> tuple[Tensor, Tensor]:
         """Rotation that makes differences sparse, (n_latent, n_latent), and its centre.
+
+        If there are more axes than ``n_most``, those that are moved most are kept.
 
         A median depends on the axes along which it is taken, and is best on the sparse ones. So
         without control cells axes and centre are found alternately.
@@ -61,13 +115,16 @@ class LatentEffects(NamedTuple):
             difference = (self.mean - centre).cpu().numpy()
             R = torch.from_numpy(sparse_rotation(difference, standard_error=spread)).to(R)
             centre = centre if self.controlled else R @ (self.mean @ R).median(0).values
+        if n_most is not None and n_most < len(R):
+            moved = ((self.mean - centre) @ R).square().sum(0)
+            R = R[:, moved.argsort(descending=True)[:n_most].sort().values]
         return R, centre
 
     def rotated(self, R: Tensor, centre: Tensor) -> "LatentEffects":
         """Effects in a latent space that is rotated by R around this centre."""
         return self._replace(
             mean=(self.mean - centre) @ R,
-            reference=torch.zeros_like(centre),
+            reference=torch.zeros_like(centre @ R),
             covariance=R.T @ self.covariance @ R,
         )
 
@@ -78,18 +135,30 @@ def edge_logit(
     """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent).
 
     What is below the share ``largest_cross_talk`` of a perturbation's largest effect is no edge.
-    If the edges leave over differences as large as the spread of equally treated cells, shifts
-    are not sparse on these axes, and every perturbation targets every latent in use.
     """
     effect, error = (t.detach().double().cpu().numpy() for t in (difference, standard_error))
     probability = edge_probability(effect, error)
     size = np.abs(effect)
     probability[size < largest_cross_talk * size.max(1, keepdims=True)] = 0
-    in_use = size.max(0) > LARGEST_REST
-    rest = effect[:, in_use][probability[:, in_use] < 0.5]
-    if len(rest) and np.sqrt(np.mean(rest**2)) > LARGEST_REST:
-        probability[:, in_use] = 1
     return torch.logit(torch.from_numpy(probability), 1e-12).to(difference)
+
+
+def edges_to_start(effects: "LatentEffects", standard_error: Tensor) -> Tensor:
+    """Edges, bool, with which the phase with sparsity begins: none that may be cross-talk."""
+    logit = edge_logit(effects.difference, standard_error, largest_cross_talk=LARGEST_CROSS_TALK)
+    return (logit > 0) | not_sparse(effects.difference, logit)
+
+
+def not_sparse(difference: Tensor, logit: Tensor) -> Tensor:
+    """Latents on which edges leave over much of what perturbations do, bool, (n_latent,).
+
+    If that is as large as the spread of equally treated cells, shifts are not sparse on the axes
+    that are moved: whatever is called, predictions need all of them.
+    """
+    size = difference.abs()
+    in_use = size.amax(0) > LARGEST_REST
+    rest = size[:, in_use][logit[:, in_use] <= 0]
+    return in_use & (len(rest) > 0 and bool(rest.square().mean().sqrt() > LARGEST_REST))
 
 
 @torch.no_grad()

@@ -65,12 +65,12 @@ class Embeddings(nn.Module):
         self.loc.rows = nn.Parameter(loc.to(self.loc.rows))
 
     @torch.no_grad()
-    def rotate(self, R: Tensor) -> None:
-        """Rotate by R; the network, which reads other axes before, is trained from here on."""
-        variance = self.log_scale().exp().square() @ R.square()
-        self.loc, self.log_scale = Table(self.loc() @ R), Table(variance.log() / 2)
+    def project(self, projection: Tensor) -> None:
+        """Go over to the latents ``z @ projection``; a network, which reads masks, starts anew."""
+        variance = self.log_scale().exp().square() @ projection.square()
+        self.loc, self.log_scale = Table(self.loc() @ projection), Table(variance.log() / 2)
         if self.network is not None:
-            self.network.requires_grad_(True)
+            self.network = self.network.renewed(projection.shape[1]).to(projection.device)
 
     def extend(self, loc: Tensor) -> None:
         """Freeze the rows there are and append new ones, to be learned."""
@@ -85,6 +85,7 @@ class EmbeddingNetwork(nn.Module):
 
     def __init__(self, n_perturbations: int, n_latent: int, widths: tuple[int, ...]):
         super().__init__()
+        self.widths = widths
         self.of_mask = nn.Linear(n_latent, widths[0])
         bound = (n_perturbations + n_latent) ** -0.5
         self.of_perturbation = Table((2 * torch.rand(n_perturbations, widths[0]) - 1) * bound)
@@ -102,6 +103,11 @@ class EmbeddingNetwork(nn.Module):
             h = h + block if block.shape == h.shape else block
         moments: Tensor = self.moments(h)
         return moments
+
+    def renewed(self, n_latent: int) -> "EmbeddingNetwork":
+        """An untrained one for so many latents."""
+        network = EmbeddingNetwork(len(self.of_perturbation()), n_latent, self.widths)
+        return network.requires_grad_(self.of_mask.weight.requires_grad)
 
     def extend(self, n_new: int) -> None:
         """Append rows for new perturbations, to be learned."""

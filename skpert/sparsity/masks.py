@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 from ..distributions import StraightThroughBernoulli
 from ..nn import Table
 from ..objectives import Costs, beta_log_prob
-from .effects import edge_logit
+from .effects import edge_logit, not_sparse
 
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
@@ -41,10 +41,20 @@ class Masks(nn.Module, ABC):
         # In float64, as the last bit in float32 depends on the number of rows.
         return torch.sigmoid(self.logit().double()).float()
 
+    def acting(self, part: Tensor | None = None) -> Tensor:
+        """Logits by which masks act in the model, (*part.shape, n_latent), or all."""
+        return self.logit.of(part)
+
     def most_probable(self) -> Tensor:
         """Mask of the edges more likely than not, bool, (n_perturbations, n_latent)."""
-        mask: Tensor = self.logit() > 0
+        mask: Tensor = self.acting() > 0
         return mask
+
+    def narrow(self, n_latent: int) -> None:
+        """Keep so many latents, before any edge of them is known."""
+        for table in self.modules():
+            if isinstance(table, Table):
+                table.narrow(n_latent)
 
     def fix(self, mask: Tensor) -> None:
         """Go on with these edges, bool, and learn none."""
@@ -61,12 +71,12 @@ class Masks(nn.Module, ABC):
 
     def _hard(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
         """The most probable masks, (*sample_shape, *part.shape, n_latent)."""
-        mask = (self.logit.of(part) > 0).to(self.logit.rows.dtype)
+        mask = (self.acting(part) > 0).to(self.logit.rows.dtype)
         return mask.expand(*sample_shape, *mask.shape)
 
     def _drawn(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by their probability, (*sample_shape, *part.shape, n_latent)."""
-        return StraightThroughBernoulli(self.logit.of(part)).rsample(sample_shape)
+        return StraightThroughBernoulli(self.acting(part)).rsample(sample_shape)
 
     def _append(self, logit: float, n_new: int) -> None:
         self.logit.extend(self.logit().new_full((n_new, self.logit.rows.shape[1]), logit))
@@ -116,13 +126,26 @@ class FixedMasks(HardMasks):
 class CalledMasks(HardMasks):
     """Masks that are called from the effect of each perturbation that is seen, and its error.
 
-    All edges are there until they are called.
+    All edges are there until they are called. Where they do not tell all that perturbations do,
+    the model goes on with all.
     """
+
+    whole: Tensor  # (n_latent,) latents of which every shift acts, edge or not
 
     def __init__(self, logit: Tensor):
         super().__init__(logit)
+        self.register_buffer("whole", torch.zeros(logit.shape[1], dtype=torch.bool))
         self.difference = Table(torch.zeros_like(logit)).requires_grad_(False)
         self.standard_error = Table(torch.zeros_like(logit)).requires_grad_(False)
+
+    def acting(self, part: Tensor | None = None) -> Tensor:
+        """Logits by which masks act in the model, (*part.shape, n_latent), or all."""
+        return super().acting(part).masked_fill(self.whole, torch.inf)
+
+    def narrow(self, n_latent: int) -> None:
+        """Keep so many latents, before any edge of them is known."""
+        super().narrow(n_latent)
+        self.whole = self.whole[:n_latent].clone()
 
     def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
@@ -133,10 +156,18 @@ class CalledMasks(HardMasks):
         for table, rows in ((self.difference, difference), (self.standard_error, standard_error)):
             table.rows = nn.Parameter(rows.float(), requires_grad=False)
 
-    def call(self, logit: Tensor | None = None) -> None:
-        """Set these logits, or those that follow from what is known of all perturbations."""
-        if logit is None:
-            logit = edge_logit(self.difference(), self.standard_error())
+    def call(self, difference: Tensor | None = None, *, missing: bool = False) -> None:
+        """Call edges from these differences, or the recorded ones, of all perturbations.
+
+        If latents are ``missing`` those there are turn to them in training, so that an edge counts
+        only if it was there when training with sparsity began.
+        """
+        difference = self.difference() if difference is None else difference
+        logit = edge_logit(difference, self.standard_error())
+        if missing:
+            logit = logit.masked_fill(self.logit() <= 0, -torch.inf)
+        if not len(self.logit.frozen):  # what is known already stays as it is
+            self.whole = not_sparse(difference, logit)
         rows = logit[len(self.logit.frozen) :].float()
         self.logit.rows = nn.Parameter(rows, requires_grad=False)
 

@@ -327,7 +327,7 @@ def test_adapt_changes_nothing_but_new_rows(screen, method):
         np.testing.assert_array_equal(adapted.embedding_[:4], model.embedding_)
     if hasattr(model, "mask_probability_"):
         np.testing.assert_array_equal(adapted.mask_probability_[:4], model.mask_probability_)
-        assert (adapted.mask_probability_[4:] == 1).all()
+        assert (adapted.mask_probability_[4:, : model.n_latent_] == 1).all()
 
 
 def test_adapted_shifts_are_the_optimum_of_the_published_objective(screen):
@@ -353,7 +353,8 @@ def test_adapting_with_sparse_masks_learns_them_and_freezes_the_rest(screen):
     new = screen.A == "P5"
     model = SVAEPlus(edges="learned", sparsity=6, **FAST).fit(screen.X[~new], screen.A[~new])
     adapted = model.adapt(screen.X[new], screen.A[new], sparse=True)
-    assert ((adapted.mask_probability_[-1] > 0) & (adapted.mask_probability_[-1] < 1)).all()
+    of_new = adapted.mask_probability_[-1, : model.n_latent_]
+    assert ((of_new > 0) & (of_new < 1)).all()
     assert (adapted.history_["phase"] == "adapt").all()
     frozen = {k: v for k, v in model.module_.state_dict().items() if "coder" in k}
     after = adapted.module_.state_dict()

@@ -133,7 +133,7 @@ def test_rotated_embeddings_keep_lengths_and_total_variance():
     embeddings.loc.rows.data, embeddings.log_scale.rows.data = torch.randn(2, 5, 3)
     before = embeddings.loc(), embeddings.log_scale().exp().square().sum(1)
     R = torch.linalg.qr(torch.randn(3, 3)).Q
-    embeddings.rotate(R)
+    embeddings.project(R)
     torch.testing.assert_close(embeddings.loc() @ R.T, before[0])
     torch.testing.assert_close(embeddings.log_scale().exp().square().sum(1), before[1])
 

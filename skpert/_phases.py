@@ -1,0 +1,55 @@
+"""A training from start to end: its phases, one after another."""
+
+from ._optimizer import Adam
+from ._runtime import suitable_threads
+from ._training import check_predictions, mean_elbo, probe, train
+
+
+def optimise(estimator, module, cells, validation=None, monitor=None):
+    """Train in the phases of the module; history, and ELBO before and after.
+
+    The estimator says how: learning rate, length, regularisation.
+    """
+    some, history = probe(cells), []
+    before = mean_elbo(module, some)
+    n_epochs, batch_size = estimator._budget(cells.n_cells)
+    phases = module.phases if module.fresh else module.later_phases
+    with suitable_threads(batch_size * cells.n_genes):
+        for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
+            rows = []
+            if phase.n_epochs and not (monitor is not None and monitor.stopped):
+                is_first = module.fresh and number == 0
+                rows = train(
+                    module,
+                    cells,
+                    _optimizer(estimator, module, phase),
+                    max_epochs=phase.n_epochs,
+                    batch_size=batch_size,
+                    n_epochs_kl_warmup=_warmup(estimator, phase) if is_first else 0,
+                    validation=validation,
+                    patience=estimator.patience,
+                    on_epoch=monitor,
+                )
+            history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
+            if phase.finalise is not None:
+                phase.finalise(cells)
+    after = mean_elbo(module, some)
+    check_predictions(module, some)
+    return history, before, after
+
+
+def _optimizer(estimator, module, phase):
+    return Adam(
+        module.parameter_groups(),
+        estimator.learning_rate * phase.rate,
+        weight_decay=estimator.weight_decay,
+        epsilon=estimator.adam_epsilon,
+        max_norm=estimator.max_gradient_norm,
+        schedule=estimator.schedule,
+    )
+
+
+def _warmup(estimator, phase):
+    """Epochs of the KL's warm-up."""
+    automatic = estimator.n_epochs_kl_warmup == "auto"
+    return round(phase.n_epochs / 3) if automatic else estimator.n_epochs_kl_warmup
