@@ -5,6 +5,7 @@
     python -m benchmarks.svae table1                          # its Table 1; also 4 to 8 and 10
     python -m benchmarks.svae recovery                        # of latents and edges, by default
     python -m benchmarks.svae defaults                        # each default varied alone
+    python -m benchmarks.svae sparsity                        # rules that choose a prior
     python -m benchmarks.svae known_biology papalexi2021.h5ad # is it found by every seed?
     python -m benchmarks.svae screens screen.h5ad             # its Table 2 on any screen
 
@@ -12,4 +13,7 @@ The paper is that of Lopez et al., CLeaR 2023. ``-h`` after a name says what it 
 its options.
 """
 
-PARTS = {name: name for name in ("table1", "recovery", "defaults", "known_biology", "screens")}
+PARTS = {
+    name: name
+    for name in ("table1", "recovery", "defaults", "sparsity", "known_biology", "screens")
+}

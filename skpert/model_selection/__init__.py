@@ -4,6 +4,7 @@ from ._evaluation import evaluate_perturbations, paired_differences
 from ._fitting import fit_many
 from ._penetrance import select_penetrance
 from ._scores import interventional_nll, interventional_nll_scorer, udr_score
+from ._sparsity import sparsest, sparsity_scores
 from ._splits import (
     CombinationHoldout,
     LeavePathwaysOut,
@@ -22,5 +23,7 @@ __all__ = [
     "interventional_nll_scorer",
     "paired_differences",
     "select_penetrance",
+    "sparsest",
+    "sparsity_scores",
     "udr_score",
 ]
