@@ -99,7 +99,8 @@ def sparsest(results, *, share=0.8):
     DataWarning
         If even the sparsest candidate has many edges, more than a tenth of those of the densest:
         the grid should begin with a prior that is too weak and end with one that leaves no edge,
-        as otherwise what perturbations explain is underestimated.
+        as otherwise what perturbations explain is underestimated. Or masks hardly moved, as in
+        trainings of few steps.
 
     See Also
     --------
@@ -162,6 +163,7 @@ def _warn_of_dense(n_edges):
     if fewest > MANY * most:
         warn_of_data(
             f"the sparsest candidate has {fewest:g} edges and the densest {most:g} (means over "
-            "folds): extend the grid to a prior so strong that hardly an edge is left, "
-            "against which the others are compared"
+            "folds): extend the grid to a prior so strong that hardly an edge is left, against "
+            "which the others are compared. If the numbers hardly differ over the grid, masks had "
+            "too few steps to follow the prior: raise max_epochs, or lower batch_size"
         )
