@@ -100,6 +100,8 @@ def udr_score(estimators, X, *, threshold=0.01):
     Estimators whose latents others found too rank high, without any ground truth (Duan et al.,
     Unsupervised model selection for variational disentangled representation learning, ICLR 2020).
     Give several seeds of one setting, and choose the setting whose median is best.
+    It does not choose the strength of a sparsity prior, as seeds agree on latents under weak and
+    strong ones alike; :func:`sparsest` does.
 
     Parameters
     ----------
