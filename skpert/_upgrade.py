@@ -36,8 +36,10 @@ def upgraded(cls, state):
         state = state | {"n_latent_": state["n_latent"]}
         weights = state["module_"]
         if isinstance(weights, dict) and "masks.difference.rows" in weights:
-            n_latent = weights["masks.logit.rows"].shape[1:]
-            state["module_"] = weights | {"masks.whole": np.zeros(n_latent, dtype=bool)}
+            shape = weights["masks.logit.rows"].shape[1:]
+            known = {"masks.whole": np.zeros(shape, dtype=bool)}
+            known |= {"masks.stability": np.ones(shape, dtype=np.float32)}
+            state["module_"] = weights | known
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 

@@ -377,7 +377,7 @@ class AdditiveModule(SampledModule):
         effects = self.effects(cells)
         trained = self.masks.most_probable()
         self.masks.record(effects.difference, self._standard_error(effects))
-        self.masks.call(missing=self.encoder.n_latent < self.n_found)
+        self.masks.call_first(effects, missing=self.encoder.n_latent < self.n_found)
         known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
         self.embeddings.start(torch.where(trained, known, seen))
 

@@ -192,7 +192,7 @@ class ShiftModule(PerturbationModule):
         effects = self.effects(cells)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)
-        self.masks.call(effects.difference, missing=self.encoder.n_latent < self.n_found)
+        self.masks.call_first(effects, missing=self.encoder.n_latent < self.n_found)
 
     def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
         """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.

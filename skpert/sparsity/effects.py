@@ -13,7 +13,7 @@ from .._data import ENCODE_SIZE, Cells
 from ..module import Phase
 from .dimension import independent_axes
 from .edges import edge_probability
-from .rotation import sparse_rotation
+from .rotation import axis_stability, sparse_rotation
 
 DENSE_SHARE, DECODER_SHARE = 0.3, 0.12  # of the epochs
 SPARSE_RATE = 0.5  # learning rate of the phase with sparsity, relative
@@ -22,6 +22,7 @@ N_NARROWING = 2**16  # cells at most from whose states the latents that there ar
 N_ROUNDS = 4  # of the search for axes and their centre
 LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
 SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
+LEAST_STABILITY = 0.93  # of an axis without a fifth of the perturbations; below it says nothing
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -119,6 +120,15 @@ class LatentEffects(NamedTuple):
             moved = ((self.mean - centre) @ R).square().sum(0)
             R = R[:, moved.argsort(descending=True)[:n_most].sort().values]
         return R, centre
+
+    def stability(self, moved: Tensor) -> Tensor:
+        """How far each axis is found without some perturbations, in [0, 1], (n_latent,)."""
+        found = axis_stability(
+            self.difference.cpu().numpy(),
+            moved.cpu().numpy(),
+            standard_error=self.share[:, 0].sqrt().cpu().numpy(),
+        )
+        return torch.from_numpy(found).to(self.mean)
 
     def rotated(self, R: Tensor, centre: Tensor) -> "LatentEffects":
         """Effects in a latent space that is rotated by R around this centre."""

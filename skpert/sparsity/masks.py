@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 from ..distributions import StraightThroughBernoulli
 from ..nn import Table
 from ..objectives import Costs, beta_log_prob
-from .effects import edge_logit, not_sparse
+from .effects import LEAST_STABILITY, LatentEffects, edge_logit, not_sparse
 
 LOGIT_START = 5.0  # from random weights every edge starts with probability 0.993
 LOGIT_FOUND = 2.0  # an edge that was found beforehand starts with 0.88, the others with 0.12
@@ -131,10 +131,12 @@ class CalledMasks(HardMasks):
     """
 
     whole: Tensor  # (n_latent,) latents of which every shift acts, edge or not
+    stability: Tensor  # (n_latent,) of axes, in [0, 1]; an axis that is not stable has no edges
 
     def __init__(self, logit: Tensor):
         super().__init__(logit)
         self.register_buffer("whole", torch.zeros(logit.shape[1], dtype=torch.bool))
+        self.register_buffer("stability", torch.ones(logit.shape[1]))
         self.difference = Table(torch.zeros_like(logit)).requires_grad_(False)
         self.standard_error = Table(torch.zeros_like(logit)).requires_grad_(False)
 
@@ -146,6 +148,7 @@ class CalledMasks(HardMasks):
         """Keep so many latents, before any edge of them is known."""
         super().narrow(n_latent)
         self.whole = self.whole[:n_latent].clone()
+        self.stability = self.stability[:n_latent].clone()
 
     def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
@@ -156,18 +159,25 @@ class CalledMasks(HardMasks):
         for table, rows in ((self.difference, difference), (self.standard_error, standard_error)):
             table.rows = nn.Parameter(rows.float(), requires_grad=False)
 
-    def call(self, difference: Tensor | None = None, *, missing: bool = False) -> None:
-        """Call edges from these differences, or the recorded ones, of all perturbations.
+    def call_first(self, effects: LatentEffects, *, missing: bool) -> None:
+        """Call edges from these effects, which tell which axes to trust as well.
 
         If latents are ``missing`` those there are turn to them in training, so that an edge counts
         only if it was there when training with sparsity began.
         """
-        difference = self.difference() if difference is None else difference
-        logit = edge_logit(difference, self.standard_error())
+        logit = edge_logit(effects.difference, self.standard_error())
         if missing:
             logit = logit.masked_fill(self.logit() <= 0, -torch.inf)
-        if not len(self.logit.frozen):  # what is known already stays as it is
-            self.whole = not_sparse(difference, logit)
+        self.stability = effects.stability(logit > 0).float()
+        not_known = self.stability < LEAST_STABILITY
+        logit = logit.masked_fill(not_known, -torch.inf)
+        self.whole = not_sparse(effects.difference, logit) | not_known
+        self.logit.rows = nn.Parameter(logit.float(), requires_grad=False)
+
+    def call(self) -> None:
+        """Call edges of the rows appended last, beside what is known of all perturbations."""
+        logit = edge_logit(self.difference(), self.standard_error())
+        logit = logit.masked_fill(self.stability < LEAST_STABILITY, -torch.inf)
         rows = logit[len(self.logit.frozen) :].float()
         self.logit.rows = nn.Parameter(rows, requires_grad=False)
 

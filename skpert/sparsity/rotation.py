@@ -25,8 +25,9 @@ from .._input.expression import read_matrix
 ROUGH = 0.06  # scale of the first search, in usual lengths of a row
 FINE = 2.5  # scale of the last, in medians of the entries' sizes
 FINE_RANGE = 0.01, 0.2  # limits of the last, in usual lengths of a row
-__all__ = ["sparse_rotation"]
+__all__ = ["axis_stability", "sparse_rotation"]
 
+N_FEW_STARTS = 5  # where many searches tell of one
 N_ANGLES = 8  # of the search over the plane of two columns
 MAX_JUMPS = 20  # from a valley to a lower one
 LARGEST_STEP = 0.5  # radians
@@ -96,6 +97,55 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
         R = _descend(M / level, R)
     R, _ = _jump(M / fine, R)
     return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-13))[0])
+
+
+def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_state=0):
+    """How far each axis is still found without a fifth of the rows.
+
+    Where few rows meet many axes, other rotations are as sparse as the best one, and which one
+    that is hangs on single rows. An axis of which that holds says nothing.
+
+    Parameters
+    ----------
+    M : array-like of shape (n_rows, n_latent)
+        Shifts on the axes that were found; its sparsest rotation is about the identity.
+    moved : array-like of bool of shape (n_rows, n_latent)
+        Which rows move which axis. Where none of these is left, an axis cannot be found.
+    standard_error : array-like of shape (n_rows,), default=None
+        As in ``sparse_rotation``.
+    n_resamples : int, default=10
+        Number of searches, each without another fifth of the rows.
+    random_state : int, RandomState instance or None, default=0
+        Draws the rows, and the starts of the searches.
+
+    Returns
+    -------
+    stability : ndarray of shape (n_latent,)
+        Mean cosine of the angle between the axis and the nearest one of each search in which a
+        row that moves it took part, in [0, 1]; 1 where there was none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpert.sparsity.rotation import axis_stability
+    >>> M = np.kron(np.eye(3), [[4.0], [3.0], [-3.0], [-4.0]])
+    >>> axis_stability(M, M != 0).round(2)
+    array([1., 1., 1.])
+    """
+    M = read_matrix(M, "M")
+    moved = np.asarray(moved, dtype=bool)
+    random = check_random_state(random_state)
+    total, counts = np.zeros(M.shape[1]), np.zeros(M.shape[1])
+    n_left = len(M) - max(len(M) // 5, 1)
+    for _ in range(n_resamples if n_left > 1 else 0):
+        rows = np.sort(random.permutation(len(M))[:n_left])
+        errors = None if standard_error is None else standard_error[rows]
+        settings = {"n_starts": N_FEW_STARTS, "random_state": random}
+        R = sparse_rotation(M[rows], standard_error=errors, **settings)
+        present = moved[rows].any(0)
+        total[present] += np.abs(R).max(1)[present]
+        counts += present
+    return np.where(counts > 0, total / np.maximum(counts, 1), 1.0)
 
 
 def _check_standard_error(standard_error, n_rows):
