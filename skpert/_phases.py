@@ -5,17 +5,18 @@ from ._runtime import suitable_threads
 from ._training import check_predictions, mean_elbo, probe, train
 
 
-def optimise(estimator, module, cells, validation=None, monitor=None):
-    """Train in the phases of the module; history, and ELBO before and after.
+def optimise(estimator, module, cells, validation=None, monitor=None, *, phases=None):
+    """Train in the phases of the module, or in these; history, and ELBO before and after.
 
     The estimator says how: learning rate, length, regularisation.
     """
     some, history = probe(cells), []
     before = mean_elbo(module, some)
     n_epochs, batch_size = estimator._budget(cells.n_cells)
-    phases = module.phases if module.fresh else module.later_phases
+    if phases is None:
+        phases = (module.phases if module.fresh else module.later_phases)(n_epochs)
     with suitable_threads(batch_size * cells.n_genes):
-        for number, phase in enumerate(phases(n_epochs) if module.parameter_groups() else []):
+        for number, phase in enumerate(phases if module.parameter_groups() else []):
             rows = []
             if phase.n_epochs and not (monitor is not None and monitor.stopped):
                 is_first = module.fresh and number == 0

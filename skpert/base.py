@@ -475,6 +475,11 @@ class PerturbationVAE(
         return self._learned("mask_probability")
 
     @property
+    def standard_error_(self):
+        """Standard error of the effects in ``embedding_``, (n_perturbations, n_latent)."""
+        return self._learned("standard_error")
+
+    @property
     def targets_(self):
         """Effects on the targeted latents, zero elsewhere, a DataFrame with names."""
         return self._effects_where(self.mask_)

@@ -17,6 +17,7 @@ it differs:
 ``later_phases``             those of a training that goes on, in ``adapt`` and ``refine``
 ``minibatches``              how training cells are put together
 ``extended``, ``refined``    copies that learn new perturbations, or have masks without a prior
+``restarted``                a copy that finds the same again in a training from these weights
 ===========================  =====================================================================
 
 A module is abstract or final: no model inherits from another.
@@ -195,3 +196,7 @@ class PerturbationModule(nn.Module, ABC):
             if isinstance(table, Table):
                 table.unfreeze()
         return module
+
+    def restarted(self, n_epochs: int) -> tuple[Self, list[Phase]]:
+        """A copy to be trained again from these weights, and the phases of that."""
+        return PerturbationModule.refined(self), [Phase(n_epochs)]

@@ -152,6 +152,9 @@ SHARED = {
         1 shows the progress of training on the standard error stream.""",
     "mask_attributes": """embedding_ : ndarray of shape (n_perturbations, n_latent)
         Shift of each latent by each perturbation that targets it.
+    standard_error_ : ndarray of shape (n_perturbations, n_latent)
+        Sampling error of ``embedding_`` if edges are called; scale of its posterior in ``SAMSVAE``
+        if they are learned. Learned masks of ``SVAE`` and ``SVAEPlus`` have none.
     mask_probability_ : ndarray of shape (n_perturbations, n_latent)
         Probability that a perturbation targets a latent, in [0, 1].
     mask_ : ndarray of bool of shape (n_perturbations, n_latent)

@@ -44,6 +44,7 @@ from ..sparsity.effects import (
     additive_effects,
     dense_then_narrow,
     dense_then_sparse,
+    found_again,
     edges_to_start,
     narrowed,
 )
@@ -298,11 +299,13 @@ class AdditiveModule(SampledModule):
     def learned(self) -> dict[str, Tensor]:
         """Embeddings and, where there are any, masks, (n_perturbations, n_latent)."""
         mask = self.masks.most_probable()
-        embedding = self.embeddings.posterior(None, mask.to(self.n_treated)).mean
+        q = self.embeddings.posterior(None, mask.to(self.n_treated))
         if isinstance(self.masks, FixedMasks):
-            return {"embedding": embedding}
-        probability = self.masks.probability()
-        return {"embedding": embedding, "mask": probability > 0.5, "mask_probability": probability}
+            return {"embedding": q.mean}
+        called, probability = isinstance(self.masks, CalledMasks), self.masks.probability()
+        error = self.masks.standard_error() if called else q.stddev
+        found = {"mask": probability > 0.5, "mask_probability": probability}
+        return {"embedding": q.mean, "standard_error": error} | found
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
@@ -404,6 +407,11 @@ class AdditiveModule(SampledModule):
         module = super().refined()
         module.masks.fix(self.learned()["mask"])
         return module
+
+    def restarted(self, n_epochs: int) -> tuple["AdditiveModule", list[Phase]]:
+        """A copy to be trained again from these weights, and the phases of that."""
+        module, phases = super().restarted(n_epochs)
+        return module, found_again(module, n_epochs) if self.rotated else phases
 
 
 class ConditionalModule(SampledModule):

@@ -35,6 +35,7 @@ from ..sparsity.effects import (
     LatentEffects,
     dense_then_narrow,
     dense_then_sparse,
+    found_again,
     edges_to_start,
     latent_effects,
     narrowed,
@@ -140,7 +141,10 @@ class ShiftModule(PerturbationModule):
             mask = torch.zeros_like(embedding, dtype=torch.bool).scatter(1, top, True)
             return {"embedding": embedding, "mask": mask}
         probability = self.masks.probability()
-        return {"embedding": embedding, "mask": probability > 0.5, "mask_probability": probability}
+        found = {"mask": probability > 0.5, "mask_probability": probability}
+        if isinstance(self.masks, CalledMasks):
+            found["standard_error"] = self.masks.standard_error()
+        return {"embedding": embedding} | found
 
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which shifts are sparse."""
@@ -224,6 +228,11 @@ class ShiftModule(PerturbationModule):
         if module.masks is not None:
             module.masks.fix(self.learned()["mask"])
         return module
+
+    def restarted(self, n_epochs: int) -> tuple["ShiftModule", list[Phase]]:
+        """A copy to be trained again from these weights, and the phases of that."""
+        module, phases = super().restarted(n_epochs)
+        return module, found_again(module, n_epochs) if self.rotated else phases
 
 
 class _ShiftVAE(PerturbationVAE):

@@ -46,6 +46,16 @@ def dense_then_sparse(
     ]
 
 
+def found_again(module: Any, n_epochs: int) -> list[Phase]:
+    """Phases of a training from trained weights, in which axes and edges are found again."""
+    module.masks.restart()
+    n_dense = math.ceil(DENSE_SHARE * n_epochs)
+    return [
+        Phase(n_dense, module.find_axes, "dense"),
+        Phase(n_epochs - n_dense, module.call_edges, "sparse", SPARSE_RATE),
+    ]
+
+
 def dense_then_narrow(n_epochs: int, narrow: Callable[[Cells], None]) -> list[Phase]:
     """Phases of a training with many latents, and of one with those that the data have."""
     n_dense = math.ceil(DENSE_SHARE * n_epochs)

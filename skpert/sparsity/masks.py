@@ -61,6 +61,11 @@ class Masks(nn.Module, ABC):
         self.requires_grad_(False)
         self.logit = Table(torch.where(mask, torch.inf, -torch.inf)).requires_grad_(False)
 
+    def restart(self) -> None:
+        """Have all edges until some are found."""
+        self.requires_grad_(self.are_learned)
+        self.logit = Table(torch.full_like(self.logit(), torch.inf)).requires_grad_(False)
+
     @abstractmethod
     def start(self, found: Tensor) -> None:
         """Go on from these edges, bool, that were found beforehand."""
@@ -149,6 +154,11 @@ class CalledMasks(HardMasks):
         super().narrow(n_latent)
         self.whole = self.whole[:n_latent].clone()
         self.stability = self.stability[:n_latent].clone()
+
+    def restart(self) -> None:
+        """Have all edges until some are found."""
+        super().restart()
+        self.whole = torch.zeros_like(self.whole)
 
     def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by the probability of each edge, (*sample_shape, *part.shape, n_latent)."""
