@@ -37,3 +37,25 @@ def warn_of_data(message, category=DataWarning):
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def recorded(name, call):
+    """What a call returns and its warnings, (category, text); its error has a note of ``name``."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            result = call()
+        except Exception as error:
+            error.add_note(f"in {name}")
+            raise
+    return result, [(warning.category, str(warning.message)) for warning in caught]
+
+
+def warn_once(caught, names):
+    """Give each warning once, and say whose it is unless it is of all."""
+    sources = {}
+    for name, warned in zip(names, caught, strict=True):
+        for warning in warned:
+            sources.setdefault(warning, {})[name] = None
+    for (category, message), of in sources.items():
+        which = "" if len(of) == len(set(names)) else f" ({', '.join(of)})"
+        warn_of_data(message + which, category)

@@ -1,16 +1,20 @@
 """What a fitted model says about its latents, and about the effects of perturbations."""
 
+from .._effects import effects
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
 from ._search import posterior_search
+from ._stability import stability
 from ._titration import titrate
 from ._treatment_effects import average_treatment_effect
 
 __all__ = [
     "average_treatment_effect",
+    "effects",
     "identifiability",
     "latent_distances",
     "latent_shifts",
     "latent_summary",
     "posterior_search",
+    "stability",
     "titrate",
 ]

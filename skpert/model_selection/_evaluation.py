@@ -11,10 +11,9 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from .._input.values import listed
-from ..exceptions import warn_of_data
+from ..exceptions import recorded, warn_of_data, warn_once
 from ..metrics import calibrate
 from ..metrics.calibration import GREATER_IS_BETTER
-from ._fitting import recorded, warn_once
 from ._rounds import Plan, Screen, Split, split_cells, unwrapped
 from ._truth import METRICS, check_metrics, scores
 

@@ -1,6 +1,5 @@
 """Many estimators fitted on the same cells at once."""
 
-import warnings
 from functools import partial
 
 from joblib import effective_n_jobs
@@ -8,7 +7,7 @@ from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
 
-from ..exceptions import warn_of_data
+from ..exceptions import recorded, warn_once
 
 
 def fit_many(estimators, X, A, *, n_jobs=None):
@@ -106,25 +105,3 @@ def _checked(estimators):
         if hasattr(estimator, "_parameter_constraints"):
             estimator._validate_params()
     return estimators
-
-
-def recorded(name, call):
-    """What a call returns and its warnings, (category, text); its error has a note of ``name``."""
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            result = call()
-        except Exception as error:
-            error.add_note(f"in {name}")
-            raise
-    return result, [(warning.category, str(warning.message)) for warning in caught]
-
-
-def warn_once(caught, names):
-    """Give each warning once, and say whose it is unless it is of all."""
-    sources = {}
-    for name, warned in zip(names, caught, strict=True):
-        for warning in warned:
-            sources.setdefault(warning, {})[name] = None
-    for (category, message), of in sources.items():
-        which = "" if len(of) == len(set(names)) else f" ({', '.join(of)})"
-        warn_of_data(message + which, category)

@@ -48,7 +48,7 @@ from scipy.special import expit, softmax
 from .._input.expression import read_matrix
 from ..exceptions import warn_of_data
 
-__all__ = ["edge_probability", "edges_at_fdr"]
+__all__ = ["edge_probability", "edges_at_fdr", "null_width"]
 
 FLOOR = 0.02  # least width of the null; what differs by less is the same
 UNUSED = 0.1  # of the largest spread among cells; a latent that spreads less is out of use
@@ -116,12 +116,41 @@ def edge_probability(M, standard_error):
            [0., 0., 0.],
            [0., 0., 1.]])
     """
+    return _called(M, standard_error)[0]
+
+
+def null_width(M, standard_error):
+    """Standard deviation of what other effects leave in each entry, beyond its standard error.
+
+    Parameters
+    ----------
+    M, standard_error : as in :func:`edge_probability`
+        Effects and their standard errors.
+
+    Returns
+    -------
+    width : ndarray of shape (n_perturbations, n_latent)
+        The root of ``sigma**2 + lambda**2 * rho**2`` above, in the units of ``M``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpert.sparsity.edges import null_width
+    >>> M = np.array([[3.1, 0.1, -0.1], [0.0, -2.8, 0.1], [0.1, 0.0, 0.1], [-0.1, 0.1, 2.9]])
+    >>> bool(null_width(M, np.full(M.shape, 0.1)).max() < 0.2)
+    True
+    """
+    return _called(M, standard_error)[1]
+
+
+def _called(M, standard_error):
+    """Probability of an effect, and width of the null beyond the standard error."""
     M, standard_error = _check(M, standard_error)
-    probability = np.zeros(M.shape)
+    probability, width = np.zeros(M.shape), np.full(M.shape, FLOOR)
     used = _in_use(M, standard_error)
     if used.any():
-        probability[:, used] = _posterior(M[:, used], standard_error[:, used])
-    return probability
+        probability[:, used], width[:, used] = _posterior(M[:, used], standard_error[:, used])
+    return probability, width
 
 
 def edges_at_fdr(probability, fdr=0.05):
@@ -180,12 +209,16 @@ def _in_use(M, e):
 
 
 def _posterior(M, e):
-    """Probability of an effect, averaged over mixtures and weighed against a null alone."""
+    """Probability of an effect, averaged over mixtures and weighed against a null alone.
+
+    With it goes the width of the null beyond the standard error.
+    """
     slabs = _candidates(np.abs(M).max())
     mixtures, gain = _search(M, e, slabs)
     if not mixtures:
-        return np.zeros(M.shape)
-    return _refine(M, e, slabs, mixtures) * expit(gain - np.log(M.size))
+        return np.zeros(M.shape), np.full(M.shape, max(np.sqrt(np.mean(M**2)), FLOOR))
+    probability, width = _refine(M, e, slabs, mixtures)
+    return probability * expit(gain - np.log(M.size)), width
 
 
 def _candidates(largest):
@@ -313,7 +346,7 @@ def _tail_factor(weights):
 
 
 def _refine(M, e, slabs, mixtures):
-    """Probability of an effect where each latent has its own null, (n_perturbations, n_latent)."""
+    """Probability of an effect where each latent has its own null, and the null's width."""
     v, weights = M.ravel(), np.array([mixture.weights for mixture in mixtures])
     first, second = slabs[:, np.array([mixture.slabs for mixture in mixtures]).T].swapaxes(0, 1)
     columns, cross_talk = np.full(M.shape[1], mixtures[0].width ** 2), CROSS_TALK**2
@@ -334,7 +367,7 @@ def _refine(M, e, slabs, mixtures):
         squares, counts = M**2 * (core + tail / TAIL**2), core + tail
         for _ in range(N_INNER):
             columns, cross_talk = _widths(squares, counts, e, columns, cross_talk, reach)
-    return probability
+    return probability, np.sqrt(columns + cross_talk * reach)
 
 
 def _widths(squares, counts, e, columns, cross_talk, reach):

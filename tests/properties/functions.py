@@ -240,6 +240,11 @@ def _treatment_effect(d):
     return inspection.average_treatment_effect(model, A, method="mean")
 
 
+def _stability(d):
+    model = _fitted(d)
+    return inspection.stability(model, d.matrix(), d.labels(), n_refits=1, random_state=0).latents
+
+
 def _search(d):
     model, X = _fitted(d, InVAE), d.matrix()
     return inspection.posterior_search(model, X, X, random_state=0).Z
@@ -418,6 +423,7 @@ FUNCTIONS = {
     "latent_shifts": lambda d: inspection.latent_shifts(_fitted(d), d.labels()),
     "latent_summary": lambda d: inspection.latent_summary(_fitted(d)),
     "posterior_search": _search,
+    "stability": _stability,
     "titrate": _titrate,
 }
 
@@ -456,6 +462,7 @@ OF_A_MODEL = [  # fitted on plain input
     "latent_shifts",
     "latent_summary",
     "posterior_search",
+    "stability",
     "udr_score",
 ]
 OF_ONE_SCREEN = [  # which take sparse matrices and AnnData
