@@ -182,7 +182,7 @@ def label_latents(ax, names, n_dropped=0, *, why="are moved by nothing"):
     """Names of latents below a map, as many as can be read."""
     space = ax.get_window_extent().width * 72 / ax.figure.dpi / len(names)
     size, step = font(space)
-    names = _short([str(name) for name in names])
+    names = short_names([str(name) for name in names])
     upright = 0.7 * size * max(map(len, names)) > space  # too wide to lie side by side
     ax.set_xticks(range(0, len(names), step), names[::step], fontsize=size, rotation=90 * upright)
     ax.set_xlabel(f"latent ({n_dropped} more {why})" if n_dropped else "latent")
@@ -205,7 +205,7 @@ def clipped(name):
     return "+".join(p if len(p) <= longest else f"{p[:head]}…{p[-tail:]}" for p in parts)
 
 
-def _short(names):
+def short_names(names):
     """Names without what all have in common before a number: svaeplus3 is 3."""
     numbers = [re.fullmatch(r"(\D+)(\d+)", name) for name in names]
     if all(numbers) and len({number[1] for number in numbers}) == 1:

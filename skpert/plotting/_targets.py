@@ -3,8 +3,10 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._effects import effects as table_of_effects
 from .._input.values import listed
 from ..preprocessing._confounding import confounding_of
+from ._intervals import blocks, draw_forest, draw_probabilities, forest_axes, forest_rows
 from ._shared import (
     COLUMN,
     check_matplotlib,
@@ -16,6 +18,7 @@ from ._shared import (
     label_latents,
     map_axes,
     order_columns,
+    short_names,
 )
 
 
@@ -34,16 +37,24 @@ class TargetsDisplay:
     confounded : DataFrame, default=None
         Perturbations whose effect may be that of another column of the design, which a dagger
         marks: ``confounded_`` of a :class:`~skpert.preprocessing.PerturbationEncoder`.
+    edges : DataFrame, default=None
+        Intervals and probabilities for ``kind="intervals"``: the table of
+        :func:`skpert.inspection.effects`, or its columns ``perturbation``, ``latent``, ``lower``,
+        ``upper`` and ``probability``, with a row for each effect in ``targets`` that is not zero.
 
     Attributes
     ----------
     ordered_ : DataFrame of shape (n_perturbations, n_targeted)
-        What is drawn, in the order of the figure from the top and from the left.
+        What is drawn, in the order of the map from the top and from the left.
     im_, colorbar_ : matplotlib AxesImage, matplotlib Colorbar
         The map and, above it, the scale of its colours; ``im_.set_clim(-2, 2)`` sets other limits
-        of the colours than the largest effect.
+        of the colours than the largest effect. Only of a map, as is ``dendrogram_ax_``.
     ax_, dendrogram_ax_, figure_ : matplotlib Axes, matplotlib Figure
-        Axes of the map and of the dendrogram at its left, and their figure.
+        Axes of the map and of the dendrogram at its left, and their figure. Of intervals ``ax_``
+        is the first of ``axes_``.
+    rows_, axes_ : DataFrame, ndarray of matplotlib Axes
+        Only of intervals: effects in the order of the figure, with a row that has but the name of
+        the latent before those of each, and the axes of their blocks from the left.
 
     Examples
     --------
@@ -58,12 +69,13 @@ class TargetsDisplay:
     (5, 3)
     """
 
-    def __init__(self, targets, confounded=None):
+    def __init__(self, targets, confounded=None, edges=None):
         self.targets = targets
         self.confounded = confounded
+        self.edges = edges
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r"):
+    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r", kind="map"):
         """Draw the map of a fitted estimator.
 
         Parameters
@@ -71,8 +83,8 @@ class TargetsDisplay:
         estimator : estimator
             With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
             either is a ValueError. Perturbations that are confounded are marked.
-        ax, cmap : as in :meth:`plot`
-            How it is drawn.
+        ax, cmap, kind : as in :meth:`plot`
+            How it is drawn; "intervals" of one without ``mask_probability_`` is a ValueError.
 
         Returns
         -------
@@ -80,10 +92,12 @@ class TargetsDisplay:
             The map, drawn.
         """
         check_is_fitted(estimator)
-        return cls(effects(estimator), confounding_of(estimator)).plot(ax, cmap=cmap)
+        edges = table_of_effects(estimator) if kind == "intervals" else None
+        display = cls(effects(estimator), confounding_of(estimator), edges)
+        return display.plot(ax, cmap=cmap, kind=kind)
 
-    def plot(self, ax=None, *, cmap="RdBu_r"):
-        """Draw the map.
+    def plot(self, ax=None, *, cmap="RdBu_r", kind="map"):
+        """Draw the map, or the effects with their intervals.
 
         Parameters
         ----------
@@ -91,32 +105,74 @@ class TargetsDisplay:
             Where to draw; None makes a figure whose size follows from the number of rows.
         cmap : str or matplotlib Colormap, default="RdBu_r"
             Diverging colours, the middle of which is zero.
+        kind : {"map", "intervals"}, default="map"
+            "map" is the matrix of effects. "intervals" is a list of them, latent by latent: a dot
+            for each, whose area is the probability of the edge, and a line from ``lower`` to
+            ``upper`` where there is an interval. Without ``ax`` a long list is in several blocks.
 
         Returns
         -------
         display : TargetsDisplay
             This object, with the attributes of the drawing.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is neither, or "intervals" without ``edges`` of all targets.
         """
         check_matplotlib(type(self))
+        if kind not in ("map", "intervals"):
+            raise ValueError(f"kind must be 'map' or 'intervals', got {kind!r}")
         values = self.targets.to_numpy(dtype=np.float64)
         rows, joints, n_moving = cluster_rows(values)
         self.ordered_ = self.targets.iloc[rows, order_columns(np.abs(values[rows]))]
+        if kind == "intervals":
+            return self._plot_intervals(ax, cmap)
         n_rows, n_columns = self.ordered_.shape
         if ax is None:
             ax = map_axes(np.clip(2.8 + COLUMN * n_columns, 4.5, 12), n_rows)
         self.ax_, self.figure_ = ax, ax.figure
-        marks = {} if self.confounded is None else dict.fromkeys(self.confounded["perturbation"])
-        marked = self.ordered_.rename(index={name: f"{name} †" for name in marks})
-        self.im_ = draw_map(ax, marked, cmap)
+        self.im_ = draw_map(ax, self.ordered_.rename(index=self._marked()), cmap)
         label_latents(ax, self.ordered_.columns, self.targets.shape[1] - n_columns)
-        if not marks.keys().isdisjoint(self.ordered_.index):
-            columns = listed(self.confounded["column"].unique(), 3)
-            ax.set_xlabel(f"{ax.get_xlabel()}\n† confounded with {columns}")
+        self._note_confounding(ax, self.ordered_.index)
         self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
         if n_moving < n_rows:
             _mark_silent(ax, self.dendrogram_ax_, n_moving, n_rows)
         self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d.)")
         return self
+
+    def _plot_intervals(self, ax, cmap):
+        if self.edges is None:
+            raise ValueError(
+                "kind='intervals' needs edges, the table of skpert.inspection.effects: give it to "
+                "TargetsDisplay, or use TargetsDisplay.from_estimator"
+            )
+        self.rows_ = forest_rows(self.ordered_, self.edges)
+        parts = blocks(self.rows_) if ax is None else [self.rows_]
+        self.axes_ = forest_axes(parts) if ax is None else np.array([ax])
+        self.ax_, self.figure_ = self.axes_[0], self.axes_[0].figure
+        limit = self.rows_[["effect", "lower", "upper"]].abs().max(axis=None)
+        limit = limit if limit > 0 else 1.0  # NaN without effects
+        names = {name: name for name in self.ordered_.index} | self._marked()
+        columns = self.ordered_.columns
+        latents = dict(zip(columns, short_names([*map(str, columns)]), strict=True))
+        for block, part in zip(self.axes_, parts, strict=True):
+            draw_forest(block, part, limit, names, latents, cmap)
+        draw_probabilities(self.axes_[-1])
+        self._note_confounding(self.ax_, self.rows_["perturbation"])
+        return self
+
+    def _marked(self):
+        """Names with a dagger, of perturbations that are confounded."""
+        if self.confounded is None:
+            return {}
+        return {name: f"{name} †" for name in self.confounded["perturbation"]}
+
+    def _note_confounding(self, ax, shown):
+        """Say below what the dagger means, if one is shown."""
+        if not self._marked().keys().isdisjoint(shown):
+            columns = listed(self.confounded["column"].unique(), 3)
+            ax.set_xlabel(f"{ax.get_xlabel()}\n† confounded with {columns}")
 
 
 def _mark_silent(ax, tree_ax, n_moving, n_rows):

@@ -153,3 +153,92 @@ def test_the_map_of_a_model_marks_what_its_design_says():
     model = SVAEPlus(n_latent=2, n_hidden=4, max_epochs=2, random_state=0).fit(X, A)
     display = TargetsDisplay.from_estimator(model)
     assert sorted(labels(display.ax_.yaxis)) == ["P †", "Q"]
+
+
+def edges_of(targets):
+    names, latents = targets.index, targets.columns
+    edges = pd.DataFrame(
+        {
+            "perturbation": np.repeat(names, len(latents)),
+            "latent": np.tile(latents, len(names)),
+            "probability": np.linspace(1, 0.5, targets.size),
+        }
+    )
+    return edges.assign(
+        lower=targets.to_numpy().ravel() - 0.5, upper=targets.to_numpy().ravel() + 1
+    )
+
+
+def test_intervals_are_drawn_latent_by_latent(targets):
+    edges = edges_of(targets)
+    display = TargetsDisplay(targets, None, edges).plot(kind="intervals")
+    [ax] = display.axes_
+    assert display.ax_ is ax
+    rows = display.rows_
+    shown = rows.dropna()
+    assert len(shown) == (targets != 0).sum().sum()
+    values = [
+        targets.loc[p, k] for p, k in zip(shown["perturbation"], shown["latent"], strict=True)
+    ]
+    np.testing.assert_array_equal(shown["effect"], values)
+    dots, whiskers = ax.collections[1], ax.collections[0]
+    np.testing.assert_allclose(dots.get_offsets()[:, 0], shown["effect"])
+    np.testing.assert_array_equal(dots.get_offsets()[:, 1], shown.index)
+    np.testing.assert_allclose(dots.get_sizes() / 30, shown["probability"])
+    ends = np.array([segment[:, 0] for segment in whiskers.get_segments()])
+    np.testing.assert_allclose(ends, shown[["lower", "upper"]])
+    assert labels(ax.yaxis) == rows["perturbation"].fillna("").tolist()
+    assert [text.get_text() for text in ax.texts] == ["latent 1", "latent 3", "latent 4"]
+    assert (shown.groupby("latent")["effect"].diff().fillna(0) <= 0).all()
+    assert ax.yaxis_inverted()
+
+
+def test_a_long_list_of_intervals_is_in_blocks_and_none_is_lost():
+    random = np.random.default_rng(0)
+    effects = random.normal(size=(80, 20)) * (random.random((80, 20)) < 0.08)
+    targets = pd.DataFrame(effects, index=[f"GENE{i}" for i in range(80)])
+    targets.columns = [f"svaeplus{i}" for i in range(20)]
+    display = TargetsDisplay(targets, None, edges_of(targets)).plot(kind="intervals")
+    assert len(display.axes_) == 3
+    display.figure_.canvas.draw()
+    shown = [text for ax in display.axes_ for text in labels(ax.yaxis)]
+    assert shown == display.rows_["perturbation"].fillna("").tolist()
+    for ax in display.axes_:
+        assert labels(ax.yaxis)[-1]  # no name of a latent without effects below it
+        boxes = [text.get_window_extent() for text in ax.yaxis.get_ticklabels()]
+        assert not any(box.overlaps(after) for box, after in pairwise(boxes))
+    _, ax = plt.subplots()
+    assert TargetsDisplay(targets, None, edges_of(targets)).plot(ax, kind="intervals").ax_ is ax
+
+
+def test_intervals_of_nothing_and_of_one_confounded(targets):
+    nothing = targets * 0
+    display = TargetsDisplay(nothing, None, edges_of(nothing)).plot(kind="intervals")
+    display.figure_.canvas.draw()
+    assert not labels(display.ax_.yaxis)
+    confounded = pd.DataFrame({"perturbation": ["JAK2"], "column": ["batch"]})
+    display = TargetsDisplay(targets, confounded, edges_of(targets)).plot(kind="intervals")
+    assert "JAK2 †" in labels(display.ax_.yaxis)
+    assert display.ax_.get_xlabel().endswith("† confounded with 'batch'")
+
+
+def test_intervals_of_an_estimator_with_and_without_standard_errors(screen):
+    for edges in ("called", "learned"):
+        model = SVAEPlus(n_latent=3, edges=edges, max_epochs=5, random_state=0)
+        model.fit(screen.X, screen.A)
+        display = TargetsDisplay.from_estimator(model, kind="intervals")
+        assert len(display.rows_.dropna(subset="effect")) == (model.targets_ != 0).sum().sum()
+        display.figure_.canvas.draw()
+
+
+def test_intervals_without_their_table_are_refused(targets):
+    with pytest.raises(ValueError, match="kind='intervals' needs edges, the table of skpert"):
+        TargetsDisplay(targets).plot(kind="intervals")
+    edges = edges_of(targets)
+    edges = edges[edges["perturbation"] != "JAK2"]
+    with pytest.raises(ValueError, match="no row for 2 effects of targets, the first is"):
+        TargetsDisplay(targets, None, edges).plot(kind="intervals")
+    with pytest.raises(ValueError, match="kind must be 'map' or 'intervals', got 'dots'"):
+        TargetsDisplay(targets).plot(kind="dots")
+    with pytest.raises(ValueError, match="Dense calls no edges"):
+        TargetsDisplay.from_estimator(Dense().fit(None, None), kind="intervals")
