@@ -1,5 +1,7 @@
 """Fitted estimators that are trained again, a short while, on cells drawn with replacement."""
 
+import math
+
 import torch
 
 from ._data import split
@@ -10,15 +12,16 @@ from ._training import warn_if_worse
 def bootstrapped(estimator, X, A, seed, share):
     """Another estimator, trained from the weights of this one on a bootstrap sample of cells.
 
-    It goes through all phases of a first training for a share of the epochs. With masks that are
-    found along the way, so are the axes, and edges are called again.
+    It takes a share of the epochs. Axes and edges that the training of this one found are found
+    again; the number of latents stays.
     """
     cells, device = estimator._check(X, A), estimator.module_.device
     with seeded(seed, device), without_overflow():
         cells = cells.subset(drawn(conditions(cells)))
         training, validation = split(cells, estimator.validation_fraction, device)
-        module = estimator.module_.restarted()
-        history, *elbo = estimator._optimise(module, training, validation, share=share)
+        n_epochs = math.ceil(share * estimator._budget(training.n_cells).n_epochs)
+        module, phases = estimator.module_.restarted(n_epochs)
+        history, *elbo = estimator._optimise(module, training, validation, phases=phases)
     warn_if_worse(*elbo)
     return estimator._copy()._keep(module, history, "bootstrap")
 

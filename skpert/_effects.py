@@ -34,7 +34,7 @@ def effects(estimator, *, fdr=0.05, level=0.95):
         ``lower`` and ``upper``, ends of its interval; ``probability`` of the edge, that of
         ``mask_probability_``; ``called``, whether it is an edge at ``fdr``. Where masks of
         ``SVAE`` and ``SVAEPlus`` are learned, effects are point estimates: standard errors and
-        intervals are NaN.
+        intervals are NaN. So are intervals of latents that were asked for and not found.
 
     Raises
     ------
@@ -96,7 +96,8 @@ def effects(estimator, *, fdr=0.05, level=0.95):
 
 
 def _width(effect, error):
-    """Standard deviation of the interval around each effect, (n_perturbations, n_latent)."""
+    """Standard deviation of the interval around each effect, NaN where there is none."""
     if np.isnan(error).any():
         return error
-    return np.sqrt(error**2 + null_width(effect, error) ** 2 + (CURVATURE * effect) ** 2)
+    width = np.sqrt(error**2 + null_width(effect, error) ** 2 + (CURVATURE * effect) ** 2)
+    return np.where(error.any(0), width, np.nan)

@@ -199,4 +199,8 @@ class PerturbationModule(nn.Module, ABC):
 
     def restarted(self, n_epochs: int) -> tuple[Self, list[Phase]]:
         """A copy to be trained again from these weights, and the phases of that."""
-        return PerturbationModule.refined(self), [Phase(n_epochs)]
+        module = PerturbationModule.refined(self)
+        for table in module.modules():
+            if isinstance(table, Table) and not table.rows.isfinite().all():
+                table.requires_grad_(False)  # masks that are fixed
+        return module, [Phase(n_epochs)]

@@ -234,3 +234,16 @@ def reweightings(reweight: Any) -> dict[str, Reweighting]:
     if not all(isinstance(w, Real) and 0 <= float(w) < inf for w in weights.values()):
         raise ValueError(f"weights in reweight must be numbers of at least 0, got {weights!r}")
     return {name: kinds[kind](float(weight)) for name, weight in weights.items()}
+
+
+def log_unit_normal_around(z: Tensor, mean: Tensor) -> Tensor:
+    """Log-density of N(mean, I) for each of several means.
+
+    States are (n_particles, n_cells, n_latent), means (n_draws, n_cells, n_latent), densities
+    (n_draws, n_particles, n_cells): as products of matrices, around the average of the means.
+    """
+    centre = mean.mean(0)
+    z, mean = (z - centre).transpose(0, 1), (mean - centre).transpose(0, 1)
+    square = z.square().sum(-1)[:, None] + mean.square().sum(-1)[..., None]
+    distance = torch.baddbmm(square, mean, z.mT, alpha=-2)  # (n_cells, n_draws, n_particles)
+    return -(distance.permute(1, 2, 0) + z.shape[-1] * math.log(2 * math.pi)) / 2

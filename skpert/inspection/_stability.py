@@ -51,8 +51,9 @@ def stability(
         ``sqrt(p * (1 - p) / n_refits)``.
     resample : {"cells", "seeds"}, default="cells"
         "cells": each refit has cells drawn with replacement within each perturbation, and within
-        the controls. It starts from the weights of ``estimator``, goes through all phases of
-        training in a fifth of the epochs, finds its axes and calls its edges. "seeds": the same
+        the controls. It starts from the weights of ``estimator``, trains for a fifth of the
+        epochs, first without sparsity, then on axes that are found anew, and calls its edges; the
+        number of latents stays. "seeds": the same
         cells in full fits from other initial weights, which cost ``n_refits`` times the first.
         Cells show sampling variation near one solution, and keep its errors where axes are
         mixed; seeds show whether there are others.

@@ -35,6 +35,7 @@ from ..objectives import (
     iwelbo,
     kl_from_unit_normal,
     log_unit_normal,
+    log_unit_normal_around,
     reweightings,
 )
 from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
@@ -44,8 +45,8 @@ from ..sparsity.effects import (
     additive_effects,
     dense_then_narrow,
     dense_then_sparse,
-    found_again,
     edges_to_start,
+    found_again,
     narrowed,
 )
 from ..sparsity.embeddings import EmbeddingNetwork, Embeddings
@@ -259,7 +260,7 @@ class AdditiveModule(SampledModule):
     def log_joint(self, cells: Cells, z: Tensor, shared: Any = None) -> Tensor:
         """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
         shift = _sum_of_parts(cells, shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
-        log_p_z = _log_unit_normal(z, shift)
+        log_p_z = log_unit_normal_around(z, shift)
         p_x = self.decoder(z, cells.library, cells.environment)
         return cells.log_prob(p_x) + log_p_z
 
@@ -455,19 +456,6 @@ class ConditionalModule(SampledModule):
 def _sum_of_parts(cells, effect):
     """Dosage times effect, summed over the parts of each cell, (..., n_cells, n_latent)."""
     return (cells.dosage[:, :, None] * effect).sum(-2)
-
-
-def _log_unit_normal(z, mean):
-    """Log-density of N(mean, I) for each of several means.
-
-    States are (n_particles, n_cells, n_latent), means (n_draws, n_cells, n_latent), densities
-    (n_draws, n_particles, n_cells): as products of matrices, around the average of the means.
-    """
-    centre = mean.mean(0)
-    z, mean = (z - centre).transpose(0, 1), (mean - centre).transpose(0, 1)
-    square = z.square().sum(-1)[:, None] + mean.square().sum(-1)[..., None]
-    distance = torch.baddbmm(square, mean, z.mT, alpha=-2)  # (n_cells, n_draws, n_particles)
-    return -(distance.permute(1, 2, 0) + z.shape[-1] * math.log(2 * math.pi)) / 2
 
 
 def _sampled(q_z, prior_mean, n_particles):
@@ -904,8 +892,7 @@ def _embedding_network(estimator, cells):
     widths = estimator.correlated_embedding
     if widths is False:
         return None
-    if widths is True:
-        widths = (estimator.n_hidden,) * estimator.n_layers
+    widths = (estimator.n_hidden,) * estimator.n_layers if widths is True else widths
     if not widths or not all(isinstance(width, Integral) and width > 0 for width in widths):
         raise ValueError(
             f"correlated_embedding={widths!r} must be True, False or the widths of hidden layers"

@@ -35,8 +35,8 @@ from ..sparsity.effects import (
     LatentEffects,
     dense_then_narrow,
     dense_then_sparse,
-    found_again,
     edges_to_start,
+    found_again,
     latent_effects,
     narrowed,
 )
