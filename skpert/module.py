@@ -17,7 +17,7 @@ it differs:
 ``later_phases``             those of a training that goes on, in ``adapt`` and ``refine``
 ``minibatches``              how training cells are put together
 ``extended``, ``refined``    copies that learn new perturbations, or have masks without a prior
-``restarted``                a copy that finds the same again in a training from these weights
+``restarted``                a copy for another training from these weights, and its phases
 ===========================  =====================================================================
 
 A module is abstract or final: no model inherits from another.
