@@ -5,9 +5,9 @@
     python -m benchmarks.svae nulls schraivogel2020_tapseq_86guides.h5ad          # ten draws
     python -m benchmarks.svae nulls schraivogel2020_tapseq_86guides.h5ad --draws 2
 
-The file is an AnnData with the guide of each cell in ``obs["guide"]``; names of
-non-targeting guides hold ``--null`` ("non-targeting"). In each draw ten of these guides are the control, and every
-other guide, non-targeting ones included, is a perturbation.
+The file is an AnnData with the guide of each cell in ``obs["guide"]``; names of non-targeting
+guides hold ``--null`` ("non-targeting"). In each draw ten of these guides are the control, and
+every other guide, non-targeting ones included, is a perturbation.
 ``SVAEPlus(random_state=draw)``, nothing else set, is fitted, and targets are called at a false
 discovery rate of 5 %: of non-targeting guides none should have one.
 """
