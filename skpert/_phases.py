@@ -53,4 +53,4 @@ def _optimizer(estimator, module, phase):
 def _warmup(estimator, phase):
     """Epochs of the KL's warm-up."""
     automatic = estimator.n_epochs_kl_warmup == "auto"
-    return round(phase.n_epochs / 3) if automatic else estimator.n_epochs_kl_warmup
+    return round(phase.n_epochs * phase.warmup) if automatic else estimator.n_epochs_kl_warmup

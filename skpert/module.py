@@ -48,6 +48,7 @@ class Phase(NamedTuple):
     finalise: Callable[[Cells], None] | None = None  # what follows it, given the training cells
     name: str | None = None  # in the history; None where there is but one
     rate: float = 1.0  # learning rate, relative
+    warmup: float = 1 / 3  # share over which the KL comes in, if this is the first phase
 
 
 class PerturbationModule(nn.Module, ABC):

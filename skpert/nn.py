@@ -167,7 +167,7 @@ class GaussianEncoder(nn.Module):
         n, n_kept = projection.shape
         weight, bias = self.moments.weight[:n], self.moments.bias[:n]
         self.n_latent = n_kept
-        self.moments = nn.Linear(weight.shape[1], 2 * n_kept).to(weight)
+        self.moments = nn.Linear(weight.shape[1], 2 * n_kept, device=weight.device)
         self.moments.weight[:n_kept] = projection.T @ weight
         self.moments.bias[:n_kept] = (bias - centre) @ projection
         self.moments.weight[n_kept:] = 0
@@ -290,7 +290,8 @@ class Decoder(nn.Module):
         n_kept, n = lift.shape
         first: Any = self.hidden.linears[0]
         of_states, of_others = first.weight[:, :n], first.weight[:, n:]  # such as environments
-        narrow = nn.Linear(n_kept + of_others.shape[1], len(of_states)).to(of_states)
+        n_in = n_kept + of_others.shape[1]
+        narrow = nn.Linear(n_in, len(of_states), device=of_states.device)
         narrow.weight.copy_(torch.cat([of_states @ lift.T, of_others], 1))
         narrow.bias.copy_(first.bias + of_states @ centre)
         self.hidden.linears[0] = narrow

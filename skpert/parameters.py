@@ -45,8 +45,6 @@ SHARED = {
         Dimension of the latent space. "auto" begins with 32 latents, and keeps those that are no
         functions of the others (``skpert.sparsity.dimension``). A number is the most that are
         kept; latents that are not found in the data stay empty, zero for every cell.""",
-    "n_latent_": """n_latent_ : int
-        Number of latents in use.""",
     "n_latent": """n_latent : int, default=@n_latent
         Dimension of the latent space.""",
     "network_parameters": """n_hidden : int, default=@n_hidden
@@ -132,8 +130,8 @@ SHARED = {
         None leaves it.
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
         Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
-        otherwise; "auto" is a third of the first phase of training, the only one with a
-        warm-up.
+        otherwise; "auto" is all of the first phase of training, the only one with a
+        warm-up, or a third if there is but one.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.
@@ -168,6 +166,8 @@ SHARED = {
     history_ : DataFrame
         A row per epoch: ``phase``, the mean of each term of the loss as optimised, nats per
         cell, and ``validation_*``, the same and the ELBO on the cells held out.
+    n_latent_ : int
+        Number of latents in use.
     n_iter_ : int
         Number of epochs run.
     n_features_in_ : int

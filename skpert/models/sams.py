@@ -406,7 +406,7 @@ class AdditiveModule(SampledModule):
     def refined(self) -> "AdditiveModule":
         """A copy whose masks are fixed at their most probable value, without their prior."""
         module = super().refined()
-        module.masks.fix(self.learned()["mask"])
+        module.masks.fix(self.masks.probability() > 0.5)
         return module
 
     def restarted(self, n_epochs: int) -> tuple["AdditiveModule", list[Phase]]:
@@ -483,7 +483,6 @@ class ConditionalVAE(PerturbationVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -613,7 +612,6 @@ class CPAVAE(_AdditiveVAE):
 
     Attributes
     ----------
-    {n_latent_}
     embedding_ : ndarray of shape (n_perturbations, n_latent)
         Posterior mean of the effect of each perturbation on each latent.
     {shared_attributes}
@@ -714,7 +712,6 @@ class SAMSVAE(_AdditiveVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 

@@ -226,7 +226,7 @@ class ShiftModule(PerturbationModule):
         """A copy whose masks are fixed at their most probable value, without their prior."""
         module = super().refined()
         if module.masks is not None:
-            module.masks.fix(self.learned()["mask"])
+            module.masks.fix(self.masks.probability() > 0.5)
         return module
 
     def restarted(self, n_epochs: int) -> tuple["ShiftModule", list[Phase]]:
@@ -337,7 +337,6 @@ class VAE(_ShiftVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -378,7 +377,6 @@ class BetaVAE(_ShiftVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {shared_attributes}
 
     See Also
@@ -454,7 +452,6 @@ class IVAE(_ShiftVAE):
 
     Attributes
     ----------
-    {n_latent_}
     embedding_ : ndarray of shape (n_perturbations, n_latent)
         Shift of the latent state by each perturbation.
     mask_ : ndarray of bool of shape (n_perturbations, n_latent)
@@ -487,9 +484,9 @@ class IVAE(_ShiftVAE):
     """
 
     def _make_module(self, cells):
-        rows = len(self.perturbations_), self._width(cells)
+        networks, rows = self._networks(cells), (len(self.perturbations_), self._width(cells))
         embedding, masks = Table(torch.randn(rows)), FixedMasks(torch.full(rows, inf))
-        return ShiftModule(*self._networks(cells), embedding, masks, n_most=self._n_most)
+        return ShiftModule(*networks, embedding, masks, n_most=self._n_most)
 
 
 @with_shared_parameters
@@ -513,7 +510,6 @@ class SVAE(_SparseVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 
@@ -613,7 +609,6 @@ class SVAEPlus(_SparseVAE):
 
     Attributes
     ----------
-    {n_latent_}
     {mask_attributes}
     {shared_attributes}
 

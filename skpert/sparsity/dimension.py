@@ -32,10 +32,12 @@ N_START, N_SPARE = 32, 8  # latents to begin with, and at least more than there 
 N_PREDICTED = 3000  # cells at most on which axes are predicted from each other
 N_KERNELS = 200  # features of the kernel
 BANDWIDTH = 2.0  # of the kernel, in root mean squares of the states
+MOST_EXTREME = 1e6  # state, in standard deviations, that is no matter of overflow
 RIDGES = np.logspace(-5, 1, 7)
 PREDICTED = 0.35  # share of an axis that is predicted; above, it is a function of the others
 LEAST_VARIANCE = 0.1  # of an axis in use, where the model has 1; what is below is hardly known
 LEAST_KNOWN = 1e-3  # variance of an axis that straightens others, of the largest
+LEAST_LENGTH = 1e-6  # of an axis of which directions can be told
 STRAIGHTNESS_PENALTY = 0.1  # lambda
 SHRINKAGE = 10.0  # cells per latent that the common covariance counts in that of a perturbation
 
@@ -84,7 +86,8 @@ def independent_axes(Z, group, *, random_state=0):
     states = (Z - centre) @ vectors[:, ::-1]
     variance = np.maximum(variance[::-1], np.finfo(float).tiny)
     order = np.random.default_rng(random_state).permutation(len(Z))[:N_PREDICTED]
-    kept = _unpredicted(states[order] / np.sqrt(variance), variance)
+    scaled = np.clip(states[order] / np.sqrt(variance), -MOST_EXTREME, MOST_EXTREME)
+    kept = _unpredicted(scaled, variance)
     known = np.flatnonzero(variance > LEAST_KNOWN * variance[0])
     straight = _straightened(states[:, known], group, np.searchsorted(known, kept))
     projection = vectors[:, ::-1][:, known] @ straight
@@ -97,7 +100,7 @@ def independent_axes(Z, group, *, random_state=0):
 def _unpredicted(states, variance):
     """Which axes are no functions of those kept before, in falling order of variance."""
     kept, next_one = [0], 1
-    in_use = variance > LEAST_VARIANCE
+    in_use = (variance > LEAST_VARIANCE) & (variance > LEAST_KNOWN * variance[0])
     while in_use[next_one:].any():
         predicted = _predicted(states[:, kept], states[:, next_one:])
         new = np.flatnonzero((predicted < PREDICTED) & in_use[next_one:])
@@ -123,11 +126,11 @@ def _straightened(states, group, kept):
     n_latent, rest = states.shape[1], np.setdiff1d(np.arange(states.shape[1]), kept)
     axes = np.eye(n_latent)[:, kept]
     covariances, counts = _covariances(states, group)
-    if len(rest) == 0 or len(covariances) < 2:
-        return axes
     share = counts / counts.sum()
     trust = (counts / (counts + SHRINKAGE * len(kept)))[:, None, None]
-    spread = np.sqrt(np.maximum((covariances * share[:, None, None]).sum(0).diagonal(), 1e-12))
+    spread = np.sqrt((covariances * share[:, None, None]).sum(0).diagonal())
+    if len(rest) == 0 or len(covariances) < 2 or spread[kept].min() < LEAST_LENGTH:
+        return axes
     unit = spread[kept] / spread[rest][:, None]  # in which coefficients are numbers
 
     def loss(coefficients):

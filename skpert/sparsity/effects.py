@@ -34,13 +34,14 @@ def dense_then_sparse(
 ) -> list[Phase]:
     """Phases of a training from many latents without sparsity to few latents with it.
 
+    The KL comes in over all of the first, so that no latent falls out of use before it is found.
     What ``narrow`` leaves of the latents is straight, but the decoder was made for what it was.
     The decoder learns that alone, as otherwise the encoder bends it back.
     """
     n_dense = math.ceil(DENSE_SHARE * n_epochs)
     n_decoder = round(DECODER_SHARE * n_epochs)
     return [
-        Phase(n_dense, narrow, "dense"),
+        Phase(n_dense, narrow, "dense", warmup=1.0),
         Phase(n_decoder, find_axes, "decoder"),
         Phase(n_epochs - n_dense - n_decoder, call_edges, "sparse", SPARSE_RATE),
     ]
@@ -59,7 +60,8 @@ def found_again(module: Any, n_epochs: int) -> list[Phase]:
 def dense_then_narrow(n_epochs: int, narrow: Callable[[Cells], None]) -> list[Phase]:
     """Phases of a training with many latents, and of one with those that the data have."""
     n_dense = math.ceil(DENSE_SHARE * n_epochs)
-    return [Phase(n_dense, narrow, "dense"), Phase(n_epochs - n_dense, None, "narrow")]
+    dense = Phase(n_dense, narrow, "dense", warmup=1.0)
+    return [dense, Phase(n_epochs - n_dense, None, "narrow")]
 
 
 @torch.no_grad()

@@ -122,7 +122,8 @@ def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_stat
     -------
     stability : ndarray of shape (n_latent,)
         Mean cosine of the angle between the axis and the nearest one of each search in which a
-        row that moves it took part, in [0, 1]; 1 where there was none.
+        row that moves it took part, in [0, 1]; 1 where there was none. Axes that no row moves do
+        not count: with them no effect is confused.
 
     Examples
     --------
@@ -143,7 +144,9 @@ def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_stat
         settings = {"n_starts": N_FEW_STARTS, "random_state": random}
         R = sparse_rotation(M[rows], standard_error=errors, **settings)
         present = moved[rows].any(0)
-        total[present] += np.abs(R).max(1)[present]
+        nearest = R[:, np.abs(R).argmax(1)]  # of each axis, the column next to it
+        length = np.sqrt((nearest[moved.any(0)] ** 2).sum(0))
+        total += np.where(present, np.abs(nearest.diagonal()) / np.maximum(length, TINY), 0)
         counts += present
     return np.where(counts > 0, total / np.maximum(counts, 1), 1.0)
 
