@@ -22,16 +22,19 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from skpert import VAE, SVAEPlus
 from skpert.datasets import load_screen, make_sparse_shift
+from skpert.inspection import identifiability
+from skpert.metrics import match_latents
 from skpert.plotting import TargetsDisplay
 
 
 def simulated_screen(n_cells=200, n_moving=18, n_silent=6):
-    """Counts and labels; the last ``n_silent`` perturbations do nothing."""
+    """Counts, labels and the simulation; the last ``n_silent`` perturbations do nothing."""
     screen = make_sparse_shift(
         n_moving,
         n_cells_per_perturbation=n_cells,
@@ -46,7 +49,7 @@ def simulated_screen(n_cells=200, n_moving=18, n_silent=6):
     untreated = labels.index[labels == "control"]
     for i in range(n_silent):  # control cells under another name
         labels[untreated[i * n_cells : (i + 1) * n_cells]] = f"GENE{n_moving + i}"
-    return screen.X, labels.to_numpy()
+    return screen.X, labels.to_numpy(), screen
 
 
 path = os.environ.get("SKPERT_SCREEN")
@@ -54,22 +57,23 @@ if path:
     screen = load_screen(path)
     X, A = screen.X, screen.A
 else:
-    X, A = simulated_screen()
+    X, A, simulation = simulated_screen()
 print(f"{X.shape[0]} cells, {X.shape[1]} genes, {len(set(A)) - 1} perturbations")
 
 # %%
 # Fit and check
 # -------------
 #
-# A fifth of the cells is held out. The score is the importance-weighted ELBO: how well, in nats
-# per cell, a model predicts the expression of held-out cells. The plain VAE ignores perturbations,
-# so that the difference is what they explain.
+# The number of latents is found from the data. A fifth of the cells is held out. The score is the
+# importance-weighted ELBO: how well, in nats per cell, a model predicts the expression of held-out
+# cells. The plain VAE ignores perturbations, so that the difference is what they explain.
 
 X_train, X_test, A_train, A_test = train_test_split(
     X, A, test_size=0.2, stratify=A, random_state=0
 )
-model = SVAEPlus(n_latent=15, random_state=0).fit(X_train, A_train)
-vae = VAE(n_latent=15, random_state=0).fit(X_train, A_train)
+model = SVAEPlus(random_state=0).fit(X_train, A_train)
+vae = VAE(n_latent=model.n_latent_, random_state=0).fit(X_train, A_train)
+print(f"{model.n_latent_} latents found")
 for fitted in (model, vae):
     print(f"{type(fitted).__name__:>9}: {fitted.score(X_test, A_test):.2f} nats per held-out cell")
 
@@ -87,6 +91,33 @@ for name, row in moved.iterrows():
     print(f"{name:>10}: " + ", ".join(f"{k} {v:+.2f}" for k, v in row[row != 0].items()))
 silent = targets.index.difference(moved.index)
 print(f"{len(silent)} move nothing: {', '.join(silent)}")
+
+# %%
+# Which of the latents these edges single out, and which are known as a group only:
+
+print(identifiability(model).summary)
+
+# %%
+# Against the truth
+# -----------------
+#
+# The simulated screen knows its edges. Each true latent is matched with one that was found, and an
+# edge on a latent without a match counts as false.
+
+if not path:
+    match = match_latents(simulation.Z, model.transform(X))
+    called = targets.to_numpy() != 0
+    true = np.zeros_like(called)
+    found = match >= 0
+    rows = targets.index.get_indexer(pd.Series(simulation.perturbations).str.replace("P", "GENE"))
+    true[np.ix_(rows, match[found])] = simulation.mask[:, found]
+    n_planted, n_false = int(simulation.mask.sum()), int((called & ~true).sum())
+    print(
+        f"{n_planted} edges planted, {called.sum()} called: {(called & true).sum()} true, "
+        f"{n_false} false"
+    )
+    assert n_false <= 0.08 * called.sum()
+    assert (called & true).sum() >= 0.9 * n_planted
 
 # %%
 # The map groups perturbations that move the same latents in the same direction, however far: the

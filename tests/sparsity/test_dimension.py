@@ -1,0 +1,132 @@
+"""Latents that data have are told from functions of these, and from latents out of use."""
+
+import numpy as np
+import pytest
+
+from skpert.sparsity.dimension import independent_axes, width_to_start
+from skpert.sparsity.rotation import axis_stability, sparse_rotation
+
+N_CELLS, N_GROUPS = 3000, 20
+GROUP = np.arange(N_CELLS) % N_GROUPS
+
+
+def true_states(n_latent, seed=0):
+    """Sparse shifts of the groups, plus unit normal noise."""
+    random = np.random.default_rng(seed)
+    shifts = random.normal(0, 4, (N_GROUPS, n_latent)) * (
+        random.random((N_GROUPS, n_latent)) < 0.4
+    )
+    return shifts[GROUP] + random.normal(size=(N_CELLS, n_latent))
+
+
+def bent(Z, seed=0):
+    """The states, functions of them, and latents that are hardly in use, in a rotated space."""
+    random = np.random.default_rng(seed)
+    functions = [0.5 * np.abs(Z[:, 0]), 0.7 * np.sin(Z[:, 1]), 0.3 * Z[:, 0] * Z[:, 2] / 3]
+    unused = 0.05 * random.normal(size=(len(Z), 4))
+    wide = np.column_stack([Z, *functions, unused])
+    return wide @ np.linalg.qr(random.normal(size=(wide.shape[1],) * 2))[0] + 1.0
+
+
+def explained(found, wanted):
+    """Share of the variance of each wanted column that is linear in the found ones."""
+    design = np.column_stack([found, np.ones(len(found))])
+    rest = wanted - design @ np.linalg.lstsq(design, wanted)[0]
+    return 1 - rest.var(0) / wanted.var(0)
+
+
+@pytest.mark.parametrize("n_latent", [3, 6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_functions_of_latents_are_none(n_latent, seed):
+    Z = true_states(n_latent, seed)
+    axes = independent_axes(bent(Z, seed), GROUP)
+    assert axes.projection.shape == (n_latent + 7, n_latent)
+    found = (bent(Z, seed) - axes.centre) @ axes.projection
+    assert explained(found, Z).min() > 0.98
+
+
+def test_axes_have_unit_spread_and_come_back():
+    Z = bent(true_states(4))
+    axes = independent_axes(Z, GROUP)
+    found = (Z - axes.centre) @ axes.projection
+    means = np.stack([found[GROUP == g].mean(0) for g in range(N_GROUPS)])
+    within = np.cov((found - means[GROUP]).T, bias=True)
+    np.testing.assert_allclose(within, np.eye(4), atol=1e-8)
+    np.testing.assert_allclose(axes.lift @ axes.projection, np.eye(4), atol=1e-6)
+
+
+def test_a_rotation_of_the_states_changes_nothing():
+    Z = bent(true_states(3))
+    R = np.linalg.qr(np.random.default_rng(5).normal(size=(Z.shape[1],) * 2))[0]
+    first, second = independent_axes(Z, GROUP), independent_axes(Z @ R - 2, GROUP)
+    found = (Z - first.centre) @ first.projection
+    again = (Z @ R - 2 - second.centre) @ second.projection
+    np.testing.assert_allclose(np.abs(found), np.abs(again), atol=1e-4)
+
+
+def test_a_latent_that_bends_over_two_axes_is_straightened():
+    Z = true_states(2)
+    bend = 1.5 * np.tanh(Z[:, 0] / 2)  # saturates; what is left over is small, but known
+    wide = np.column_stack([bend, Z[:, 1], 0.4 * (Z[:, 0] - bend)])
+    axes = independent_axes(wide, GROUP)
+    assert axes.projection.shape[1] == 2
+    straight = explained((wide - axes.centre) @ axes.projection, Z)
+    assert straight[0] > explained(wide[:, :2], Z)[0] + 0.02
+    assert straight[1] > 0.99
+
+
+def test_independent_latents_all_stay():
+    Z = true_states(5)
+    axes = independent_axes(Z, GROUP)
+    assert axes.projection.shape == (5, 5)
+    assert explained((Z - axes.centre) @ axes.projection, Z).min() > 1 - 1e-9
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
+def test_states_of_any_spread_have_an_axis(scale):
+    Z = scale * true_states(3)[:60]
+    axes = independent_axes(Z, GROUP[:60])
+    assert axes.projection.shape[1] >= 1
+    assert all(np.isfinite(part).all() for part in axes)
+
+
+def test_groups_of_one_cell():
+    axes = independent_axes(true_states(3)[:30], np.arange(30))
+    assert all(np.isfinite(part).all() for part in axes)
+
+
+def test_training_begins_with_more_latents_than_are_kept():
+    assert width_to_start("auto", 2000, reduced=True) == 32
+    assert width_to_start("auto", 12, reduced=False) == 12
+    assert width_to_start(5, 2000, reduced=True) == 32
+    assert width_to_start(40, 2000, reduced=True) == 48
+    assert width_to_start(40, 2000, reduced=False) == 40
+
+
+def shifts_of(n_rows, n_latent, seed):
+    """Noisy shifts with one to three entries in each row, on their sparsest axes."""
+    random = np.random.default_rng(seed)
+    M = 0.15 * random.normal(size=(n_rows, n_latent))
+    for row in M:
+        targets = random.choice(n_latent, random.integers(1, 4), replace=False)
+        row[targets] += 5 * random.choice([-1, 1], len(targets))
+    return M @ sparse_rotation(M)
+
+
+def test_axes_that_hang_on_single_rows_are_not_stable():
+    many, few = shifts_of(80, 8, 0), shifts_of(12, 10, 0)
+    assert axis_stability(many, np.abs(many) > 1).min() > 0.98
+    assert axis_stability(few, np.abs(few) > 1).min() < 0.9
+
+
+def test_an_axis_of_one_row_is_as_stable_as_any():
+    M = np.vstack([np.kron(np.eye(3), [[4.0], [3.0], [-3.0]]), [[0.0, 0, 0]]])
+    M = np.column_stack([M, np.append(np.zeros(9), 5.0)])
+    np.testing.assert_allclose(axis_stability(M, M != 0), 1, atol=1e-6)
+
+
+def test_stability_is_repeatable_and_needs_rows():
+    M = shifts_of(20, 5, 1)
+    first, second = (axis_stability(M, np.abs(M) > 1, random_state=3) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(axis_stability(M[:1], np.abs(M[:1]) > 1), np.ones(5))
