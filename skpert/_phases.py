@@ -4,6 +4,9 @@ from ._optimizer import Adam
 from ._runtime import suitable_threads
 from ._training import check_predictions, mean_elbo, probe, train
 
+N_MANY = 12_000  # cells that allow for any warm-up
+SHORTEST_WARMUP = 1 / 3  # of a phase
+
 
 def optimise(estimator, module, cells, validation=None, monitor=None, *, phases=None):
     """Train in the phases of the module, or in these; history, and ELBO before and after.
@@ -26,7 +29,7 @@ def optimise(estimator, module, cells, validation=None, monitor=None, *, phases=
                     _optimizer(estimator, module, phase),
                     max_epochs=phase.n_epochs,
                     batch_size=batch_size,
-                    n_epochs_kl_warmup=_warmup(estimator, phase) if is_first else 0,
+                    n_epochs_kl_warmup=_warmup(estimator, phase, cells) if is_first else 0,
                     validation=validation,
                     patience=estimator.patience,
                     on_epoch=monitor,
@@ -50,7 +53,9 @@ def _optimizer(estimator, module, phase):
     )
 
 
-def _warmup(estimator, phase):
-    """Epochs of the KL's warm-up."""
-    automatic = estimator.n_epochs_kl_warmup == "auto"
-    return round(phase.n_epochs * phase.warmup) if automatic else estimator.n_epochs_kl_warmup
+def _warmup(estimator, phase, cells):
+    """Epochs of the KL's warm-up: of few cells latents hold the noise while it is weak."""
+    if estimator.n_epochs_kl_warmup != "auto":
+        return estimator.n_epochs_kl_warmup
+    share = min(phase.warmup, max(cells.n_cells / N_MANY, SHORTEST_WARMUP))
+    return round(phase.n_epochs * share)

@@ -130,8 +130,8 @@ SHARED = {
         None leaves it.
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
         Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
-        otherwise; "auto" is all of the first phase of training, the only one with a
-        warm-up, or a third if there is but one.
+        otherwise; "auto" is a third of the first phase of training, the only one with a
+        warm-up; if others follow, and for 12,000 cells or more, all of it.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.
