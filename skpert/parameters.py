@@ -42,9 +42,11 @@ N_LATENT = {"n_latent": [Interval(Integral, 1, None, closed="left"), StrOptions(
 
 SHARED = {
     "n_latent_found": """n_latent : int or "auto", default="@n_latent"
-        Dimension of the latent space. "auto" begins with 32 latents, and keeps those that are no
-        functions of the others (``skpert.sparsity.dimension``). A number is the most that are
-        kept; latents that are not found in the data stay empty, zero for every cell.""",
+        Dimension of the latent space. "auto" begins with 32 latents, or as many as genes, and
+        keeps those that are no functions of the others (``skpert.sparsity.dimension``), which
+        takes a training of some hundred steps: a shorter one finds too few. Where axes are found
+        by rotation, a number is the most that are kept, and latents that are not found in the
+        data stay empty, zero for every cell; elsewhere all are used.""",
     "n_latent": """n_latent : int, default=@n_latent
         Dimension of the latent space.""",
     "network_parameters": """n_hidden : int, default=@n_hidden

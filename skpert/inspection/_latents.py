@@ -208,7 +208,8 @@ def _cover(edges, latent, group):
 def _summary(table, fdr, gain, error):
     n_latent, n_identified = len(table), int(table["identified"].sum())
     n_silent = int((table["n_perturbations"] == 0).sum())
-    n_unstable = int((table["stability"] < LEAST_STABILITY).sum())
+    silent = table["n_perturbations"] == 0
+    n_unstable = int((silent & (table["stability"] < LEAST_STABILITY)).sum())
     counts = {
         "are identified by the edges called at a false discovery rate of {fdr:g}": n_identified,
         "known only as part of a group": n_latent - n_identified - n_silent,
@@ -230,7 +231,8 @@ def latent_shifts(estimator, A):
     """Change of the mean latent state under each design, unseen perturbations included.
 
     For ``SCCVAE`` it is the change of u, behind the graph: ``penetrance * shift @ inv(I - B)``.
-    For models with targets it is the sum of their rows, each times its dosage.
+    For models with targets it is the sum of their rows, each times its dosage; on axes that hang
+    on single perturbations, or where shifts are not sparse, it is all of the shift, edge or not.
 
     Parameters
     ----------
