@@ -135,6 +135,13 @@ def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_stat
     """
     M = read_matrix(M, "M")
     moved = np.asarray(moved, dtype=bool)
+    if moved.shape != M.shape:
+        raise ValueError(
+            f"moved has shape {moved.shape} and M {M.shape}: each entry needs its own."
+        )
+    check_scalar(n_resamples, "n_resamples", Integral, min_val=1)
+    if standard_error is not None:
+        standard_error = _check_standard_error(standard_error, len(M))[:, 0]
     random = check_random_state(random_state)
     total, counts = np.zeros(M.shape[1]), np.zeros(M.shape[1])
     n_left = len(M) - max(len(M) // 5, 1)

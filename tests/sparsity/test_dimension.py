@@ -125,6 +125,22 @@ def test_an_axis_of_one_row_is_as_stable_as_any():
     np.testing.assert_allclose(axis_stability(M, M != 0), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"moved": np.ones((2, 3), dtype=bool)}, "moved has shape"),
+        ({"M": np.full((20, 5), np.nan)}, "NaN"),
+        ({"standard_error": np.ones(3)}, "standard_error has shape"),
+        ({"standard_error": -np.ones(20)}, "standard_error must be positive"),
+        ({"n_resamples": 0}, "n_resamples"),
+    ],
+)
+def test_what_has_no_stability_is_told(change, message):
+    M = shifts_of(20, 5, 1)
+    with pytest.raises(ValueError, match=message):
+        axis_stability(**{"M": M, "moved": np.abs(M) > 1} | change)
+
+
 def test_stability_is_repeatable_and_needs_rows():
     M = shifts_of(20, 5, 1)
     first, second = (axis_stability(M, np.abs(M) > 1, random_state=3) for _ in range(2))
