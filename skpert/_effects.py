@@ -6,7 +6,7 @@ from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
 from ._input.values import check_number
-from .sparsity.edges import edges_at_fdr, null_width
+from .sparsity.edges import check_calls_edges, edges_at_fdr, null_width
 
 CURVATURE = 0.1  # of an effect by which a latent departs from a straight axis, standard deviation
 
@@ -27,12 +27,14 @@ def effects(estimator, *, fdr=0.05, level=0.95):
 
     Returns
     -------
-    effects : DataFrame of shape (n_perturbations * n_latent, 8)
+    effects : DataFrame of shape (n_perturbations * n_latent, 9)
         A row per pair of ``perturbation`` and ``latent``, sorted by perturbation, then by
         probability, largest first. ``effect`` is that of ``embedding_``, in standard deviations
         of the latent among equally treated cells; ``standard_error``, its sampling error;
         ``lower`` and ``upper``, ends of its interval; ``probability`` of the edge, that of
-        ``mask_probability_``; ``called``, whether it is an edge at ``fdr``. Where masks of
+        ``mask_probability_``; ``called``, whether it is an edge at ``fdr``; ``stability`` of the
+        latent's axis, as in :func:`skpert.inspection.identifiability`: below 0.95 nothing is
+        called on it, however large an effect, which predictions use all the same. Where masks of
         ``SVAE`` and ``SVAEPlus`` are learned, effects are point estimates: standard errors and
         intervals are NaN. So are intervals of latents that were asked for and not found.
 
@@ -71,8 +73,7 @@ def effects(estimator, *, fdr=0.05, level=0.95):
     (36, 12, True)
     """
     check_is_fitted(estimator)
-    if not hasattr(estimator, "mask_probability_"):
-        raise ValueError(f"{type(estimator).__name__} calls no edges: give SVAEPlus or SAMSVAE")
+    check_calls_edges(estimator)
     check_number(level, "level", 0, 1, "neither")
     effect, probability = estimator.embedding_, estimator.mask_probability_
     error = getattr(estimator, "standard_error_", np.full_like(effect, np.nan))
@@ -88,11 +89,22 @@ def effects(estimator, *, fdr=0.05, level=0.95):
             "upper": (effect + half).ravel(),
             "probability": probability.ravel(),
             "called": edges_at_fdr(probability, fdr).ravel(),
+            "stability": np.tile(stability_of_axes(estimator), len(rows)),
         }
     )
     order = np.argsort(-probability, axis=1, kind="stable")
     order += len(columns) * np.arange(len(rows))[:, None]
     return table.iloc[order.ravel()].reset_index(drop=True)
+
+
+def stability_of_axes(estimator):
+    """Of each axis without a fifth of the perturbations, (n_latent,); NaN if not looked at."""
+    masks = getattr(getattr(estimator, "module_", None), "masks", None)
+    found = getattr(masks, "stability", None)
+    values = np.full(estimator.mask_probability_.shape[1], np.nan)
+    if found is not None:
+        values[: len(found)] = found.cpu().numpy()
+    return values
 
 
 def _width(effect, error):

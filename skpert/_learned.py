@@ -165,6 +165,7 @@ def _check_model(model):
     reduced = getattr(model, "init", None) == "rotation"  # and the others are empty
     shape = model._n_most or n_found
     fits = n_found <= shape <= MOST_LATENTS if reduced else n_found == shape
+    fits = fits and model._n_asked == model._n_most
     _demand(fits, f"its network has shape {n_found} for n_latent={model.n_latent!r}")
     _check_whole(model._n_training_cells, 1, what="_n_training_cells")
     _check_whole(model._seed, 0, what="_seed")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._data import ENCODE_SIZE, Cells
+from ._input.values import as_list
 from .module import PerturbationModule
 from .parameters import REAL_VALUED
 
@@ -54,13 +55,13 @@ def check_library_size(value: Any, likelihood: str) -> None:
         )
 
 
-def designs_of(encoder: Any, A: Any, environment: list[str] | None, library: float) -> Cells:
+def designs_of(encoder: Any, A: Any, environment: str | list[str] | None, library: float) -> Cells:
     """One row of cells, without expression, per design."""
     dosage = encoder.transform(A)
     n_designs = dosage.shape[0]
     if n_designs == 0:
         raise ValueError("A holds no design: give at least one, such as a perturbation's name")
-    known = environment is not None and not set(environment).isdisjoint(getattr(A, "columns", ()))
+    known = not set(as_list(environment)).isdisjoint(getattr(A, "columns", ()))
     nothing = np.empty((n_designs, 0))
     cells = Cells.from_arrays(nothing, dosage, encoder.environments(A) if known else nothing)
     return cells._replace(library=torch.full_like(cells.library, float(library)))

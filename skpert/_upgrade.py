@@ -40,6 +40,9 @@ def upgraded(cls, state):
             known = {"masks.whole": np.zeros(shape, dtype=bool)}
             known |= {"masks.stability": np.ones(shape, dtype=np.float32)}
             state["module_"] = weights | known
+    if "module_" in state and "_n_asked" not in state:
+        n_latent = state["n_latent"]
+        state = state | {"_n_asked": None if n_latent == "auto" else n_latent}
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 

@@ -18,7 +18,7 @@ from ._input.cells import check_cells
 from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
-from ._input.values import check_weights, is_positive_integer
+from ._input.values import as_list, check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._optimizer import N_STEPS, budget
 from ._phases import optimise
@@ -146,7 +146,7 @@ class PerturbationVAE(
         self._population = population_of(cells, np.random.default_rng(self._seed))
         with seeded(self._seed, device), without_overflow():
             training, validation = split(cells, self.validation_fraction, device)
-            self._n_training_cells = training.n_cells
+            self._n_training_cells, self._n_asked = training.n_cells, self._n_most
             self._prepare(training)
             n_epochs, batch_size = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
@@ -411,9 +411,8 @@ class PerturbationVAE(
             X = self._expression(X, A if designs.n_cells > 1 else None)
             _prediction.check_one_or_each(designs, X.shape[0])
             if designs.environment.shape[1] != self.design_.n_environments_:
-                raise ValueError(
-                    f"these cells have environments: give A as a frame with {self.environment}"
-                )
+                names = listed(as_list(self.environment), 5)
+                raise ValueError(f"these cells have environments: give A as a frame with {names}")
             return _prediction.counterfactual(model.module_, designs, X, library_size is None)
 
     def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
@@ -530,7 +529,7 @@ class PerturbationVAE(
 
     @property
     def _n_features_out(self):
-        return self._n_most or self.n_latent_
+        return self._n_asked or self.n_latent_
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

@@ -19,7 +19,7 @@ CONSTRAINTS = {
     "control": [object],
     "sep": [str, None],
     "perturbation": [str],
-    "environment": ["array-like", None],
+    "environment": [str, "array-like", None],
     "layer": [str, None],
     "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
@@ -108,7 +108,7 @@ SHARED = {
         What joins the names of a combination; None reads labels as they stand.
     perturbation : str, default="perturbation"
         Column of the labels, where the design is a DataFrame.
-    environment : list of str or None, default=None
+    environment : str, list of str or None, default=None
         Columns of the design that hold nuisance covariates, which enter the decoder only.
         Columns of floats are continuous, all others categories.
     layer : str or None, default=None

@@ -232,8 +232,19 @@ def test_a_counterfactual_is_in_the_environment_that_is_named(batched):
         batched.predict_intervention(at(batch, ["P0"]), BATCHED[:9]) for batch in ("b0", "b1")
     )
     assert (other[:, 15:].sum(1) > 1.2 * one[:, 15:].sum(1)).all()
-    with pytest.raises(ValueError, match=r"give A as a frame with \['batch'\]"):
+    with pytest.raises(ValueError, match="give A as a frame with 'batch'"):
         batched.predict_intervention("P0", BATCHED[:9])
+
+
+def test_one_environment_may_be_named_by_itself(batched):
+    settings = batched.get_params() | {"environment": "batch", "max_epochs": 2}
+    one = type(batched)(**settings).fit(BATCHED, FRAME)
+    listed = type(batched)(**settings | {"environment": ["batch"]}).fit(BATCHED, FRAME)
+    for model in (one, listed):
+        with pytest.raises(ValueError, match="give A as a frame with 'batch'"):
+            model.predict_intervention("P0", BATCHED[:9])
+    predicted = (model.predict_intervention(at("b0")) for model in (one, listed))
+    np.testing.assert_array_equal(*predicted)
 
 
 def test_the_encoder_does_not_read_the_environment(batched):

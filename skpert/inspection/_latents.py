@@ -8,12 +8,14 @@ import pandas as pd
 from sklearn.utils import Bunch, _safe_indexing, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from .._effects import stability_of_axes
 from .._input.cells import check_cells, log_normalised, median_library_size
 from .._input.values import listed
 from ..metrics import maximum_mean_discrepancy
 from ..metrics.distances import kernel_bandwidths
 from ..parameters import REAL_VALUED
 from ..preprocessing._confounding import confounding_of
+from ..sparsity.edges import check_calls_edges
 from ..sparsity.effects import LEAST_STABILITY
 
 
@@ -40,6 +42,11 @@ def latent_summary(estimator, *, fdr=0.05):
         perturbation with the largest effect on it, None without any, and that ``effect``, in
         standard deviations of the latent; ``targeted``, whether there is one.
 
+    Raises
+    ------
+    ValueError
+        If the estimator calls no edges, or ``fdr`` is out of range.
+
     References
     ----------
     .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism shift
@@ -58,6 +65,7 @@ def latent_summary(estimator, *, fdr=0.05):
     [True, True, False]
     """
     check_is_fitted(estimator)
+    check_calls_edges(estimator)
     effects = estimator.targets(fdr=fdr)
     size = effects.abs()
     targeted = (size > 0).any()
@@ -102,7 +110,7 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     -------
     report : Bunch
         ``table``, a DataFrame with a row per latent: ``identified``; ``stability``, in [0, 1], how
-        close to it an axis is found without a fifth of the perturbations (below 0.93 where edges
+        close to it an axis is found without a fifth of the perturbations (below 0.95 where edges
         are called, it hangs on single ones and no edge on it is called; NaN for learned and for
         empty latents); ``group``, the names of the
         latents that it cannot be separated from, itself included; ``n_perturbations`` with an edge
@@ -112,8 +120,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         perturbation and column that go together, ``confounded_`` of the estimator's ``design_``:
         edges of these perturbations may be those of the column. ``gain`` and ``gain_error``, the
         mean IWELBO beyond the floor, nats per cell, and its standard error, paired over cells;
-        None without a floor. ``summary``, two sentences, and a third where perturbations are
-        confounded.
+        None without a floor. ``summary``, two sentences, and further ones where latents were found
+        that ``n_latent`` did not allow to keep, and where perturbations are confounded.
 
     Raises
     ------
@@ -142,8 +150,7 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     check_is_fitted(estimator)
     if len({floor is None, X is None, A is None}) > 1:
         raise ValueError("what labels explain is measured by floor, X and A: give all, or none")
-    if not hasattr(estimator, "mask_probability_"):
-        raise ValueError(f"{type(estimator).__name__} calls no edges: give SVAEPlus or SAMSVAE")
+    check_calls_edges(estimator)
     edges = estimator.targets(fdr=fdr).to_numpy() != 0
     groups = [_group(edges, i) for i in range(edges.shape[1])]
     names, perturbations = estimator.get_feature_names_out(), estimator.perturbations_
@@ -152,7 +159,7 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     table = pd.DataFrame(
         {
             "identified": [len(group) == 1 and edges[:, group[0]].any() for group in groups],
-            "stability": _axis_stability(estimator, len(names)),
+            "stability": stability_of_axes(estimator),
             "group": [tuple(names[group]) for group in groups],
             "n_perturbations": edges.sum(0),
             "n_confounded": edges[is_confounded].sum(0),
@@ -169,6 +176,12 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
             raise ValueError("a standard error takes at least 2 cells in X, got 1")
         gain, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))
     summary = _summary(table, fdr, gain, error)
+    n_missing = max(getattr(getattr(estimator, "module_", None), "n_found", 0) - len(names), 0)
+    if n_missing:
+        summary += (
+            f" The cells vary along {n_missing} more, which n_latent={len(names)} left out: what "
+            "perturbations do to these shows in those that are kept."
+        )
     if len(confounded):
         summary += (
             f" Edges of {is_confounded.sum()} of {len(perturbations)} perturbations may be those "
@@ -176,16 +189,6 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         )
     report = {"table": table, "confounded": confounded, "summary": summary}
     return Bunch(**report, gain=gain, gain_error=error)
-
-
-def _axis_stability(estimator, n_latent):
-    """Of each axis without a fifth of the perturbations; NaN where it was not looked at."""
-    masks = getattr(getattr(estimator, "module_", None), "masks", None)
-    found = getattr(masks, "stability", None)
-    values = np.full(n_latent, np.nan)
-    if found is not None:
-        values[: len(found)] = found.cpu().numpy()
-    return values
 
 
 def _group(edges, latent):
@@ -216,7 +219,8 @@ def _summary(table, fdr, gain, error):
         "without an edge": n_silent,
     }
     parts = [f"{n} {what.format(fdr=fdr)}" for what, n in counts.items()]
-    first = f"Of {n_latent} latents, {', '.join(parts[:2])}, and {parts[2]}"
+    kind = "latent" if n_latent == 1 else "latents"
+    first = f"Of {n_latent} {kind}, {', '.join(parts[:2])}, and {parts[2]}"
     hanging = f" ({n_unstable} of these since their axes hang on single perturbations)"
     first += f"{hanging if n_unstable else ''}."
     if gain is None:

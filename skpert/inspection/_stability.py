@@ -15,6 +15,7 @@ from .._input.values import check_integer, listed
 from ..exceptions import recorded, warn_once
 from ..metrics import match_latents
 from ..metrics.latent_recovery import standardize
+from ..sparsity.edges import check_calls_edges
 
 SHARE = 0.2  # of the epochs of the first fit, for a refit that starts from its weights
 LEAST = 0.5  # absolute correlation below which latents are not the same one
@@ -126,8 +127,7 @@ def stability(
 
 def _check(estimator, A, n_refits, resample):
     check_is_fitted(estimator)
-    if not hasattr(estimator, "mask_probability_"):
-        raise ValueError(f"{type(estimator).__name__} calls no edges: give SVAEPlus or SAMSVAE")
+    check_calls_edges(estimator)
     check_integer(n_refits, "n_refits", 1)
     if resample not in ("cells", "seeds"):
         raise ValueError(f"resample must be 'cells' or 'seeds', got {resample!r}")

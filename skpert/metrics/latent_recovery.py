@@ -64,7 +64,8 @@ def match_latents(Z_true, Z, *, method="pearson"):
     Returns
     -------
     match : ndarray of shape (n_true,), int
-        Column of ``Z`` for each column of ``Z_true``; -1 where no column is left.
+        Column of ``Z`` for each column of ``Z_true``; -1 where no column is left but constant
+        ones, or none.
 
     Examples
     --------
@@ -75,7 +76,8 @@ def match_latents(Z_true, Z, *, method="pearson"):
     correlation = _absolute_correlation(Z_true, Z, method)
     true, inferred = linear_sum_assignment(correlation, maximize=True)
     match = np.full(len(correlation), -1)
-    match[true] = inferred
+    paired = correlation[true, inferred] > 0
+    match[true[paired]] = inferred[paired]
     return match
 
 

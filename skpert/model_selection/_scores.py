@@ -101,7 +101,8 @@ def udr_score(estimators, X, *, threshold=0.01):
     Unsupervised model selection for variational disentangled representation learning, ICLR 2020).
     Give several seeds of one setting, and choose the setting whose median is best.
     It does not choose the strength of a sparsity prior, as seeds agree on latents under weak and
-    strong ones alike; :func:`sparsest` does.
+    strong ones alike; :func:`sparsest` does. Fits that have one latent in common rank as high as
+    fits that have all: see ``n_latent_`` beside it.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ from torch.nn.functional import softplus
 
 from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
-from .._input.values import listed
+from .._input.values import as_list, listed
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import thinned
@@ -672,7 +672,7 @@ class _InvariantVAE(PerturbationVAE):
         if isinstance(A, str):
             A = [A]
         columns, named = list(getattr(A, "columns", ())), {*self.covariates_}
-        if columns and (named | {*(self.environment or ())}).isdisjoint(columns):
+        if columns and (named | {*as_list(self.environment)}).isdisjoint(columns):
             raise ValueError(
                 f"A has none of the covariates {listed(self.covariates_, 20)}; its columns are "
                 f"{listed(columns, 20)}"

@@ -176,27 +176,37 @@ class ShiftModule(PerturbationModule):
             self.masks.narrow(self.encoder.n_latent)
 
     def find_axes(self, cells: Cells) -> None:
-        """Rotate the latent space to where shifts are sparse, and start masks from them.
+        """Rotate the latent space to where shifts are sparse, and start masks from them."""
+        self.encoder.requires_grad_(True)
+        effects = self._rotate(cells, self.n_most)
+        self.masks.start(edges_to_start(effects, effects.standard_error))
+        self.embedding = Table(effects.difference.float())
+
+    def _rotate(self, cells: Cells, n_most: int | None = None) -> LatentEffects:
+        """Go over to the axes on which shifts are sparsest; the effects on these.
 
         Nothing else changes: the decoder makes of the rotated states what it made before, unless
         there are to be fewer latents.
         """
-        self.encoder.requires_grad_(True)
         effects = self.effects(cells)
-        R, centre = effects.axes(self.n_most)
+        R, centre = effects.axes(n_most)
         self._go_to(R.float(), R.T.float(), centre.float())
-        effects = effects.rotated(R, centre)
-        self.masks.start(edges_to_start(effects, effects.standard_error))
-        self.embedding = Table(effects.difference.float())
+        return effects.rotated(R, centre)
 
     def call_edges(self, cells: Cells) -> None:
-        """Set shifts to the mean latent states, and call edges; those that are learned stay."""
+        """Set shifts to the mean latent states, and call edges; those that are learned stay.
+
+        Training leaves latents that one perturbation alone moves where they were when it began,
+        so that axes are found again; where latents are missing the others have turned to these.
+        """
         if not isinstance(self.masks, CalledMasks):
             return
-        effects = self.effects(cells)
+        missing = self.encoder.n_latent < self.n_found
+        found_again = self.rotated and not missing
+        effects = self._rotate(cells) if found_again else self.effects(cells)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)
-        self.masks.call_first(effects, missing=self.encoder.n_latent < self.n_found)
+        self.masks.call_first(effects, missing=missing)
 
     def extended(self, cells: Cells, n_new: int, *, sparse: bool = False) -> "ShiftModule":
         """A copy with all frozen and shifts of its own for ``n_new`` more perturbations.

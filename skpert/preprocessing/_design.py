@@ -51,7 +51,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         Separator between the parts of a combination; None: every label is one perturbation.
     perturbation : str, default="perturbation"
         Column of a design frame that holds the labels.
-    environment : list of str or None, default=None
+    environment : str, list of str or None, default=None
         Columns of the design frame with nuisance covariates, such as donor or lane. Columns of
         floats are standardised; those of every other dtype are categories, one-hot.
     additive : bool, default=True

@@ -7,7 +7,8 @@ What tells them apart is the model itself. Among cells of one perturbation laten
 others can. So, in the order of the variance among equally treated cells, each principal axis of
 the states is predicted from those kept before it, by ridge regression on the axes and on a
 Gaussian kernel (Nystroem features). It is kept if what is left over comes near its variance among
-equally treated cells.
+equally treated cells; nearer where perturbations move it, as all that they do would have to be
+predicted as well.
 
 The axes that are kept are bent, and what was left out knows how: a latent that was folded over
 two axes is a straight line in neither. States are straight where all perturbations have the same
@@ -26,15 +27,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.kernel_approximation import Nystroem
-from sklearn.linear_model import RidgeCV
 
 N_START, N_SPARE = 32, 8  # latents to begin with, and at least more than there shall be
-N_PREDICTED = 3000  # cells at most on which axes are predicted from each other
-N_KERNELS = 200  # features of the kernel
+N_PREDICTED = 6000  # cells at most on which axes are predicted from each other
+N_KERNELS = 300  # features of the kernel
 BANDWIDTH = 2.0  # of the kernel, in root mean squares of the states
 MOST_EXTREME = 1e6  # state, in standard deviations, that is no matter of overflow
 RIDGES = np.logspace(-5, 1, 7)
-PREDICTED = 0.35  # share of an axis that is predicted; above, it is a function of the others
+PREDICTED = 0.35  # share of what is known of an axis; above, it is a function of the others
+PREDICTED_MOVED = 0.55  # of an axis that perturbations move, in shares of what is known of both
+MOVED = 1.5  # variance of such an axis, in that among equally treated cells
 LEAST_VARIANCE = 0.1  # of an axis in use, where the model has 1; what is below is hardly known
 LEAST_KNOWN = 1e-3  # variance of an axis that straightens others, of the largest
 LEAST_LENGTH = 1e-6  # of an axis of which directions can be told
@@ -98,12 +100,18 @@ def independent_axes(Z, group, *, random_state=0):
 
 
 def _unpredicted(states, variance):
-    """Which axes are no functions of those kept before, in falling order of variance."""
+    """Which axes are no functions of those kept before, in falling order of variance.
+
+    A state is known with noise, which nothing predicts: of the variance among equally treated
+    cells as much as that falls short of 1. What predicts an axis is known little better than it.
+    """
     kept, next_one = [0], 1
     in_use = (variance > LEAST_VARIANCE) & (variance > LEAST_KNOWN * variance[0])
+    known = np.minimum(variance, 1)
+    most = np.where(states.var(0) > MOVED, PREDICTED_MOVED * known, PREDICTED) * known
     while in_use[next_one:].any():
         predicted = _predicted(states[:, kept], states[:, next_one:])
-        new = np.flatnonzero((predicted < PREDICTED) & in_use[next_one:])
+        new = np.flatnonzero((predicted < most[next_one:]) & in_use[next_one:])
         if not len(new):
             break
         kept.append(next_one + int(new[0]))
@@ -112,13 +120,25 @@ def _unpredicted(states, variance):
 
 
 def _predicted(known, wanted):
-    """Share of each axis, relative to its spread among equally treated cells, (n_wanted,)."""
+    """Share of each axis, relative to its spread among equally treated cells, (n_wanted,).
+
+    By ridge regression, whose penalty is chosen for each axis by leave-one-out errors.
+    """
     gamma = 1 / (2 * BANDWIDTH**2 * known.shape[1])
     n_kernels = min(N_KERNELS, len(known))
     kernel = Nystroem(gamma=gamma, n_components=n_kernels, random_state=0)
     features = np.hstack([known, kernel.fit_transform(known)])
-    ridge = RidgeCV(RIDGES, alpha_per_target=True).fit(features, wanted)
-    return 1 + np.atleast_1d(ridge.best_score_)
+    features, wanted = features - features.mean(0), wanted - wanted.mean(0)
+    values, vectors = np.linalg.eigh(features.T @ features)
+    features = features @ vectors
+    projected = features.T @ wanted
+    errors = []
+    for ridge in RIDGES:
+        shrunk = 1 / (np.maximum(values, 0) + ridge)
+        leverage = 1 / len(known) + (features**2) @ shrunk
+        rest = wanted - features @ (projected * shrunk[:, None])
+        errors.append(((rest / (1 - leverage)[:, None]) ** 2).mean(0))
+    return 1 - np.min(errors, axis=0)
 
 
 def _straightened(states, group, kept):

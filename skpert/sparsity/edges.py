@@ -397,6 +397,12 @@ def _normal(distance, variance):
     return np.exp(-(distance**2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
 
 
+def check_calls_edges(estimator):
+    """Refuse a fitted estimator that says nothing of edges."""
+    if not hasattr(estimator, "mask_probability_"):
+        raise ValueError(f"{type(estimator).__name__} calls no edges: give SVAEPlus or SAMSVAE")
+
+
 def check_edges(estimator, of_learned):
     """Refuse what contradicts edges that are called, and warn of what only learned ones use.
 

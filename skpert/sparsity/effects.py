@@ -21,8 +21,9 @@ MOST_TREATMENTS = 10  # cells of each, on average, at least
 N_NARROWING = 2**16  # cells at most from whose states the latents that there are are found
 N_ROUNDS = 4  # of the search for axes and their centre
 LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
+USUAL_CROSS_TALK = 0.12  # after that
 SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
-LEAST_STABILITY = 0.93  # of an axis without a fifth of the perturbations; below it says nothing
+LEAST_STABILITY = 0.95  # of an axis without a fifth of the perturbations; below it says nothing
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -152,7 +153,7 @@ class LatentEffects(NamedTuple):
 
 
 def edge_logit(
-    difference: Tensor, standard_error: Tensor, *, largest_cross_talk: float = 0.0
+    difference: Tensor, standard_error: Tensor, *, largest_cross_talk: float = USUAL_CROSS_TALK
 ) -> Tensor:
     """Logit of the probability that a perturbation moves a latent, (n_perturbations, n_latent).
 

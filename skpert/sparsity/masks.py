@@ -179,9 +179,10 @@ class CalledMasks(HardMasks):
         if missing:
             logit = logit.masked_fill(self.logit() <= 0, -torch.inf)
         self.stability = effects.stability(logit > 0).float()
-        not_known = self.stability < LEAST_STABILITY
-        logit = logit.masked_fill(not_known, -torch.inf)
-        self.whole = not_sparse(effects.difference, logit) | not_known
+        known = self.stability >= LEAST_STABILITY
+        logit = logit.masked_fill(~known, -torch.inf)
+        self.whole = ~known
+        self.whole[known] = not_sparse(effects.difference[:, known], logit[:, known])
         self.logit.rows = nn.Parameter(logit.float(), requires_grad=False)
 
     def call(self) -> None:
@@ -192,8 +193,14 @@ class CalledMasks(HardMasks):
         self.logit.rows = nn.Parameter(rows, requires_grad=False)
 
     def extend(self, n_new: int) -> None:
-        """Freeze the rows there are and append new ones, with every edge until called."""
+        """Freeze the rows there are and append new ones, with every edge until called.
+
+        On axes that hang on single perturbations there are none, though all shifts act there.
+        """
         self._append(torch.inf, n_new)
+        self.logit.rows = nn.Parameter(
+            self.logit.rows.masked_fill(self.stability < LEAST_STABILITY, -torch.inf)
+        )
         nothing = self.logit().new_zeros(n_new, self.logit.rows.shape[1])
         for table in (self.difference, self.standard_error):
             table.extend(nothing)

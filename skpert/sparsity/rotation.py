@@ -99,7 +99,7 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-13))[0])
 
 
-def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_state=0):
+def axis_stability(M, moved, *, standard_error=None, n_resamples=20, random_state=0):
     """How far each axis is still found without a fifth of the rows.
 
     Where few rows meet many axes, other rotations are as sparse as the best one, and which one
@@ -113,7 +113,7 @@ def axis_stability(M, moved, *, standard_error=None, n_resamples=10, random_stat
         Which rows move which axis. Where none of these is left, an axis cannot be found.
     standard_error : array-like of shape (n_rows,), default=None
         As in ``sparse_rotation``.
-    n_resamples : int, default=10
+    n_resamples : int, default=20
         Number of searches, each without another fifth of the rows.
     random_state : int, RandomState instance or None, default=0
         Draws the rows, and the starts of the searches.

@@ -55,7 +55,7 @@ def test_the_strongest_is_the_largest_effect(model):
 
 def test_a_model_without_masks_has_no_targets(screen):
     model = VAE(n_latent=2, max_epochs=1, random_state=0).fit(screen.X, screen.A)
-    with pytest.raises(AttributeError, match="no attribute 'mask_probability_'"):
+    with pytest.raises(ValueError, match="VAE calls no edges: give SVAEPlus or SAMSVAE"):
         latent_summary(model)
 
 

@@ -87,6 +87,26 @@ def test_shifts_start_from_the_rotated_differences():
     assert set(module.masks.logit().isinf().unique().tolist()) == {True}
 
 
+def test_edges_are_called_on_axes_that_are_found_again():
+    module, cells = random_module(), random_cells()
+    before = module.decoder(module.encode(cells.x), cells.library, cells.environment).mean
+    module.call_edges(cells)
+    after = module.decoder(module.encode(cells.x), cells.library, cells.environment).mean
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+    effects = module.effects(cells)
+    torch.testing.assert_close(module.embedding(), effects.mean.float(), rtol=0, atol=1e-4)
+    again, _ = effects.axes()  # the columns in any order
+    assert again.abs().amax(0).min() > 1 - 1e-3
+
+
+def test_where_latents_are_missing_axes_stay():
+    module, cells = random_module(), random_cells()
+    module.n_found = N_LATENT + 1
+    before = module.encode(cells.x)
+    module.call_edges(cells)
+    torch.testing.assert_close(module.encode(cells.x), before)
+
+
 def test_without_controls_the_centre_is_found_with_the_axes():
     """Sparse shifts around a centre that the median along the given axes misses."""
     rng = np.random.default_rng(0)

@@ -55,6 +55,17 @@ def test_axes_have_unit_spread_and_come_back():
     np.testing.assert_allclose(axes.lift @ axes.projection, np.eye(4), atol=1e-6)
 
 
+@pytest.mark.parametrize("known", [0.9, 0.75])
+def test_functions_are_found_where_states_are_known_with_noise(known):
+    random = np.random.default_rng(0)
+    Z = true_states(4)
+    wide = np.column_stack([Z, 0.8 * np.abs(Z[:, 0]), 0.7 * np.abs(Z[:, 1])])
+    noise = random.normal(size=wide.shape) * np.sqrt(known * (1 - known))
+    axes = independent_axes(wide * known + noise, GROUP)
+    assert axes.projection.shape[1] == 4
+    assert explained((wide * known - axes.centre) @ axes.projection, Z).min() > 0.95
+
+
 def test_a_rotation_of_the_states_changes_nothing():
     Z = bent(true_states(3))
     R = np.linalg.qr(np.random.default_rng(5).normal(size=(Z.shape[1],) * 2))[0]

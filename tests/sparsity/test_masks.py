@@ -8,8 +8,10 @@ import torch
 from scipy import stats
 from torch.distributions import Bernoulli, Beta, Normal, kl_divergence
 
+from skpert.sparsity.effects import LEAST_STABILITY, LatentEffects, edge_logit
 from skpert.sparsity.embeddings import EmbeddingNetwork, Embeddings
 from skpert.sparsity.masks import BernoulliMasks, BetaBernoulliMasks, CalledMasks, FixedMasks
+from skpert.sparsity.rotation import sparse_rotation
 
 EVERY, SOME = None, torch.tensor([[1], [0], [1]])
 
@@ -152,6 +154,54 @@ def test_called_masks_of_new_rows_leave_the_known_ones():
     masks.call()
     assert torch.equal(masks.probability()[:6], known)
     assert masks.most_probable()[6:].tolist() == [[True, False], [False, False]]
+
+
+def effects_of(M):
+    """Noisy effects, of 400 cells each."""
+    M = torch.as_tensor(M, dtype=torch.float64)
+    M = M + 0.05 * torch.randn(M.shape, generator=torch.manual_seed(0), dtype=torch.float64)
+    n_rows, n_latent = M.shape
+    share = torch.full((n_rows, 1), 0.0025, dtype=torch.float64)
+    one = torch.eye(n_latent, dtype=torch.float64)
+    return LatentEffects(M, torch.zeros(n_latent).double(), one, share, torch.tensor(True))
+
+
+def called(M):
+    effects = effects_of(M)
+    masks = CalledMasks(torch.full(effects.mean.shape, torch.inf))
+    masks.record(effects.mean, effects.standard_error)
+    masks.call_first(effects, missing=False)
+    return masks
+
+
+def test_a_small_share_of_a_large_effect_is_cross_talk():
+    M = torch.kron(torch.eye(4), torch.tensor([[5.0], [4.0], [-4.0], [-5.0], [4.5]]))
+    M[:3, 1], M[3:5, 2] = 0.4, 1.0  # the first at most a tenth of the largest of their rows
+    errors = torch.full(M.shape, 0.03)
+    probability = torch.sigmoid(edge_logit(M, errors))
+    any_size = torch.sigmoid(edge_logit(M, errors, largest_cross_talk=0))
+    assert (probability[:3, 1] < 1e-9).all()
+    assert (any_size[:3, 1] > 1e-6).all()
+    others = torch.ones_like(M, dtype=torch.bool)
+    others[:3, 1] = False
+    torch.testing.assert_close(probability[others], any_size[others], rtol=0, atol=1e-3)
+
+
+def test_axes_that_hang_on_single_rows_have_no_edges_and_all_shifts_act():
+    random = np.random.default_rng(3)
+    M = np.zeros((12, 10))  # few rows, many axes
+    for row in M:
+        targets = random.choice(10, random.integers(1, 4), replace=False)
+        row[targets] = 5 * random.choice([-1, 1], len(targets))
+    masks = called(M @ sparse_rotation(M))
+    unstable = masks.stability < LEAST_STABILITY
+    assert 0 < unstable.sum() < 10
+    assert not (masks.probability() > 0.5)[:, unstable].any()
+    assert torch.equal(masks.whole, unstable)  # shifts on the others are sparse
+    assert (masks.acting()[:, unstable] == torch.inf).all()
+    masks.extend(1)
+    assert torch.equal((masks.probability() > 0.5)[-1], ~unstable)  # says nothing of these, either
+    assert (masks.acting()[-1] == torch.inf).all()
 
 
 def test_fixed_masks_are_what_they_are_started_with():
