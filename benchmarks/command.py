@@ -44,10 +44,16 @@ def add_model_options(parser, latent):
     """Size and length of training of models at their defaults."""
     add = parser.add_argument
     add("--latent", type=int, default=latent, help="number of latents; default %(default)s")
-    add("--epochs", type=_epochs, default="auto", help="of each training; default %(default)s")
+    add(
+        "--epochs",
+        type=number_or_auto,
+        default="auto",
+        help="of each training; default %(default)s",
+    )
 
 
-def _epochs(text):
+def number_or_auto(text):
+    """Value of a parameter that may be "auto"."""
     return text if text == "auto" else int(text)
 
 

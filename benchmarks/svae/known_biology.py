@@ -5,12 +5,12 @@
     python -m benchmarks.svae known_biology papalexi2021_thp1_crispr.h5ad --split split.npz
 
 The screen is that of Papalexi et al. 2021 (25 knock-outs in THP-1 cells). IFNGR1, IFNGR2, JAK2
-and STAT1 are one pathway and should share a latent; SMAD4 belongs to another; eight knock-outs
-move no gene detectably and should have no target. ``SVAEPlus(n_latent=20, random_state=seed)`` is
-fitted with default parameters, and ``VAE`` beside it; the split holds rows ``train``, ``val`` and
-``test`` (the first two are given to ``fit``, which takes a tenth of them to choose the epoch;
-without a file a fifth of the cells is tested on). Scores are IWELBO(100) on the test cells, nats
-per cell.
+and STAT1 are one pathway and should share a latent; IRF1 is downstream of it and should have a
+target; SMAD4 belongs to another; eight knock-outs move no gene detectably and should have no
+target. ``SVAEPlus(random_state=seed)``, nothing else set, is fitted, and ``VAE`` beside it; the
+split holds rows ``train``, ``val`` and ``test`` (the first two are given to ``fit``, which takes a
+tenth of them to choose the epoch; without a file a fifth of the cells is tested on). Scores are
+IWELBO(100) on the test cells, nats per cell.
 """
 
 import time
@@ -24,10 +24,10 @@ from skpert import VAE, SVAEPlus
 from skpert.datasets import load_screen
 
 from .. import runner
-from ..command import add_csv
+from ..command import add_csv, number_or_auto
 
 PATHWAY = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]
-OTHER = "SMAD4"
+OTHER, DOWNSTREAM = "SMAD4", "IRF1"
 SILENT = ["ATF2", "CAV1", "CD86", "ETV7", "IRF7", "MARCH8", "PDCD1LG2", "STAT5A"]
 
 
@@ -42,6 +42,7 @@ def score(method, seed, screen, train, test, n_latent):
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "epochs": model.n_iter_,
+        "n_latent": model.n_latent_,
         "iwelbo": model.score(screen.X[test], screen.A[test]),
     }
     return row | biology(model) if hasattr(model, "mask_") else row
@@ -55,6 +56,7 @@ def biology(model):
     calls = targets[(targets != 0).any(axis=1)]
     return {
         "pathway_on_one": len(shared) == 1 and not strongest[PATHWAY].isna().any(),
+        "downstream": pd.notna(strongest[DOWNSTREAM]),
         "other_elsewhere": pd.notna(strongest[OTHER]) and strongest[OTHER] not in shared,
         "silent_with_targets": ", ".join(name for name in SILENT if targets.loc[name].any()),
         "targets": "; ".join(
@@ -70,7 +72,7 @@ def add_arguments(parser):
     add("path", type=Path, help="the screen, counts and labels")
     add("--split", type=Path, help=".npz with rows train, val and test")
     add("--seeds", type=int, nargs="+", default=list(range(5)), help="which, not how many")
-    add("--latent", type=int, default=20, help="number of latents; default %(default)s")
+    add("--latent", type=number_or_auto, default="auto", help="default %(default)s")
     add_csv(parser)
 
 
@@ -93,5 +95,6 @@ def run(args):
     print(table.groupby("method")[["iwelbo", "seconds", "cpu_seconds"]].agg(["mean", "max"]))
     found = table.dropna(subset="pathway_on_one")
     print(f"pathway on one latent: {int(found['pathway_on_one'].sum())} of {len(found)} seeds")
+    print(f"{DOWNSTREAM} with a target: {int(found['downstream'].sum())}")
     print(f"{OTHER} on another: {int(found['other_elsewhere'].sum())}")
     print(f"no target for silent knock-outs: {(found['silent_with_targets'] == '').sum()}")
