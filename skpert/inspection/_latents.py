@@ -111,8 +111,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     report : Bunch
         ``table``, a DataFrame with a row per latent: ``identified``; ``stability``, in [0, 1], how
         close to it an axis is found without a fifth of the perturbations (below 0.95 where edges
-        are called, it hangs on single ones and no edge on it is called; NaN for learned and for
-        empty latents); ``group``, the names of the
+        are called, it hangs on single ones and no edge on it is called; 0 where equally treated
+        cells hardly differ along it; NaN for learned and for empty latents); ``group``, the names of the
         latents that it cannot be separated from, itself included; ``n_perturbations`` with an edge
         to it; ``n_confounded``, how many of these are confounded with a column of the design
         frame; ``covered_by``, the fewest perturbations with an edge to it whose target sets have
@@ -221,7 +221,7 @@ def _summary(table, fdr, gain, error):
     parts = [f"{n} {what.format(fdr=fdr)}" for what, n in counts.items()]
     kind = "latent" if n_latent == 1 else "latents"
     first = f"Of {n_latent} {kind}, {', '.join(parts[:2])}, and {parts[2]}"
-    hanging = f" ({n_unstable} of these since their axes hang on single perturbations)"
+    hanging = f" ({n_unstable} of these since cells or perturbations do not fix their axes)"
     first += f"{hanging if n_unstable else ''}."
     if gain is None:
         return f"{first} What labels explain beyond a VAE was not measured."

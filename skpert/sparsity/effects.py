@@ -21,6 +21,7 @@ MOST_TREATMENTS = 10  # cells of each, on average, at least
 N_NARROWING = 2**16  # cells at most from whose states the latents that there are are found
 N_ROUNDS = 4  # of the search for axes and their centre
 LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
+LEAST_SPREAD = 0.4  # variance among equally treated cells, in the median of axes that are moved
 USUAL_CROSS_TALK = 0.12  # after that
 SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
 LEAST_STABILITY = 0.95  # of an axis without a fifth of the perturbations; below it says nothing
@@ -135,13 +136,19 @@ class LatentEffects(NamedTuple):
         return R, centre
 
     def stability(self, moved: Tensor) -> Tensor:
-        """How far each axis is found without some perturbations, in [0, 1], (n_latent,)."""
+        """How far each axis is found without some perturbations, in [0, 1], (n_latent,).
+
+        It is 0 for an axis along which equally treated cells hardly differ beside others that are
+        moved: its states are those that perturbations say, and not the cells.
+        """
         found = axis_stability(
             self.difference.cpu().numpy(),
             moved.cpu().numpy(),
             standard_error=self.share[:, 0].sqrt().cpu().numpy(),
         )
-        return torch.from_numpy(found).to(self.mean)
+        spread = self.covariance.diagonal()
+        usual = spread[moved.any(0)].median() if moved.any() else 0
+        return torch.from_numpy(found).to(spread).masked_fill(spread < LEAST_SPREAD * usual, 0)
 
     def rotated(self, R: Tensor, centre: Tensor) -> "LatentEffects":
         """Effects in a latent space that is rotated by R around this centre."""
