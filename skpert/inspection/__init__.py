@@ -2,6 +2,7 @@
 
 from .._effects import effects
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
+from ._responders import responders
 from ._search import posterior_search
 from ._stability import stability
 from ._titration import titrate
@@ -15,6 +16,7 @@ __all__ = [
     "latent_shifts",
     "latent_summary",
     "posterior_search",
+    "responders",
     "stability",
     "titrate",
 ]

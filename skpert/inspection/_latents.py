@@ -112,13 +112,13 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         ``table``, a DataFrame with a row per latent: ``identified``; ``stability``, in [0, 1], how
         close to it an axis is found without a fifth of the perturbations (below 0.95 where edges
         are called, it hangs on single ones and no edge on it is called; 0 where equally treated
-        cells hardly differ along it; NaN for learned and for empty latents); ``group``, the names of the
-        latents that it cannot be separated from, itself included; ``n_perturbations`` with an edge
-        to it; ``n_confounded``, how many of these are confounded with a column of the design
-        frame; ``covered_by``, the fewest perturbations with an edge to it whose target sets have
-        only the group in common, found greedily. ``confounded``, a DataFrame with a row per
-        perturbation and column that go together, ``confounded_`` of the estimator's ``design_``:
-        edges of these perturbations may be those of the column. ``gain`` and ``gain_error``, the
+        cells hardly differ along it; NaN for learned and for empty latents); ``group``, the names
+        of the latents that it cannot be separated from, itself included; ``n_perturbations`` with
+        an edge to it; ``n_confounded``, how many of these are confounded with a column of the
+        design frame; ``covered_by``, the fewest perturbations with an edge to it whose target
+        sets have only the group in common, found greedily. ``confounded``, a DataFrame with a row
+        per perturbation and column that go together, ``confounded_`` of the estimator's
+        ``design_``: edges of these perturbations may be those of the column. ``gain`` and ``gain_error``, the
         mean IWELBO beyond the floor, nats per cell, and its standard error, paired over cells;
         None without a floor. ``summary``, two sentences, and further ones where latents were found
         that ``n_latent`` did not allow to keep, and where perturbations are confounded.

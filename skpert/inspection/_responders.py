@@ -1,0 +1,221 @@
+r"""Which treated cells responded: a mixture of two components along the shift of a perturbation.
+
+The latent states of the cells of a perturbation are reduced to one score, along the direction
+:math:`\Sigma^{-1} (\bar z_p - \bar z_0)` that tells them best from control cells, in standard
+deviations of these. Cells that did not respond have the distribution :math:`f_0` of control cells;
+those that did have the same, moved by m:
+
+.. math:: s \sim (1 - \pi) \, f_0(s) + \pi \, f_0(s - m)
+
+with a share :math:`\pi` and a shift :math:`m > 0` of maximum likelihood. The direction of a cell's
+score is found without the cell, so that a perturbation that does nothing shows nothing.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2, gaussian_kde, norm
+from sklearn.model_selection import KFold
+from sklearn.utils import Bunch, check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+
+from .._input.expression import cell_names
+from .._input.values import check_number
+
+LEAST_CONTROLS, LEAST_CELLS = 20, 10
+N_FOLDS = 5  # of cells, each scored along the direction of the others
+LEAST_SHIFT, SHIFT_STEP = 0.5, 0.1  # of responders, in standard deviations of control cells
+SHARES = np.linspace(0, 1, 201)
+OUTLIERS, OUTLIER_SPREAD = 0.01, 4.0  # share and spread of control cells that are like no others
+N_POINTS = 512  # at which the density of control cells is known
+NOISE = 1e-3  # p value of a response, at most
+TINY = 1e-300
+
+
+def responders(estimator, X, A, *, guides=None, level=0.95):
+    """Probability of each treated cell to have responded, and the share of those that did.
+
+    Cells escape a perturbation, for instance as a guide did not cut both alleles. Mixscape [1]_
+    finds them by hand along the difference of mean expression; here the difference is that of
+    latent states, which are the model's summary of all genes, and it works for any design.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with ``transform``.
+    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        Expression of treated and of at least 20 control cells.
+    A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Their design. A combination is a perturbation of its own.
+    guides : array-like of str of shape (n_cells,), default=None
+        Guide of each cell. Shares are then those of guides, whose responders have the shift that
+        all cells of the perturbation say.
+    level : float, default=0.95
+        Coverage of the intervals, strictly between 0 and 1.
+
+    Returns
+    -------
+    responders : Bunch
+        ``cells``, a DataFrame with a row per cell: ``perturbation``; ``score``, how far it is
+        along the shift of its perturbation, in standard deviations of control cells; and the
+        ``probability`` that it responded. Both are NaN for control cells, and the probability
+        also where no response is detected: none can be told then from a cell that escaped.
+        ``shares``, a DataFrame with a row per perturbation, or per perturbation and guide:
+        ``n_cells``; ``share`` of responders, in [0, 1], with its interval ``lower`` and ``upper``;
+        ``shift`` of responders, in standard deviations of control cells; ``detected``, whether
+        the cells of the perturbation differ from control cells at all (p below 0.001). Where they
+        do not, or are fewer than 10, share and shift are NaN and the interval is all of [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 20 control cells or no treated ones, lengths differ, or ``level``
+        is out of range.
+
+    Notes
+    -----
+    Responders are taken to have one shift. Where a guide works in part in every cell, shift and
+    share cannot be told apart, and the share is that of cells which look as if it worked entirely.
+    Intervals are by profile likelihood and hold for cells that are independent replicates.
+
+    References
+    ----------
+    .. [1] Papalexi et al., Characterizing the molecular regulation of inhibitory immune
+       checkpoints with multimodal single-cell screens, Nature Genetics 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpert import SVAEPlus
+    >>> from skpert.datasets import make_sparse_shift
+    >>> from skpert.inspection import responders
+    >>> screen = make_sparse_shift(6, n_cells_per_perturbation=100, n_control_cells=300,
+    ...                            n_latent=3, n_genes=50, n_targets=1, library_size=5000,
+    ...                            random_state=0)
+    >>> A = screen.A.copy()
+    >>> A[np.flatnonzero(A == "control")[:100]] = "P0"  # half of these cells escaped
+    >>> model = SVAEPlus(max_epochs=30, random_state=0).fit(screen.X, A)
+    >>> share = responders(model, screen.X, A).shares.loc["P0"]
+    >>> bool(share["lower"] < 0.5 < share["upper"])
+    True
+    """
+    check_is_fitted(estimator)
+    check_number(level, "level", 0, 1, "neither")
+    labels = pd.Series(estimator.design_.labels(A))
+    Z = np.asarray(estimator.transform(X), dtype=np.float64)
+    check_consistent_length(Z, labels)
+    if guides is not None:
+        guides = np.asarray(guides, dtype=object)
+        check_consistent_length(Z, guides)
+    rows = {name: index.to_numpy() for name, index in labels.groupby(labels).groups.items()}
+    controls = rows.pop(str(estimator.control), np.array([], dtype=int))
+    if len(controls) < LEAST_CONTROLS or not rows:
+        raise ValueError(
+            f"A has {len(controls)} cells of the control {estimator.control!r} and {len(rows)} "
+            f"perturbations: {LEAST_CONTROLS} control cells and one perturbation are needed"
+        )
+    control = _control(Z[controls])
+    cells = pd.DataFrame(
+        {"perturbation": labels.to_numpy(), "score": np.nan, "probability": np.nan}
+    )
+    shares = []
+    for name, index in rows.items():
+        fitted = _fit(control, Z[index])
+        cells.loc[index, "score"] = fitted.score
+        own = pd.Series(np.zeros(len(index)) if guides is None else guides[index])
+        for guide, part in own.groupby(own).groups.items():
+            row, probability = _share(fitted, part.to_numpy(), level)
+            cells.loc[index[part], "probability"] = probability
+            shares.append({"perturbation": name, "guide": guide} | row)
+    keys = ["perturbation"] if guides is None else ["perturbation", "guide"]
+    names = cell_names(X)
+    cells.index = cells.index if names is None else names
+    columns = ["n_cells", "share", "lower", "upper", "shift", "detected"]
+    return Bunch(cells=cells, shares=pd.DataFrame(shares).set_index(keys)[columns])
+
+
+class _Control(NamedTuple):
+    """Latent states of control cells."""
+
+    centred: np.ndarray  # (n_cells, n_latent)
+    mean: np.ndarray  # (n_latent,)
+    covariance: np.ndarray
+    precision: np.ndarray
+
+
+class _Fit(NamedTuple):
+    """Cells of one perturbation, and the mixture that explains them."""
+
+    score: np.ndarray  # (n_cells,)
+    unmoved: np.ndarray  # density of each score among control cells, (n_cells,)
+    moved: np.ndarray  # the same after each shift, (n_cells, n_shifts)
+    shifts: np.ndarray  # (n_shifts,)
+    best: int  # the shift of maximum likelihood
+    detected: bool
+
+
+def _control(Z):
+    mean, (n_cells, n_latent) = Z.mean(0), Z.shape
+    covariance = np.atleast_2d(np.cov(Z.T))
+    own = np.diag(covariance.diagonal())  # of which few cells need more
+    covariance = (n_cells * covariance + n_latent * own) / (n_cells + n_latent)
+    return _Control(Z - mean, mean, covariance, np.linalg.pinv(covariance))
+
+
+def _fit(control, Z):
+    """Scores of cells, and the shift and share of maximum likelihood."""
+    if len(Z) < LEAST_CELLS:
+        nothing = np.full(len(Z), np.nan)
+        return _Fit(nothing, nothing, nothing[:, None], np.array([np.nan]), 0, False)
+    score = np.empty(len(Z))
+    for others, some in KFold(N_FOLDS, shuffle=True, random_state=0).split(Z):
+        score[some] = (Z[some] - control.mean) @ _direction(control, Z[others])
+    points, density = _density(control.centred @ _direction(control, Z), score)
+    furthest = max(np.quantile(score, 0.99) + 1, LEAST_SHIFT + 1)
+    shifts = np.arange(LEAST_SHIFT, furthest, SHIFT_STEP)
+    unmoved = np.interp(score, points, density)
+    moved = np.interp(score[:, None] - shifts, points, density)
+    value = np.array([_log_likelihood(unmoved, one) for one in moved.T])  # (n_shifts, n_shares)
+    gain = value.max() - value[0, 0]  # beyond a share of 0
+    best = int(value.max(1).argmax())
+    return _Fit(score, unmoved, moved, shifts, best, bool(chi2.sf(2 * gain, 2) < NOISE))
+
+
+def _direction(control, Z):
+    """Along which these cells differ from control cells, whose scores then have unit variance."""
+    direction = control.precision @ (Z.mean(0) - control.mean)
+    return direction / np.sqrt(direction @ control.covariance @ direction)
+
+
+def _density(score, treated):
+    """Of control cells, at points that reach as far as any shift of the treated ones needs."""
+    low, high = min(score.min(), treated.min()), max(score.max(), treated.max())
+    reach = high - low + 1
+    points = np.linspace(low - reach, high + 1, N_POINTS)
+    others = norm.pdf(points, scale=OUTLIER_SPREAD)
+    return points, (1 - OUTLIERS) * gaussian_kde(score)(points) + OUTLIERS * others
+
+
+def _log_likelihood(unmoved, moved):
+    """Of every share of responders, (n_shares,)."""
+    density = unmoved[:, None] + (moved - unmoved)[:, None] * SHARES
+    return np.log(np.maximum(density, TINY)).sum(0)
+
+
+def _share(fitted, part, level):
+    """Share of responders among some of the cells, its interval, and each cell's probability."""
+    row = {"n_cells": len(part), "share": np.nan, "lower": 0.0, "upper": 1.0, "shift": np.nan}
+    row["detected"] = fitted.detected
+    if not fitted.detected:
+        return row, np.nan
+    unmoved, moved = fitted.unmoved[part], fitted.moved[part]
+    own = moved[:, fitted.best]
+    value = _log_likelihood(unmoved, own)
+    share = SHARES[value.argmax()]
+    if len(part) == len(fitted.score):  # whose shift is not known from others
+        value = np.max([_log_likelihood(unmoved, one) for one in moved.T], axis=0)
+    inside = SHARES[2 * (value.max() - value) <= chi2.ppf(level, 1)]
+    row |= {"share": share, "lower": inside[0], "upper": inside[-1]}
+    row["shift"] = fitted.shifts[fitted.best]
+    return row, share * own / np.maximum(share * own + (1 - share) * unmoved, TINY)
