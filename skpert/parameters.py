@@ -85,6 +85,10 @@ SHARED = {
         "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
         the latent space in which effects are sparse, and goes on from there. "random" begins with
         random weights and masks to be learned, as published, and needs several times as long.""",
+    "escape": """escape : bool, default=False
+        Whether cells may escape their perturbation: some share of them, found for each
+        perturbation, has the prior of control cells. Effects, and predictions, are then those of
+        cells that responded, in place of a mean over all; ``sample_intervention`` draws both.""",
     "prior_parameters": """hide : float, default=@hide
         Share of training cells whose covariates are hidden from the encoder at each step, in
         [0, 1). What ``transform`` gives, which never sees covariates, is learned from these. From

@@ -118,10 +118,11 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         design frame; ``covered_by``, the fewest perturbations with an edge to it whose target
         sets have only the group in common, found greedily. ``confounded``, a DataFrame with a row
         per perturbation and column that go together, ``confounded_`` of the estimator's
-        ``design_``: edges of these perturbations may be those of the column. ``gain`` and ``gain_error``, the
-        mean IWELBO beyond the floor, nats per cell, and its standard error, paired over cells;
-        None without a floor. ``summary``, two sentences, and further ones where latents were found
-        that ``n_latent`` did not allow to keep, and where perturbations are confounded.
+        ``design_``: edges of these perturbations may be those of the column. ``gain`` and
+        ``gain_error``, the mean IWELBO beyond the floor, nats per cell, and its standard error,
+        paired over cells; None without a floor. ``summary``, two sentences, and further ones where
+        latents were found that ``n_latent`` did not allow to keep, and where perturbations are
+        confounded.
 
     Raises
     ------

@@ -18,9 +18,10 @@ from functools import partial
 from math import inf
 from numbers import Real
 
+import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 from torch.nn.functional import logsigmoid
 
@@ -39,6 +40,7 @@ from ..sparsity.effects import (
     found_again,
     latent_effects,
     narrowed,
+    of_responders,
 )
 from ..sparsity.masks import (
     LOGIT_START,
@@ -50,6 +52,8 @@ from ..sparsity.masks import (
     PenalisedMasks,
 )
 
+ALL_RESPOND = 30.0  # logit of a share of 1
+LEAST_CONTROLS = 20  # cells that show what did not respond
 N_LARGEST = 2  # shifts of each perturbation that are shown as the graph where none is masked
 
 
@@ -59,11 +63,21 @@ class ShiftModule(PerturbationModule):
     rates = {"embedding": 3.0, "masks": 3.0, "log_dispersion": 3.0}
 
     def __init__(
-        self, encoder, decoder, embedding=None, masks=None, *, beta=1.0, rotated=False, n_most=None
+        self,
+        encoder,
+        decoder,
+        embedding=None,
+        masks=None,
+        *,
+        response=None,
+        beta=1.0,
+        rotated=False,
+        n_most=None,
     ):
         super().__init__(encoder, decoder)  # q(z | x) and p(x | z)
         self.embedding = embedding  # mu, a Table, or None without shifts
         self.masks = masks  # gamma, or None without shifts
+        self.response = response  # logit of the share of responders, a Table, or None if all are
         self.beta = beta  # weight of the KL of z
         self.rotated = rotated  # whether training looks for the axes on which shifts are sparse
         self.n_most = n_most  # latents to keep, at most; None keeps all that the data have
@@ -71,8 +85,13 @@ class ShiftModule(PerturbationModule):
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
         q_z = self.guide(cells)
-        p_x = self.decoder(q_z.rsample(), cells.library, cells.environment)
-        kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)
+        z = q_z.rsample()
+        p_x = self.decoder(z, cells.library, cells.environment)
+        if self.response is None:
+            kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)
+        else:
+            log_p_z = self._mixed(cells, log_unit_normal(z - self.prior_mean(cells)).sum(-1), z)
+            kl_z = q_z.log_prob(z).sum(-1) - log_p_z
         terms = {
             "reconstruction": -cells.log_prob(p_x).mean(),
             "kl_z": self.beta * kl_weight * kl_z.mean(),
@@ -96,10 +115,19 @@ class ShiftModule(PerturbationModule):
             return untreated.sum(-1)
         treated = log_unit_normal(z - cells.shift(self.embedding()))
         if isinstance(self.masks, FixedMasks):
-            return treated.sum(-1)
+            return self._mixed(cells, treated.sum(-1), z)
         logit = self.masks.acting(cells.part[:, 0])  # a cell has one intervention, or none
         on, off = logsigmoid(logit), logsigmoid(-logit)
-        return torch.logaddexp(on + treated, off + untreated).sum(-1)
+        treated = torch.logaddexp(on + treated, off + untreated)
+        return self._mixed(cells, treated.sum(-1), z)
+
+    def _mixed(self, cells: Cells, log_responded: Tensor, z: Tensor) -> Tensor:
+        """Log density of states where some of the cells did not respond, and stayed untreated."""
+        if self.response is None:
+            return log_responded
+        logit = self.response.of(cells.part[:, 0])[:, 0]
+        escaped = logsigmoid(-logit) + log_unit_normal(z).sum(-1)
+        return torch.logaddexp(logsigmoid(logit) + log_responded, escaped)
 
     def prior_mean(self, cells: Cells, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Shift of each cell under a mask of its own, (*sample_shape, n_cells, n_latent)."""
@@ -114,10 +142,10 @@ class ShiftModule(PerturbationModule):
         q_z = self.guide(cells)
         noise = torch.randn((n_particles, *q_z.mean.shape), device=q_z.mean.device)
         z = q_z.mean + q_z.stddev * noise
-        log_p_z = -(z - self.prior_mean(cells, (n_particles,))).square() / 2
-        log_q_z = -noise.square() / 2 - q_z.stddev.log()
+        log_p_z = log_unit_normal(z - self.prior_mean(cells, (n_particles,))).sum(-1)
+        log_q_z = log_unit_normal(noise) - q_z.stddev.log()
         p_x = self.decoder(z, cells.library, cells.environment)
-        return cells.log_prob(p_x) + (log_p_z - log_q_z).sum(-1)
+        return cells.log_prob(p_x) + self._mixed(cells, log_p_z, z) - log_q_z.sum(-1)
 
     def shift(self, cells: Cells) -> Tensor:
         """Shift of each cell under the most probable mask, (n_cells, n_latent)."""
@@ -127,8 +155,10 @@ class ShiftModule(PerturbationModule):
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the shifts of ``cells``."""
-        z = z_basal + self.shift(cells)
-        p_x: Distribution = self.decoder(z, cells.library, cells.environment)
+        shift = self.shift(cells)
+        if sampled and self.response is not None:
+            shift = shift * self.response.of(cells.part[:, 0]).sigmoid().bernoulli()
+        p_x: Distribution = self.decoder(z_basal + shift, cells.library, cells.environment)
         return p_x
 
     def learned(self) -> dict[str, Tensor]:
@@ -155,7 +185,16 @@ class ShiftModule(PerturbationModule):
     def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
         """What perturbations do to the latent states of these cells."""
         n = len(self.embedding()) if n_perturbations is None else n_perturbations
-        return latent_effects(lambda batch: self.encode(batch.x), cells, n)
+        effects = latent_effects(lambda batch: self.encode(batch.x), cells, n)
+        if self.response is None:
+            return effects
+        return of_responders(effects, lambda batch: self.encode(batch.x), cells)
+
+    def _take_shares(self, effects: LatentEffects) -> None:
+        """Of responders among the cells of these effects; those of frozen rows stay."""
+        if self.response is not None and effects.responding is not None:
+            logit = torch.logit(effects.responding.float())[:, None].clamp(max=ALL_RESPOND)
+            self.response.rows = nn.Parameter(logit[len(self.response.frozen) :], False)
 
     def narrow(self, cells: Cells) -> None:
         """Keep the latents that the cells have; with axes to be found, let the decoder follow."""
@@ -163,7 +202,9 @@ class ShiftModule(PerturbationModule):
         self.n_found = self.encoder.n_latent
         self.encoder.requires_grad_(not self.rotated)
         if self.embedding is not None:
-            self.embedding = Table(self.effects(cells).mean.float())
+            effects = self.effects(cells)
+            self._take_shares(effects)
+            self.embedding = Table(effects.mean.float())
 
     def _go_to(self, projection: Tensor, lift: Tensor, centre: Tensor) -> None:
         """Go over to the latents ``(z - centre) @ projection``; the decoder reads them as before.
@@ -191,6 +232,7 @@ class ShiftModule(PerturbationModule):
         effects = self.effects(cells)
         R, centre = effects.axes(n_most)
         self._go_to(R.float(), R.T.float(), centre.float())
+        self._take_shares(effects)
         return effects.rotated(R, centre)
 
     def call_edges(self, cells: Cells) -> None:
@@ -204,6 +246,7 @@ class ShiftModule(PerturbationModule):
         missing = self.encoder.n_latent < self.n_found
         found_again = self.rotated and not missing
         effects = self._rotate(cells) if found_again else self.effects(cells)
+        self._take_shares(effects)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)
         self.masks.call_first(effects, missing=missing)
@@ -221,6 +264,9 @@ class ShiftModule(PerturbationModule):
         n_known = len(self.embedding())
         effects = self.effects(cells, n_known + n_new)
         module.embedding.extend(effects.mean[n_known:])
+        if module.response is not None:
+            module.response.extend(effects.mean.new_zeros(n_new, 1))
+            module._take_shares(effects)
         if isinstance(module.masks, PenalisedMasks):
             module.masks.extend(n_new, cells.n_cells, learned=sparse)
         else:
@@ -237,6 +283,8 @@ class ShiftModule(PerturbationModule):
         module = super().refined()
         if module.masks is not None:
             module.masks.fix(self.masks.probability() > 0.5)
+        if module.response is not None:
+            module.response.requires_grad_(False)
         return module
 
     def restarted(self, n_epochs: int) -> tuple["ShiftModule", list[Phase]]:
@@ -290,6 +338,7 @@ class _SparseVAE(_ShiftVAE):
     _parameter_constraints = _ShiftVAE._parameter_constraints | {
         "edges": [StrOptions({"called", "learned"})],
         "init": [StrOptions({"rotation", "random"})],
+        "escape": ["boolean"],
     }
 
     def _masked_module(self, cells, penalty):
@@ -300,7 +349,32 @@ class _SparseVAE(_ShiftVAE):
         logit = torch.full(rows, inf if rotated else LOGIT_START)
         called = self.edges == "called"
         masks = CalledMasks(logit) if called else PenalisedMasks(logit, penalty)
-        return ShiftModule(*networks, embedding, masks, rotated=rotated, n_most=self._n_most)
+        response = None
+        if self.escape:
+            response = Table(torch.full((rows[0], 1), ALL_RESPOND)).requires_grad_(False)
+        options = {"response": response, "rotated": rotated, "n_most": self._n_most}
+        return ShiftModule(*networks, embedding, masks, **options)
+
+    def _check_escape(self, cells):
+        if not self.escape:
+            return
+        if self.edges == "learned":
+            raise ValueError("escape=True needs edges='called': responders are found as edges are")
+        n_controls = int((cells.dosage == 0).all(1).sum())
+        if n_controls < LEAST_CONTROLS:
+            raise ValueError(
+                f"escape=True needs at least {LEAST_CONTROLS} control cells, which say what a "
+                f"cell looks like that did not respond; training has {n_controls}"
+            )
+
+    @property
+    def response_share_(self):
+        """Share of cells that respond to each perturbation, (n_perturbations,); 1 if all do."""
+        check_is_fitted(self)
+        response = self.module_.response
+        if response is None:
+            return np.ones(len(self.perturbations_), dtype=np.float32)
+        return response().sigmoid()[:, 0].cpu().numpy()
 
     def adapt(self, X, A, *, sparse=False):
         """Learn perturbations never trained on, with all else kept as it is.
@@ -515,6 +589,7 @@ class SVAE(_SparseVAE):
         What the penalty on learned masks is of: the "mean" edge probability, as released, or
         their "sum", the L1 norm as printed.
     {init}
+    {escape}
     {network_parameters}
     {shared_parameters}
 
@@ -557,6 +632,7 @@ class SVAE(_SparseVAE):
         sparsity=None,
         norm="mean",
         init="rotation",
+        escape=False,
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
@@ -587,6 +663,7 @@ class SVAE(_SparseVAE):
 
     def _prepare(self, cells):
         check_edges(self, {"sparsity": None, "norm": "mean"})
+        self._check_escape(cells)
 
     def _make_module(self, cells):
         strength = 10.0 if self.sparsity is None else self.sparsity
@@ -614,6 +691,7 @@ class SVAEPlus(_SparseVAE):
         Of learned masks: number of cells against which the prior is weighed (equation 13); None
         is the number of training cells. Smaller is sparser.
     {init}
+    {escape}
     {network_parameters}
     {shared_parameters}
 
@@ -660,6 +738,7 @@ class SVAEPlus(_SparseVAE):
         bound="practical",
         pseudo_sample_size=None,
         init="rotation",
+        escape=False,
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
@@ -690,6 +769,7 @@ class SVAEPlus(_SparseVAE):
 
     def _prepare(self, cells):
         check_edges(self, {"sparsity": None, "bound": "practical", "pseudo_sample_size": None})
+        self._check_escape(cells)
 
     def _make_module(self, cells):
         shape = len(self.perturbations_), self._width(cells)

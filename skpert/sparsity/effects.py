@@ -25,6 +25,9 @@ LEAST_SPREAD = 0.4  # variance among equally treated cells, in the median of axe
 USUAL_CROSS_TALK = 0.12  # after that
 SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
 LEAST_STABILITY = 0.95  # of an axis without a fifth of the perturbations; below it says nothing
+N_EM, SHARE_START = 50, 0.7  # steps, and share of responders to begin with
+TINY_SHARE, JITTER = 1e-6, 1e-6
+LEAST_GAIN = 3.0  # nats by which a perturbation's cells are a mixture, beyond what its share costs
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -105,6 +108,7 @@ class LatentEffects(NamedTuple):
     covariance: Tensor  # (n_latent, n_latent) among cells of one perturbation
     share: Tensor  # (n_perturbations, 1) of the covariance in that of a difference
     controlled: Tensor  # whether there are control cells
+    responding: Tensor | None = None  # (n_perturbations,) share of cells, where some may escape
 
     @property
     def difference(self) -> Tensor:
@@ -216,6 +220,59 @@ def latent_effects(
     reference = torch.where(controlled, mean[-1], median)
     share = share[:-1] + torch.where(controlled, share[-1], 0)
     return LatentEffects(mean[:-1], reference, within / freedom, share, controlled)
+
+
+@torch.no_grad()
+def of_responders(
+    effects: LatentEffects, states: Callable[[Cells], Tensor], cells: Cells
+) -> LatentEffects:
+    """The same effects, of the cells that responded, and the share of these.
+
+    By EM: a treated cell has the mean of its perturbation or that of control cells, and all have
+    one covariance. Where a mixture explains the cells of a perturbation no better than one mean,
+    all of them responded.
+    """
+    n = len(effects.mean)
+    Z = torch.cat([states(b).double() for b in cells.minibatches(ENCODE_SIZE, shuffle=False)])
+    row = torch.where(cells.dosage[:, 0] > 0, cells.part[:, 0], n).to(Z.device)
+    treated, part, rest = row < n, row[row < n], Z - effects.reference
+    n_cells = torch.bincount(part, minlength=n).to(Z)
+
+    def summed(values: Tensor) -> Tensor:
+        return values.new_zeros((n, *values.shape[1:])).index_add_(0, part, values)
+
+    moved, unmoved = rest[treated], rest[~treated]
+    covariance = unmoved.T @ unmoved / max(len(unmoved), 1)
+    shift, share = effects.difference, torch.full((n,), SHARE_START).to(Z)
+    for _ in range(N_EM):
+        factor = torch.linalg.cholesky(covariance + JITTER * torch.eye(len(covariance)).to(Z))
+        log_1, log_0 = (_log_normal(z, factor) for z in (moved - shift[part], moved))
+        log_1, log_0 = log_1 + share[part].log(), log_0 + (-share[part]).log1p()
+        responded = torch.sigmoid(log_1 - log_0)
+        total = summed(responded).clamp(min=TINY_SHARE)
+        shift = summed(responded[:, None] * moved) / total[:, None]
+        share = (total + 1) / (n_cells + 2)
+        left = moved - shift[part]
+        square = unmoved.T @ unmoved + (responded[:, None] * left).T @ left
+        square = square + ((1 - responded)[:, None] * moved).T @ moved
+        covariance = square / len(Z)
+    alone = _log_normal(moved - effects.difference[part], factor)
+    gain = summed(torch.logaddexp(log_1, log_0) - alone)
+    escaped = gain > LEAST_GAIN + n_cells.clamp(min=1).log()
+    share = torch.where(escaped, share, 1)
+    mean = torch.where(escaped[:, None], effects.reference + shift, effects.mean)
+    of_control = effects.share[:, 0] - 1 / n_cells.clamp(min=1)
+    known = torch.where(escaped, 1 / total, 1 / n_cells.clamp(min=1)) + of_control
+    return effects._replace(
+        mean=mean, covariance=covariance, share=known[:, None], responding=share
+    )
+
+
+def _log_normal(z: Tensor, factor: Tensor) -> Tensor:
+    """Log density of deviations up to a constant, given the Cholesky factor of the covariance."""
+    scaled = torch.linalg.solve_triangular(factor, z.T, upper=False)
+    density: Tensor = -scaled.square().sum(0) / 2 - factor.diagonal().log().sum()
+    return density
 
 
 @torch.no_grad()
