@@ -9,6 +9,7 @@
     python -m benchmarks.svae sparsity                        # rules that choose a prior
     python -m benchmarks.svae known_biology papalexi2021.h5ad # is it found by every seed?
     python -m benchmarks.svae nulls tapseq.h5ad               # guides that target nothing
+    python -m benchmarks.svae escape                          # cells that did not respond
     python -m benchmarks.svae screens screen.h5ad             # its Table 2 on any screen
 
 The paper is that of Lopez et al., CLeaR 2023. ``-h`` after a name says what it measures and lists
@@ -19,6 +20,6 @@ PARTS = {
     name: name
     for name in (
         *("table1", "recovery", "latents", "defaults", "sparsity"),
-        *("known_biology", "nulls", "screens"),
+        *("known_biology", "nulls", "escape", "screens"),
     )
 }
