@@ -8,6 +8,7 @@ it differs:
 ===========================  =====================================================================
 ``shift``, ``learned``       how a design moves a latent state; what the estimator shows of that
 ``features``, ``encode``     what the encoder reads, and the state that follows from expression
+``decode``                   expression of such states, as ``encode`` gives them
 ``posterior``                moments of the guide, as ``estimator.posterior`` gives them
 ``log_weights``              weights of samples of the guide, by which training is validated
 ``draw``                     samples of variables that all cells share
@@ -122,6 +123,11 @@ class PerturbationModule(nn.Module, ABC):
         """Posterior mean of the latent state that explains x, from x only, (n_cells, n_latent)."""
         mean: Tensor = self.encoder(self.features(x)).mean
         return mean
+
+    def decode(self, z: Tensor, cells: Cells) -> Distribution:
+        """Distribution of expression of states as ``encode`` gives them, whatever led to them."""
+        p_x: Distribution = self.decoder(z, cells.library, cells.environment)
+        return p_x
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of the guide: at least ``z``, ``z_basal`` and ``scale``, (n_cells, n_latent)."""

@@ -79,7 +79,8 @@ def test_classes_are_abstract_or_final(cls):
 def test_modules_replace_documented_defaults_and_nothing_else():
     defaults = {
         *("learned", "shift", "features", "draw", "basal_states", "phases", "later_phases"),
-        *("minibatches", "extended", "refined", "restarted", "encode", "posterior", "log_weights"),
+        *("minibatches", "extended", "refined", "restarted", "encode", "decode", "posterior"),
+        "log_weights",
     }
     own = {name for name, value in vars(PerturbationModule).items() if inspect.isfunction(value)}
     abstract = PerturbationModule.__abstractmethods__

@@ -1,6 +1,8 @@
 """What a fitted model says about its latents, and about the effects of perturbations."""
 
 from .._effects import effects
+from ._enrichment import enrich, latent_names
+from ._genes import latent_genes
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
 from ._responders import responders
 from ._search import posterior_search
@@ -11,8 +13,11 @@ from ._treatment_effects import average_treatment_effect
 __all__ = [
     "average_treatment_effect",
     "effects",
+    "enrich",
     "identifiability",
     "latent_distances",
+    "latent_genes",
+    "latent_names",
     "latent_shifts",
     "latent_summary",
     "posterior_search",

@@ -416,9 +416,9 @@ class InvariantModule(PerturbationModule):
         log_prior = log_prior + self.spurious.log_prob(z_spurious, of_spurious)
         return cells.log_prob(self.decoder(z, cells.library, cells.environment)) + log_prior
 
-    def log_likelihood(self, cells: Cells, z: Tensor) -> Tensor:
-        """Log p(x | z) of each cell for states as they are shown, (..., n_cells)."""
-        return cells.log_prob(self.decoder(self._unwhitened(z), cells.library, cells.environment))
+    def decode(self, z: Tensor, cells: Cells) -> Distribution:
+        """Distribution of expression of states as they are shown."""
+        return super().decode(self._unwhitened(z), cells)
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of all latents with covariates hidden, (n_cells, n_latent)."""
@@ -663,9 +663,8 @@ class _InvariantVAE(PerturbationVAE):
         with self._inference():
             for index in torch.arange(X.shape[0]).split(ENCODE_SIZE):
                 z = torch.from_numpy(Z[..., index.numpy(), :]).to(self.module_.device)
-                parts.append(
-                    self.module_.log_likelihood(cells.take(index).to(self.module_.device), z)
-                )
+                some = cells.take(index).to(self.module_.device)
+                parts.append(some.log_prob(self.module_.decode(z, some)))
         return torch.cat(parts, -1).cpu().numpy()
 
     def _designs(self, A, library_size):

@@ -6,6 +6,7 @@ from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
 from ._pathways import PathwayTargetsDisplay
+from ._programmes import LatentProgrammesDisplay
 from ._targets import TargetsDisplay
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "EmbeddingClustersDisplay",
     "EvaluationDisplay",
     "HistoryDisplay",
+    "LatentProgrammesDisplay",
     "PathwayTargetsDisplay",
     "TargetsDisplay",
 ]

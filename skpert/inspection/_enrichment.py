@@ -1,0 +1,304 @@
+"""Gene sets of latents or of predicted effects, and names of latents made of them."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control, hypergeom, norm, rankdata
+
+from .._input.values import check_integer, check_number, listed
+from ..preprocessing._genesets import _gene_sets
+
+MOST_TOP = 50  # genes, as in the paper
+SHARE_TOP = 0.1  # of the measured genes at most, unless so many are asked for
+TIDY = {"latent", "gene"}
+COLUMNS = ["unit", "set", "n_genes", "overlap", "genes", "direction", "score", "p", "q"]
+
+
+def enrich(
+    scores,
+    sets,
+    *,
+    method="rank",
+    column="log2_fold_change",
+    n_top=None,
+    min_genes=3,
+    max_genes=500,
+    untargeted=False,
+):
+    """Gene sets that go up or down with each latent, or under each perturbation.
+
+    A set is tested among the measured genes, against the hypothesis that its genes are any of
+    these. All sets of all units are one family of tests, in which ``q`` controls the false
+    discovery rate.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        The table of :func:`~skpert.inspection.latent_genes`, or one with a row for each unit,
+        such as a perturbation, and a column for each gene, such as
+        :func:`~skpert.inspection.average_treatment_effect` gives.
+    sets : str, path-like, dict of str to list of str, or DataFrame
+        A .gmt file, the genes of each set by its name, or a table with a row for each gene of
+        each set: names of sets in its column "source", of genes in "target", as decoupler has it.
+        Genes must be written as in ``scores``, capitals included.
+    method : {"rank", "top"}, default="rank"
+        "rank" compares the ranks of the set's genes with those of all others. "top" asks whether
+        the genes of largest scores hold more of the set than chance (over-representation).
+    column : str, default="log2_fold_change"
+        What to rank genes by in a table of ``latent_genes``, such as "encoder_gradient".
+    n_top : int or None, default=None
+        How many genes are at the top, and as many at the bottom. None is a tenth of the genes,
+        and 50 at most.
+    min_genes, max_genes : int, default=3 and 500
+        Sets of which fewer or more genes are measured are not tested.
+    untargeted : bool, default=False
+        Whether latents that no perturbation targets are tested, too. Their axes are arbitrary, so
+        that what is found of one is true of a mixture of them.
+
+    Returns
+    -------
+    enriched : DataFrame of shape (n_units * n_sets, 9)
+        A row for each ``unit``, a latent or a perturbation, and ``set``, the smallest ``p`` of a
+        unit first. ``n_genes`` of the set that are measured; ``overlap``, how many of these are at
+        the top or, where ``direction`` is "down", at the bottom, and their names, ``genes``,
+        largest scores first; ``score``, for "rank" the statistic, which is standard normal without
+        enrichment and negative for "down", for "top" the overlap relative to what is expected.
+        ``p``, two-sided, and ``q``, that of Benjamini and Hochberg over all rows. Units whose
+        scores are all the same are left out.
+
+    Raises
+    ------
+    ValueError
+        If ``scores`` or ``sets`` are not of these forms, scores are not finite, genes come twice,
+        or no set has enough measured genes.
+
+    Notes
+    -----
+    The rank test is van der Waerden's: ranks are replaced by quantiles of a normal distribution,
+    and the statistic is their mean in the set, over its standard deviation among all ways to
+    assign genes to the set. Sums of so many normal scores are normal for sets of any size, so
+    that permutations of genes are not drawn: p-values have no smallest value, and thousands of
+    sets can be tested. For over-representation p-values are hypergeometric. Top and bottom are
+    tested separately, and the smaller p-value is doubled.
+
+    Both treat genes as independent. Genes that vary together make p-values of their sets too
+    small, as in all tests that permute genes: q ranks programmes, and is no proof of one.
+
+    References
+    ----------
+    .. [1] Lopez et al., Learning causal representations of single cells via sparse mechanism shift
+       modeling, CLeaR 2023, Appendix G.
+    .. [2] Goeman and Buehlmann, Analyzing gene expression data in terms of gene sets:
+       methodological issues, Bioinformatics 2007.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from skpert.inspection import enrich
+    >>> genes = [f"G{i}" for i in range(100)]
+    >>> effects = pd.DataFrame([np.linspace(2, -2, 100)], index=["JAK2"], columns=genes)
+    >>> enriched = enrich(effects, {"first": genes[:6], "spread": genes[::20]})
+    >>> enriched[["unit", "set", "n_genes", "overlap", "direction"]].to_numpy().tolist()
+    [['JAK2', 'first', 6, 6, 'up'], ['JAK2', 'spread', 5, 1, 'up']]
+    """
+    _check_options(method, n_top, min_genes, max_genes)
+    units, genes, values = _read(scores, column, untargeted)
+    members = _measured(sets, genes, min_genes, max_genes)
+    n_top = n_top or max(1, min(MOST_TOP, int(SHARE_TOP * len(genes))))
+    test = _by_rank if method == "rank" else _of_top
+    tables = [
+        test(row, members, _ends(row, n_top)).assign(unit=unit)
+        for unit, row in zip(units, values, strict=True)
+        if np.ptp(row) > 0
+    ]
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(tables, ignore_index=True)
+    table["genes"] = [", ".join(genes[list(found)]) for found in table["genes"]]
+    table["q"] = false_discovery_control(table["p"])
+    order = np.lexsort([table["p"], np.repeat(np.arange(len(tables)), len(members))])
+    return table.iloc[order].reset_index(drop=True)[COLUMNS]
+
+
+def latent_names(enriched, *, fdr=0.05):
+    """Names of latents by the programme that is most enriched, as "6: interferon gamma response".
+
+    ``estimator.targets_.rename(columns=latent_names(enriched))`` shows them.
+
+    Parameters
+    ----------
+    enriched : DataFrame
+        The table of :func:`~skpert.inspection.enrich`.
+    fdr : float, default=0.05
+        Largest ``q`` of a set that is a name, in [0, 1].
+
+    Returns
+    -------
+    names : dict of str to str
+        New name of each latent with such a set: its number, and the set of smallest ``p`` in
+        words. What all sets begin with, such as "HALLMARK_", is left out.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks columns, or ``fdr`` is out of range.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpert.inspection import latent_names
+    >>> enriched = pd.DataFrame({"unit": ["svaeplus6", "svaeplus7"], "p": [1e-5, 0.2],
+    ...                          "set": ["HALLMARK_HYPOXIA", "HALLMARK_APOPTOSIS"],
+    ...                          "q": [2e-5, 0.2]})
+    >>> latent_names(enriched)
+    {'svaeplus6': '6: hypoxia'}
+    """
+    if not isinstance(enriched, pd.DataFrame):
+        raise ValueError(f"enriched must be the table of enrich, got {type(enriched).__name__}")
+    _check_columns(enriched, ["unit", "set", "p", "q"], "enriched")
+    check_number(fdr, "fdr", 0, 1, "both")
+    words = in_words(enriched["set"])
+    called = enriched[enriched["q"] <= fdr].sort_values("p", kind="stable")
+    first = called.drop_duplicates("unit").set_index("unit")["set"]
+    units = [str(unit) for unit in enriched["unit"].unique()]
+    found = {unit: first[unit] for unit in units if unit in first.index}
+    return {unit: f"{_number(unit, units)}: {words[name]}" for unit, name in found.items()}
+
+
+def in_words(names):
+    """Names of gene sets as text, without what all have in common before a first underscore."""
+    names = list(dict.fromkeys(map(str, names)))
+    beginnings = {name.split("_", 1)[0] if "_" in name else None for name in names}
+    cut = len(beginnings) == 1 and None not in beginnings and len(names) > 1
+    return {name: _as_text(name.split("_", 1)[1] if cut else name) for name in names}
+
+
+def _as_text(name):
+    text = name.replace("_", " ").strip()
+    return text.lower() if text.isupper() else text
+
+
+def _number(name, names):
+    """Number of a latent, or its name where latents do not differ by numbers alone."""
+    parts = [re.fullmatch(r"(\D+)(\d+)", other) for other in names]
+    alike = all(parts) and len({part[1] for part in parts}) == 1
+    return re.fullmatch(r"\D+(\d+)", name)[1] if alike else name
+
+
+def _check_columns(table, columns, name):
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ValueError(
+            f"{name} has no column {listed(missing, 5)}; its columns are "
+            f"{listed(list(table.columns), 20)}"
+        )
+
+
+def _check_options(method, n_top, min_genes, max_genes):
+    if method not in ("rank", "top"):
+        raise ValueError(f"method must be 'rank' or 'top', got {method!r}")
+    if n_top is not None:
+        check_integer(n_top, "n_top", 1)
+    check_integer(min_genes, "min_genes", 1)
+    check_integer(max_genes, "max_genes", min_genes)
+
+
+def _read(scores, column, untargeted):
+    """Names of units, of genes, and an array of scores, (n_units, n_genes)."""
+    if not isinstance(scores, pd.DataFrame) or not len(scores):
+        what = "an empty one" if isinstance(scores, pd.DataFrame) else type(scores).__name__
+        raise ValueError(
+            "scores must be a DataFrame, of latent_genes or with a row per unit and a column per "
+            f"gene; got {what}"
+        )
+    if TIDY <= set(scores.columns):
+        scores = _widened(scores, column, untargeted)
+    genes = np.array([str(gene) for gene in scores.columns], dtype=object)
+    repeated = pd.Index(genes)[pd.Index(genes).duplicated()].unique()
+    if len(repeated):
+        raise ValueError(f"scores have several columns of the genes {listed(repeated, 5)}")
+    try:
+        values = scores.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scores must be numbers ({error})") from error
+    if not np.isfinite(values).all():
+        raise ValueError("scores have NaN or infinite values: leave out these genes")
+    return list(scores.index), genes, values
+
+
+def _widened(table, column, untargeted):
+    """A row per latent and a column per gene, in the order of the table."""
+    _check_columns(table, [column], "scores")
+    if not untargeted and "targeted" in table.columns:
+        table = table[table["targeted"].astype(bool)]
+    if table.duplicated(["latent", "gene"]).any():
+        repeated = table.loc[table.duplicated(["latent", "gene"]), "gene"].unique()
+        raise ValueError(f"scores have several rows of the genes {listed(repeated, 5)}")
+    latents, genes = table["latent"].unique(), table["gene"].unique()
+    wide = table.pivot(index="latent", columns="gene", values=column)
+    return wide.reindex(index=latents, columns=genes)
+
+
+def _measured(sets, genes, min_genes, max_genes):
+    """Positions of the measured genes of each set that can be tested."""
+    place = {gene: i for i, gene in enumerate(genes)}
+    given = _gene_sets(sets)
+    found = {name: sorted({place[g] for g in of if g in place}) for name, of in given.items()}
+    members = {
+        name: np.array(of)
+        for name, of in found.items()
+        if min_genes <= len(of) <= max_genes and len(of) < len(genes)
+    }
+    if not members and len(genes):
+        in_sets = list(dict.fromkeys(gene for of in given.values() for gene in of))
+        raise ValueError(
+            f"None of the {len(given)} gene sets has {min_genes} to {max_genes} of the "
+            f"{len(genes)} measured genes. Those are {listed(genes.tolist(), 3)}; genes of the "
+            f"sets are {listed(in_sets, 3)}"
+        )
+    return members
+
+
+def _ends(row, n_top):
+    """Positions of the largest scores above zero, and of the smallest below, extremes first."""
+    order = np.argsort(-row, kind="stable")
+    return order[row[order] > 0][:n_top], order[::-1][row[order[::-1]] < 0][:n_top]
+
+
+def _shared(end, of):
+    """Those of an end that are in a set, in their order."""
+    return end[np.isin(end, of)]
+
+
+def _by_rank(row, members, ends):
+    """The test of van der Waerden for each set."""
+    n = len(row)
+    scores = norm.ppf(rankdata(row) / (n + 1))
+    scores -= scores.mean()
+    variance = scores @ scores / (n * (n - 1))
+    table = []
+    for name, of in members.items():
+        z = scores[of].sum() / np.sqrt(len(of) * (n - len(of)) * variance)
+        shared = _shared(ends[int(z < 0)], of)
+        found = {"set": name, "n_genes": len(of), "overlap": len(shared), "genes": shared}
+        found |= {"direction": "down" if z < 0 else "up", "score": z, "p": 2 * norm.sf(abs(z))}
+        table.append(found)
+    return pd.DataFrame(table)
+
+
+def _of_top(row, members, ends):
+    """Over-representation of each set at the end where it is larger."""
+    n, table = len(row), []
+    for name, of in members.items():
+        shared = [_shared(end, of) for end in ends]
+        p = [
+            hypergeom.sf(len(some) - 1, n, len(of), len(end))
+            for some, end in zip(shared, ends, strict=True)
+        ]
+        i = int(p[1] < p[0])
+        expected = max(len(of) * len(ends[i]) / n, 1e-300)
+        found = {"set": name, "n_genes": len(of), "overlap": len(shared[i]), "genes": shared[i]}
+        found |= {"direction": ("up", "down")[i], "score": len(shared[i]) / expected}
+        table.append(found | {"p": min(1.0, 2 * p[i])})
+    return pd.DataFrame(table)
