@@ -280,6 +280,9 @@ def test_a_model_is_inspected_on_the_device(estimator):
         assert finite(effect)
     assert finite(inspection.latent_shifts(model, designs))
     assert finite(inspection.latent_distances(model, X, rows))
+    genes = inspection.latent_genes(model, gradients=True).drop(columns=["latent", "agreement"])
+    assert finite(genes)
+    assert finite(inspection.latent_genes(model, X=X)["log2_fold_change"])
     assert finite(model_selection.udr_score([model, model], X))
     if hasattr(model, "mask_probability_"):
         assert finite(model.targets(fdr=0.5))

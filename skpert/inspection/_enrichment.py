@@ -1,9 +1,11 @@
 """Gene sets of latents or of predicted effects, and names of latents made of them."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.stats import false_discovery_control, hypergeom, norm, rankdata
 
 from .._input.values import check_integer, check_number, listed
@@ -29,7 +31,7 @@ def enrich(
     """Gene sets that go up or down with each latent, or under each perturbation.
 
     A set is tested among the measured genes, against the hypothesis that its genes are any of
-    these. All sets of all units are one family of tests, in which ``q`` controls the false
+    these [1]_. All sets of all units are one family of tests, in which ``q`` controls the false
     discovery rate.
 
     Parameters
@@ -83,7 +85,7 @@ def enrich(
     tested separately, and the smaller p-value is doubled.
 
     Both treat genes as independent. Genes that vary together make p-values of their sets too
-    small, as in all tests that permute genes: q ranks programmes, and is no proof of one.
+    small, as in all tests that permute genes [2]_: q ranks programmes, and is no proof of one.
 
     References
     ----------
@@ -104,27 +106,30 @@ def enrich(
     """
     _check_options(method, n_top, min_genes, max_genes)
     units, genes, values = _read(scores, column, untargeted)
-    members = _measured(sets, genes, min_genes, max_genes)
+    if not units:
+        return pd.DataFrame(columns=COLUMNS)
+    names, members = _measured(sets, genes, min_genes, max_genes)
     n_top = n_top or max(1, min(MOST_TOP, int(SHARE_TOP * len(genes))))
     test = _by_rank if method == "rank" else _of_top
     tables = [
-        test(row, members, _ends(row, n_top)).assign(unit=unit)
+        test(row, members, _ends(row, n_top), genes).assign(unit=unit, set=names)
         for unit, row in zip(units, values, strict=True)
         if np.ptp(row) > 0
     ]
     if not tables:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(tables, ignore_index=True)
-    table["genes"] = [", ".join(genes[list(found)]) for found in table["genes"]]
     table["q"] = false_discovery_control(table["p"])
-    order = np.lexsort([table["p"], np.repeat(np.arange(len(tables)), len(members))])
+    order = np.lexsort([table["p"], np.repeat(np.arange(len(tables)), len(names))])
     return table.iloc[order].reset_index(drop=True)[COLUMNS]
 
 
 def latent_names(enriched, *, fdr=0.05):
     """Names of latents by the programme that is most enriched, as "6: interferon gamma response".
 
-    ``estimator.targets_.rename(columns=latent_names(enriched))`` shows them.
+    They go into ``names`` of :class:`~skpert.plotting.TargetsDisplay` and of
+    :func:`~skpert.inspection.latent_summary`, and into tables by
+    ``estimator.targets().rename(columns=latent_names(enriched))``.
 
     Parameters
     ----------
@@ -164,6 +169,18 @@ def latent_names(enriched, *, fdr=0.05):
     units = [str(unit) for unit in enriched["unit"].unique()]
     found = {unit: first[unit] for unit in units if unit in first.index}
     return {unit: f"{_number(unit, units)}: {words[name]}" for unit, name in found.items()}
+
+
+def names_of(names):
+    """Names of latents as a dict, from one or from the table of ``enrich``; None is empty."""
+    if isinstance(names, pd.DataFrame):
+        return latent_names(names)
+    if names is not None and not isinstance(names, Mapping):
+        raise ValueError(
+            "names must be a dict of names of latents, or the table of enrich; got "
+            f"{type(names).__name__}"
+        )
+    return dict(names or {})
 
 
 def in_words(names):
@@ -241,23 +258,23 @@ def _widened(table, column, untargeted):
 
 
 def _measured(sets, genes, min_genes, max_genes):
-    """Positions of the measured genes of each set that can be tested."""
+    """Names of the sets that can be tested, and which genes they hold, (n_sets, n_genes)."""
     place = {gene: i for i, gene in enumerate(genes)}
     given = _gene_sets(sets)
-    found = {name: sorted({place[g] for g in of if g in place}) for name, of in given.items()}
-    members = {
-        name: np.array(of)
-        for name, of in found.items()
-        if min_genes <= len(of) <= max_genes and len(of) < len(genes)
-    }
-    if not members and len(genes):
+    found = {name: {place[gene] for gene in of if gene in place} for name, of in given.items()}
+    most = min(max_genes, len(genes) - 1)
+    found = {name: of for name, of in found.items() if min_genes <= len(of) <= most}
+    if not found:
         in_sets = list(dict.fromkeys(gene for of in given.values() for gene in of))
         raise ValueError(
             f"None of the {len(given)} gene sets has {min_genes} to {max_genes} of the "
             f"{len(genes)} measured genes. Those are {listed(genes.tolist(), 3)}; genes of the "
             f"sets are {listed(in_sets, 3)}"
         )
-    return members
+    rows = np.repeat(np.arange(len(found)), [*map(len, found.values())])
+    columns = np.concatenate([sorted(of) for of in found.values()])
+    members = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(found), len(genes)))
+    return list(found), members
 
 
 def _ends(row, n_top):
@@ -266,39 +283,37 @@ def _ends(row, n_top):
     return order[row[order] > 0][:n_top], order[::-1][row[order[::-1]] < 0][:n_top]
 
 
-def _shared(end, of):
-    """Those of an end that are in a set, in their order."""
-    return end[np.isin(end, of)]
-
-
-def _by_rank(row, members, ends):
+def _by_rank(row, members, ends, genes):
     """The test of van der Waerden for each set."""
-    n = len(row)
+    n, size = len(row), members.sum(1)
     scores = norm.ppf(rankdata(row) / (n + 1))
     scores -= scores.mean()
     variance = scores @ scores / (n * (n - 1))
-    table = []
-    for name, of in members.items():
-        z = scores[of].sum() / np.sqrt(len(of) * (n - len(of)) * variance)
-        shared = _shared(ends[int(z < 0)], of)
-        found = {"set": name, "n_genes": len(of), "overlap": len(shared), "genes": shared}
-        found |= {"direction": "down" if z < 0 else "up", "score": z, "p": 2 * norm.sf(abs(z))}
-        table.append(found)
-    return pd.DataFrame(table)
+    z = (members @ scores) / np.sqrt(size * (n - size) * variance)
+    return _table(members, ends, genes, z < 0).assign(score=z, p=2 * norm.sf(np.abs(z)))
 
 
-def _of_top(row, members, ends):
-    """Over-representation of each set at the end where it is larger."""
-    n, table = len(row), []
-    for name, of in members.items():
-        shared = [_shared(end, of) for end in ends]
-        p = [
-            hypergeom.sf(len(some) - 1, n, len(of), len(end))
-            for some, end in zip(shared, ends, strict=True)
-        ]
-        i = int(p[1] < p[0])
-        expected = max(len(of) * len(ends[i]) / n, 1e-300)
-        found = {"set": name, "n_genes": len(of), "overlap": len(shared[i]), "genes": shared[i]}
-        found |= {"direction": ("up", "down")[i], "score": len(shared[i]) / expected}
-        table.append(found | {"p": min(1.0, 2 * p[i])})
-    return pd.DataFrame(table)
+def _of_top(row, members, ends, genes):
+    """Over-representation of each set at the end where it is more surprising."""
+    n, size = len(row), members.sum(1)
+    n_drawn = np.array([len(end) for end in ends])[:, None]
+    shared = np.stack([members[:, end].sum(1) for end in ends])
+    p = hypergeom.sf(shared - 1, n, size, n_drawn)
+    down = p[1] < p[0]
+    table = _table(members, ends, genes, down)
+    expected = size * np.where(down, *n_drawn[::-1]) / n
+    return table.assign(score=table["overlap"] / expected, p=np.minimum(1, 2 * p.min(0)))
+
+
+def _table(members, ends, genes, down):
+    """What is at the end that was chosen for each set."""
+    top, bottom = ([end[row > 0] for row in members[:, end].toarray()] for end in ends)
+    shared = [low if is_low else high for high, low, is_low in zip(top, bottom, down, strict=True)]
+    return pd.DataFrame(
+        {
+            "n_genes": members.sum(1).astype(int),
+            "overlap": [len(found) for found in shared],
+            "genes": [", ".join(genes[found]) for found in shared],
+            "direction": np.where(down, "down", "up"),
+        }
+    )

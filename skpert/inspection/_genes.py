@@ -78,8 +78,8 @@ def latent_genes(
     Raises
     ------
     ValueError
-        If a latent is unknown, ``genes`` has another length than the model's genes, or a number is
-        out of range.
+        If the estimator has no latents, one is unknown, ``genes`` are not as many as the model's,
+        or a number is out of range.
 
     Notes
     -----
@@ -114,7 +114,9 @@ def latent_genes(
     >>> len(top)
     10
     """
-    check_is_fitted(estimator, "module_")
+    check_is_fitted(estimator)
+    if not hasattr(estimator, "module_"):
+        raise ValueError(f"{type(estimator).__name__} has no latents")
     check_finite(step, "step", "neither")
     check_finite(pseudocount, "pseudocount")
     check_integer(n_cells, "n_cells", 2)

@@ -16,24 +16,23 @@ def response(decode, z, latent, step):
 def decoder_gradients(decode, z, latents):
     """Slope of the attributions of what is decoded on each latent, (len(latents), n_genes).
 
-    Paths are straight, from the mean state to each state. Forward mode takes the derivatives of
-    all genes by one latent at once.
+    Paths are straight, from the mean state to each state. The derivatives of all genes by one
+    latent are those of a weighted sum of genes, by the weights.
     """
     centre = z.mean(0)
-    return torch.stack([_of_latent(decode, z, centre, latent) for latent in latents])
-
-
-def _of_latent(decode, z, centre, latent):
-    direction = torch.zeros_like(z)
-    direction[:, latent] = 1
-    weight = (z[:, latent] - centre[latent]).square()[:, None]
-    total = weight.sum()
-    gradient = 0
+    weight = (z - centre).square()
+    gradient = []
     for place, share in _nodes():
-        on_path = centre + place * (z - centre)
-        derivative = torch.func.jvp(decode, (on_path,), (direction,))[1]
-        gradient = gradient + share * (weight * derivative).sum(0)
-    return gradient / total if total > 0 else torch.zeros_like(gradient)
+        on_path = (centre + place * (z - centre)).requires_grad_()
+        with torch.enable_grad():
+            decoded = decode(on_path)
+            of_genes = torch.zeros_like(decoded[0]).requires_grad_()
+            (of_z,) = torch.autograd.grad((decoded @ of_genes).sum(), on_path, create_graph=True)
+            sums = [(weight * of_z)[:, latent].sum() for latent in latents]
+            rows = [torch.autograd.grad(row, of_genes, retain_graph=True)[0] for row in sums]
+        gradient.append(share * torch.stack(rows))
+    total = weight.sum(0)[latents][:, None]
+    return torch.where(total > 0, torch.stack(gradient).sum(0) / total, 0)
 
 
 def encoder_gradients(encode, x, latents):
@@ -50,7 +49,7 @@ def encoder_gradients(encode, x, latents):
             z = encode(on_path)
             for i, latent in enumerate(latents):
                 more = i + 1 < len(latents)
-                of_z = torch.autograd.grad(z[:, latent].sum(), on_path, retain_graph=more)[0]
+                (of_z,) = torch.autograd.grad(z[:, latent].sum(), on_path, retain_graph=more)
                 gradient[i] += share * (weight * of_z).sum(0)
     total = weight.sum(0)
     return torch.where(total > 0, gradient / total, 0)

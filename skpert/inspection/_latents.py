@@ -17,9 +17,10 @@ from ..parameters import REAL_VALUED
 from ..preprocessing._confounding import confounding_of
 from ..sparsity.edges import check_calls_edges
 from ..sparsity.effects import LEAST_STABILITY
+from ._enrichment import names_of
 
 
-def latent_summary(estimator, *, fdr=0.05):
+def latent_summary(estimator, *, fdr=0.05, names=None):
     """Which perturbations target each latent, and so which latents mean something.
 
     Sparse shifts identify the axes of those latents that some perturbation moves. Latents without
@@ -33,6 +34,9 @@ def latent_summary(estimator, *, fdr=0.05):
         Fitted, with ``mask_probability_``, such as ``SVAEPlus``.
     fdr : float, default=0.05
         False discovery rate at which edges are called, in [0, 1], as in ``estimator.targets``.
+    names : dict of str to str or DataFrame, default=None
+        What to call latents in the index, or the table of :func:`~skpert.inspection.enrich`, which
+        names them as :func:`~skpert.inspection.latent_names` does.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def latent_summary(estimator, *, fdr=0.05):
     Raises
     ------
     ValueError
-        If the estimator calls no edges, or ``fdr`` is out of range.
+        If the estimator calls no edges, ``fdr`` is out of range, or ``names`` are of neither form.
 
     References
     ----------
@@ -80,6 +84,7 @@ def latent_summary(estimator, *, fdr=0.05):
         },
         index=pd.Index(effects.columns, name="latent"),
     )
+    summary = summary.rename(index=names_of(names))
     return summary.sort_values(["n_perturbations", "expected"], ascending=False, kind="stable")
 
 

@@ -12,8 +12,9 @@ N_UNCALLED = 5  # sets that are shown where none is called
 SHOWN = 0.25  # largest q of a dot
 LARGEST_LOG = 6  # minus log10 of q above which dots do not grow
 AREA = 16.0  # points squared, of a dot per unit of minus log10 q
-GENE_INCHES = 2.3  # width of a column of genes
+GENE_INCHES = 2.4  # width of a column of genes
 SET_INCHES = 0.28  # width of a column of dots
+LONGEST = 38  # characters of the genes that are named
 UP, DOWN = "#b2182b", "#2166ac"
 
 
@@ -42,14 +43,14 @@ class LatentProgrammesDisplay:
 
     Examples
     --------
-    >>> from skpert import SVAEPlus
+    >>> from skpert import VAE
     >>> from skpert.datasets import make_sparse_shift
     >>> from skpert.plotting import LatentProgrammesDisplay
     >>> screen = make_sparse_shift(5, n_cells_per_perturbation=40, n_control_cells=40, n_latent=3,
     ...                            n_genes=50, random_state=0)
-    >>> model = SVAEPlus(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
+    >>> model = VAE(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
     >>> sets = {"even": [str(g) for g in range(0, 50, 2)], "first": ["0", "1", "2", "3"]}
-    >>> display = LatentProgrammesDisplay.from_estimator(model, sets, untargeted=True)
+    >>> display = LatentProgrammesDisplay.from_estimator(model, sets)
     >>> display.q_.shape
     (3, 2)
     """
@@ -167,11 +168,9 @@ def _top(genes, latents, n_genes):
 def _axes(n_latents, n_sets, with_genes):
     import matplotlib.pyplot as plt
 
-    width = 1.0 + SET_INCHES * max(n_sets, 4) + (2 * GENE_INCHES if with_genes else 0.5)
-    size = width, np.clip(3.2 + 1.2 * ROW * n_latents, 3.6, 14)
-    figure, ax = plt.subplots(figsize=size, layout="constrained")
-    ax.set_box_aspect(1.2 * ROW * n_latents / (SET_INCHES * max(n_sets, 4)))
-    return ax
+    width = 1.0 + SET_INCHES * max(n_sets, 4) + (2 * GENE_INCHES if with_genes else 1.0)
+    size = width, np.clip(2.8 + 1.2 * ROW * n_latents, 3.6, 14)
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def _draw_dots(ax, q, fdr):
@@ -190,7 +189,7 @@ def _draw_dots(ax, q, fdr):
     box = ax.get_window_extent()
     size, _ = font(box.width * 72 / ax.figure.dpi / max(n_columns, 4))
     texts = [clipped(words[name]) for name in q.columns]
-    ax.set_xticks(range(n_columns), texts, rotation=45, ha="right", fontsize=max(size, 7))
+    ax.set_xticks(range(n_columns), texts, rotation=90, fontsize=max(size, 7))
     size, step = font(box.height * 72 / ax.figure.dpi / n_rows)
     names = short_names([str(name) for name in q.index])
     ax.set_yticks(range(0, n_rows, step), names[::step], fontsize=size)
@@ -212,12 +211,12 @@ def _legend(ax, fdr):
         handles=handles,
         ncols=len(handles),
         loc="lower left",
-        bbox_to_anchor=(0, 1),
+        bbox_to_anchor=(-0.02, 1),
         frameon=False,
         fontsize=8,
         handletextpad=0.1,
         columnspacing=0.8,
-        borderaxespad=0.2,
+        borderaxespad=2.4,
     )
 
 
@@ -239,7 +238,7 @@ def _write_genes(ax, top):
         )
         for row in range(0, len(top), step):
             text = top[column].iloc[row]
-            text = text if len(text) <= 44 else text[:43].rsplit(",", 1)[0] + ", …"
+            text = text if len(text) <= LONGEST else text[:LONGEST].rsplit(",", 1)[0] + ", …"
             ax.annotate(
                 text,
                 (1, row),

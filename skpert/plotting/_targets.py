@@ -5,6 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._effects import effects as table_of_effects
 from .._input.values import listed
+from ..inspection._enrichment import names_of
 from ..preprocessing._confounding import confounding_of
 from ._intervals import blocks, draw_forest, draw_probabilities, forest_axes, forest_rows
 from ._shared import (
@@ -75,7 +76,7 @@ class TargetsDisplay:
         self.edges = edges
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r", kind="map"):
+    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r", kind="map", names=None):
         """Draw the map of a fitted estimator.
 
         Parameters
@@ -83,7 +84,7 @@ class TargetsDisplay:
         estimator : estimator
             With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
             either is a ValueError. Perturbations that are confounded are marked.
-        ax, cmap, kind : as in :meth:`plot`
+        ax, cmap, kind, names : as in :meth:`plot`
             How it is drawn; "intervals" of one without ``mask_probability_`` is a ValueError.
 
         Returns
@@ -94,9 +95,9 @@ class TargetsDisplay:
         check_is_fitted(estimator)
         edges = table_of_effects(estimator) if kind == "intervals" else None
         display = cls(effects(estimator), confounding_of(estimator), edges)
-        return display.plot(ax, cmap=cmap, kind=kind)
+        return display.plot(ax, cmap=cmap, kind=kind, names=names)
 
-    def plot(self, ax=None, *, cmap="RdBu_r", kind="map"):
+    def plot(self, ax=None, *, cmap="RdBu_r", kind="map", names=None):
         """Draw the map, or the effects with their intervals.
 
         Parameters
@@ -109,6 +110,9 @@ class TargetsDisplay:
             "map" is the matrix of effects. "intervals" is a list of them, latent by latent: a dot
             for each, whose area is the probability of the edge, and a line from ``lower`` to
             ``upper`` where there is an interval. Without ``ax`` a long list is in several blocks.
+        names : dict of str to str or DataFrame, default=None
+            What to call latents, or the table of :func:`skpert.inspection.enrich`, which names
+            them as :func:`skpert.inspection.latent_names` does.
 
         Returns
         -------
@@ -118,22 +122,25 @@ class TargetsDisplay:
         Raises
         ------
         ValueError
-            If ``kind`` is neither, or "intervals" without ``edges`` of all targets.
+            If ``kind`` is neither, or "intervals" without ``edges`` of all targets, or ``names``
+            are of neither form.
         """
         check_matplotlib(type(self))
+        named = names_of(names)
         if kind not in ("map", "intervals"):
             raise ValueError(f"kind must be 'map' or 'intervals', got {kind!r}")
         values = self.targets.to_numpy(dtype=np.float64)
         rows, joints, n_moving = cluster_rows(values)
         self.ordered_ = self.targets.iloc[rows, order_columns(np.abs(values[rows]))]
         if kind == "intervals":
-            return self._plot_intervals(ax, cmap)
+            return self._plot_intervals(ax, cmap, named)
         n_rows, n_columns = self.ordered_.shape
         if ax is None:
             ax = map_axes(np.clip(2.8 + COLUMN * n_columns, 4.5, 12), n_rows)
         self.ax_, self.figure_ = ax, ax.figure
         self.im_ = draw_map(ax, self.ordered_.rename(index=self._marked()), cmap)
-        label_latents(ax, self.ordered_.columns, self.targets.shape[1] - n_columns)
+        shown = _names_of_latents(self.ordered_.columns, named)
+        label_latents(ax, shown, self.targets.shape[1] - n_columns)
         self._note_confounding(ax, self.ordered_.index)
         self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
         if n_moving < n_rows:
@@ -141,7 +148,7 @@ class TargetsDisplay:
         self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d.)")
         return self
 
-    def _plot_intervals(self, ax, cmap):
+    def _plot_intervals(self, ax, cmap, named):
         if self.edges is None:
             raise ValueError(
                 "kind='intervals' needs edges, the table of skpert.inspection.effects: give it to "
@@ -155,7 +162,7 @@ class TargetsDisplay:
         limit = limit if limit > 0 else 1.0  # NaN without effects
         names = {name: name for name in self.ordered_.index} | self._marked()
         columns = self.ordered_.columns
-        latents = dict(zip(columns, short_names([*map(str, columns)]), strict=True))
+        latents = dict(zip(columns, _names_of_latents(columns, named), strict=True))
         for block, part in zip(self.axes_, parts, strict=True):
             draw_forest(block, part, limit, names, latents, cmap)
         draw_probabilities(self.axes_[-1])
@@ -173,6 +180,12 @@ class TargetsDisplay:
         if not self._marked().keys().isdisjoint(shown):
             columns = listed(self.confounded["column"].unique(), 3)
             ax.set_xlabel(f"{ax.get_xlabel()}\n† confounded with {columns}")
+
+
+def _names_of_latents(latents, named):
+    """Names given, and short ones for the other latents."""
+    short = short_names([str(latent) for latent in latents])
+    return [named.get(latent, other) for latent, other in zip(latents, short, strict=True)]
 
 
 def _mark_silent(ax, tree_ax, n_moving, n_rows):
