@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from .._data import Cells
@@ -15,6 +14,7 @@ from ..parameters import REAL_VALUED
 from ._gradients import decoder_gradients, encoder_gradients, response
 
 N_ON_PATHS = 250  # cells from which integrated gradients start
+MEASURES = "log2_fold_change", "decoder_gradient", "encoder_gradient"
 LEAST = 1e-30  # expected counts, of which a logarithm is taken
 
 
@@ -85,7 +85,8 @@ def latent_genes(
     -----
     The sign of a latent is arbitrary: what goes up with it and what goes down with it count the
     same. The axis of a latent that nothing targets is arbitrary, too, as any rotation among these
-    fits as well [1]_; its genes are those of a mixture.
+    fits as well [1]_; its genes are those of a mixture. Latents of ``SCCVAE`` are the states u
+    that its decoder reads: one is moved, and what the graph makes of that is not followed.
 
     Integrated gradients [2]_ average derivatives along straight paths, from the mean cell to each
     cell. A path's derivatives times its length are attributions that add up to the difference of
@@ -134,7 +135,7 @@ def latent_genes(
     table |= {"log2_fold_change": effect.ravel(), "rank": rank.ravel()}
     table["targeted"] = np.repeat(_targeted(estimator, names, columns), size)
     if gradients:
-        table |= {name: found[name].ravel() for name in ("decoder_gradient", "encoder_gradient")}
+        table |= {name: found[name].ravel() for name in MEASURES[1:]}
         table["agreement"] = np.repeat(_agreement(effect, found["encoder_gradient"]), size)
     return pd.DataFrame(table)
 
@@ -196,6 +197,8 @@ def _effects(estimator, cells, columns, step, pseudocount, gradients):
     """Arrays of shape (n_latents, n_genes), zero for latents that are empty."""
     module, counts = estimator.module_, estimator.likelihood not in REAL_VALUED
     latents = [int(column) for column in columns if column >= 0]
+    if not latents:
+        return dict.fromkeys(MEASURES, np.zeros((len(columns), cells.n_genes)))
     z = module.encode(cells.x)
 
     def decoder_of(some):
@@ -229,8 +232,7 @@ def _spread(n_cells, n_chosen):
 def _filled(rows, columns, n_genes):
     """Rows of the latents that were found, and zeros for the others."""
     values = np.zeros((len(columns), n_genes))
-    if len(rows):
-        values[columns >= 0] = torch.stack(list(rows)).cpu().numpy()
+    values[columns >= 0] = torch.stack(list(rows)).cpu().numpy()
     return values
 
 
@@ -243,7 +245,6 @@ def _targeted(estimator, names, columns):
 
 def _agreement(first, second):
     """Spearman's correlation of rows, NaN for one that is constant."""
-    check_consistent_length(first, second)
     varies = np.ptp(first, axis=1) * np.ptp(second, axis=1) > 0
     pairs = zip(first, second, varies, strict=True)
     return np.array([spearmanr(a, b).statistic if ok else np.nan for a, b, ok in pairs])

@@ -218,6 +218,8 @@ def test_latents_that_were_not_found_have_zeros():
     assert not table.loc[empty, effects].any(axis=None)
     assert not table.loc[empty, "targeted"].any()
     assert table.loc[~empty, "log2_fold_change"].all()
+    alone = latent_genes(model, "svaeplus8", gradients=True)
+    pd.testing.assert_frame_equal(alone, table[-20:].reset_index(drop=True))
     targets = (model.targets_ != 0).any()
     assert table.groupby("latent", sort=False)["targeted"].first().tolist() == targets.tolist()
 

@@ -562,7 +562,7 @@ def test_whitening_changes_how_latents_are_shown_and_nothing_else(prior):
         torch.manual_seed(0)
         weights = module.log_weights(cells, 2)
         expected = module.intervene(z, designs(cells)).mean
-        return module.log_likelihood(cells, z), weights, expected
+        return cells.log_prob(module.decode(z, cells)), weights, expected
 
     before, z = answers(), module.encode(cells.x)
     module.whiten(cells)
@@ -779,7 +779,11 @@ def test_nothing_is_left_behind_on_another_device(prior):
     module, cells = random_module(prior).to("meta"), random_cells().to(torch.device("meta"))
     tensors = [*module.loss_terms(cells).values(), *module.posterior(cells).values()]
     z = module.basal_states(cells.n_cells)
-    tensors += [z, module.encode(cells.x), module.log_likelihood(cells, z.new_zeros(40, 5))]
+    tensors += [
+        z,
+        module.encode(cells.x),
+        cells.log_prob(module.decode(z.new_zeros(40, 5), cells)),
+    ]
     if prior is GaussianPrior:  # the values of covariates decide what else has to be done
         tensors += [module.log_weights(cells, 3), module.intervene(z, cells).mean]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
