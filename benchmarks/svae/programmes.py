@@ -31,7 +31,7 @@ from .known_biology import PATHWAY
 
 FIRST, FDR = "INTERFERON_GAMMA_RESPONSE", 0.05
 WAYS = ["log2_fold_change", "decoder_gradient", "encoder_gradient"]
-N_SHUFFLED = 20  # shuffles of the genes of a table
+N_SHUFFLED = 100  # shuffles of the genes of a table
 
 
 def rows(model, names, seed, sets):
@@ -82,8 +82,9 @@ def shuffled(genes, sets, method, way, seed):
         null = pd.DataFrame(random.permuted(wide, axis=1), wide.index, wide.columns)
         enriched = enrich(null, sets, method=method)
         n_called += bool((enriched["q"] <= FDR).any())
-        # sets share genes: one of each latent, at random, so that values are independent
-        p += enriched.sample(frac=1, random_state=seed).drop_duplicates("unit")["p"].tolist()
+        # sets share genes: one of each latent, so that values are independent; rows are sorted
+        # by p, so that which one has to be drawn anew
+        p += enriched.groupby("unit")["p"].sample(1, random_state=random).tolist()
     uniform = kstest(p, "uniform").pvalue if method == "rank" else np.nan
     return n_called / N_SHUFFLED, uniform
 
