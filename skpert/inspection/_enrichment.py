@@ -79,10 +79,11 @@ def enrich(
     -----
     The rank test is van der Waerden's: ranks are replaced by quantiles of a normal distribution,
     and the statistic is their mean in the set, over its standard deviation among all ways to
-    assign genes to the set. Sums of so many normal scores are normal for sets of any size, so
-    that permutations of genes are not drawn: p-values have no smallest value, and thousands of
-    sets can be tested. For over-representation p-values are hypergeometric. Top and bottom are
-    tested separately, and the smaller p-value is doubled.
+    assign genes to the set. Sums of normal scores are nearly normal for sets of any size, in the
+    tails of sets of three genes slightly narrower, so that permutations of genes are not drawn:
+    p-values have no smallest value, and thousands of sets can be tested. For over-representation
+    p-values are hypergeometric. Top and bottom are tested separately, and the smaller p-value is
+    doubled.
 
     Both treat genes as independent. Genes that vary together make p-values of their sets too
     small, as in all tests that permute genes [2]_: q ranks programmes, and is no proof of one.
