@@ -10,6 +10,7 @@ from . import (
     preprocessing,
 )
 from ._published import published
+from .annotation import annotate, as_anndata
 from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
 from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
@@ -35,6 +36,8 @@ __all__ = [
     "InVAE",
     "PerturbedMean",
     "SVAEPlus",
+    "annotate",
+    "as_anndata",
     "datasets",
     "exceptions",
     "inspection",
