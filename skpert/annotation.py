@@ -68,7 +68,7 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     if not (hasattr(adata, "obsm") and hasattr(adata, "varm")):
         raise TypeError(f"adata must be an AnnData, got a {type(adata).__name__}")
     if A is not None:
-        check_same_cells(adata, A)
+        check_same_cells(adata, A, ("adata", "A"))
     states = np.asarray(estimator.transform(adata), dtype=np.float32)
     latents = [str(name) for name in estimator.get_feature_names_out()]
     found = {"model": type(estimator).__name__, "latents": np.array(latents, dtype=object)}
