@@ -1,6 +1,7 @@
 """What a fitted model says about its latents, and about the effects of perturbations."""
 
 from .._effects import effects
+from ._direct import direct_effects
 from ._enrichment import enrich, latent_names
 from ._genes import latent_genes
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
@@ -12,6 +13,7 @@ from ._treatment_effects import average_treatment_effect
 
 __all__ = [
     "average_treatment_effect",
+    "direct_effects",
     "effects",
     "enrich",
     "identifiability",
