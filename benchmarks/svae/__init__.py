@@ -10,6 +10,7 @@
     python -m benchmarks.svae known_biology papalexi2021.h5ad # is it found by every seed?
     python -m benchmarks.svae programmes papalexi2021.h5ad    # gene sets of latents
     python -m benchmarks.svae nulls tapseq.h5ad               # guides that target nothing
+    python -m benchmarks.svae guides tapseq.h5ad              # which work, and on which genes
     python -m benchmarks.svae escape                          # cells that did not respond
     python -m benchmarks.svae screens screen.h5ad             # its Table 2 on any screen
 
@@ -21,6 +22,6 @@ PARTS = {
     name: name
     for name in (
         *("table1", "recovery", "latents", "defaults", "sparsity"),
-        *("known_biology", "programmes", "nulls", "escape", "screens"),
+        *("known_biology", "programmes", "nulls", "guides", "escape", "screens"),
     )
 }

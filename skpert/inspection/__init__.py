@@ -4,6 +4,7 @@ from .._effects import effects
 from ._direct import direct_effects
 from ._enrichment import enrich, latent_names
 from ._genes import latent_genes
+from ._guides import guide_efficacy
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
 from ._responders import responders
 from ._search import posterior_search
@@ -16,6 +17,7 @@ __all__ = [
     "direct_effects",
     "effects",
     "enrich",
+    "guide_efficacy",
     "identifiability",
     "latent_distances",
     "latent_genes",

@@ -14,6 +14,8 @@ from .._input.values import as_list, check_columns, check_finite, check_number, 
 from ..parameters import REAL_VALUED
 from ._pseudobulk import left_over, slopes, sums
 
+LEAST_NULLS = 5  # perturbations that do nothing, to say how far such differ
+
 
 class Conditions(NamedTuple):
     """Groups of cells that are compared with a reference."""
@@ -187,8 +189,9 @@ def of_conditions(estimator, X, A, conditions, is_target, batch, min_expected):
     Z = np.asarray(estimator.posterior(X, A).z, dtype=np.float64)
     J = slopes(values, Z, codes, len(names), counts)
     predicted = _predicted(estimator, A, codes, control, counts)
-    left = left_over(data, J, predicted, null if null.any() else treated, tested)
+    left = left_over(data, J, predicted, null if null.sum() >= LEAST_NULLS else treated, tested)
     found = {"treated": treated, "is_target": is_target, "tested": tested, "counts": counts}
+    found["observed"] = data.observed
     return Bunch(names=names, codes=codes, reference=reference, left=left, **found)
 
 
