@@ -78,9 +78,11 @@ def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05,
         its ``latent_error``, each by itself and not shrunk, NaN where unknown; ``q_shift``, the
         smallest ``fdr`` at which the guide moves the latent state at all; ``verdict``: "works";
         "weak", for an efficacy below 0.25 or below half of that of the gene's living guides, or
-        whose interval holds 0; "dead", if that is more probable than not; "differs", for a guide
-        that moves the latent state, and less along its siblings' shift than away from it;
-        "unknown", where the gene is not measured and no guide of it moves the latent state.
+        whose interval holds 0, unless it moves the latent state as its siblings do; "dead", if
+        having no effect is more probable than not, or has a probability of a third beside
+        siblings that have one; "differs", for a guide that moves the latent state, and less
+        along its siblings' shift than away from it; "unknown", where the gene is not measured and
+        no guide of it moves the latent state.
         A non-targeting guide is "dead", or "differs".
 
     Raises
@@ -186,41 +188,46 @@ def _guide_of_each(A, guides, n_cells):
 
 def _shifts(Z, found, conditions, genes):
     """Shift of the latent state of each guide, and what it is along that of its siblings."""
-    Z, codes = np.asarray(Z, dtype=np.float64), found.codes
-    n = np.bincount(codes, minlength=len(found.names))
-    members = pd.DataFrame(Z).groupby(codes).mean().to_numpy()
-    centred = Z - members[codes]
+    codes, reference = found.codes, found.reference
+    Z, n = np.asarray(Z, dtype=np.float64), np.bincount(codes, minlength=len(found.names))
+    means = pd.DataFrame(Z).groupby(codes).mean().to_numpy()
+    centred = Z - means[codes]
     values, axes = np.linalg.eigh(centred.T @ centred / len(Z))
     used = values > 1e-6 * max(values.max(initial=0), 1e-300)
-    whiten = axes[:, used] / np.sqrt(values[used])
-    d = (members - Z[found.reference].mean(0)) @ whiten
-    n_used = d.shape[1]
-    variance = 1 / n[:, None] + 1 / max(found.reference.sum(), 1)
+    d = (means - Z[reference].mean(0)) @ (axes[:, used] / np.sqrt(values[used]))
+    variance = (1 / n + 1 / reference.sum())[:, None]
     known = conditions.null.sum() >= LEAST_NULLS
     is_null = conditions.null if known else found.treated
     square = d[is_null] ** 2
     spread = square.mean(0) if known else np.median(square, axis=0) / chi2.median(1)
     variance = variance + np.maximum(spread - variance[is_null].mean(), 0)
     size = (d**2 / variance).sum(1)
-    p = _shift_p(size, size[is_null], n_used, known)
-    q = np.full(len(p), np.nan)
+    q = np.full(len(n), np.nan)
+    p = _shift_p(size, size[is_null], d.shape[1], known)
     q[found.treated] = false_discovery_control(p[found.treated])
-    share, error, away = (np.full(len(p), np.nan) for _ in range(3))
+    along = np.full((len(n), 3), np.nan)
     for i in np.flatnonzero(found.treated):
-        siblings = (genes == genes[i]) & found.treated
-        siblings[i] = False
-        w = siblings[:, None] / variance
-        if not siblings.any():
-            continue
-        mean, v = (w * d).sum(0) / w.sum(0), 1 / w.sum(0)
-        size = (mean**2 / variance[i]).sum() - (v / variance[i]).sum()
-        if chi2.sf((mean**2 / v).sum(), d.shape[1]) < SEEN and size > 0:
-            share[i] = (d[i] * mean / variance[i]).sum() / size
-            error[i] = np.sqrt((mean**2 / variance[i]).sum()) / size
-            rest = d[i] - share[i] * mean
-            along = share[i] * np.sqrt((mean**2 / variance[i]).sum())
-            away[i] = np.sqrt((rest**2 / variance[i]).sum()) / max(along, 1e-12)
-    return Bunch(share=share, error=error, q=q, away=away)
+        siblings = (genes == genes[i]) & found.treated & (np.arange(len(n)) != i)
+        if siblings.any():
+            along[i] = _along_siblings(d[i], variance[i], d[siblings], variance[siblings])
+    share, error, away = along.T
+    return Bunch(share=share, error=error, away=away, q=q)
+
+
+def _along_siblings(d, variance, siblings, variances):
+    """Share of the siblings' shift that a guide has, its error, and what is away from it.
+
+    NaN where the siblings do not move the latent state.
+    """
+    weight = 1 / variances
+    mean, error = (weight * siblings).sum(0) / weight.sum(0), 1 / weight.sum(0)
+    length = (mean**2 / variance).sum()
+    size = length - (error / variance).sum()  # without what noise adds
+    if size <= 0 or chi2.sf((mean**2 / error).sum(), len(d)) > SEEN:
+        return np.nan, np.nan, np.nan
+    share = (d * mean / variance).sum() / size
+    rest = ((d - share * mean) ** 2 / variance).sum()
+    return share, np.sqrt(length) / size, np.sqrt(rest / length) / max(share, 1e-12)
 
 
 def _shift_p(size, null, n_used, known):
@@ -241,13 +248,14 @@ def _of_expression(found, own):
             continue
         j, left = genes[0], found.left
         if not found.counts:
-            values[i] = -(((left.effect[i, j] - FOLDS) / left.standard_error[i, j]) ** 2) / 2
+            deviance = ((left.effect[i, j] - FOLDS) / left.standard_error[i, j]) ** 2
+            values[i] = (deviance.min() - deviance) / 2
             continue
         x, a = found.observed[i, j], left.noise[i, j]
         size = a / max(left.extra[i, j], 1e-9)
         mean = left.mean[i, j] * np.exp(FOLDS)
         deviance = xlogy(x, x / mean) - (x + size) * np.log1p((x - mean) / (mean + size))
-        values[i] = -deviance / a
+        values[i] = (deviance.min() - deviance) / a
     return values
 
 
@@ -329,10 +337,8 @@ def _table(conditions, genes, rows, found, own, expression, shift, belief, level
         if i in belief and belief[i].fold is not None:
             evidence, value = "expression", _lost(belief[i], level)
         elif not np.isnan(shift.share[i]):
-            evidence, value = (
-                "latents",
-                _along(shift.share[i], shift.error[i], belief.get(i), level),
-            )
+            evidence = "latents"
+            value = _along(shift.share[i], shift.error[i], belief.get(i), level)
         table.append(
             {
                 "guide": conditions.names[i],
@@ -354,7 +360,7 @@ def _table(conditions, genes, rows, found, own, expression, shift, belief, level
 
 def _lost(belief, level):
     """Mean and interval of the share of expression that is lost; gained, if living guides do."""
-    share = SHARES if belief.mean > 0 else -SHARES
+    share = SHARES if belief.mean > 0 else -SHARES + 0.0  # no -0
     return (belief.fold @ share, *_quantiles(share, belief.fold, level))
 
 
@@ -380,15 +386,16 @@ def _verdicts(table, shift, rows, belief, null, fdr):
     """One word for each guide."""
     probability = table["probability_dead"].to_numpy()
     living = table["efficacy"].where((probability < LIKELY_DEAD) & ~null[rows])
-    usual = living.groupby(table["gene"]).transform("median")
-    dead = (probability > 0.5) | ((probability > LIKELY_DEAD) & (usual >= LEAST))
-    dead &= ~(usual < LEAST).to_numpy()
+    usual = living.groupby(table["gene"]).transform("median").to_numpy()  # NaN if none lives
+    dead = (probability > np.where(usual >= LEAST, LIKELY_DEAD, 0.5)) & ~(usual < LEAST)
     moves = shift.q[rows] <= fdr
     away = moves & (shift.away[rows] > 1)
     by_expression = (table["evidence"] == "expression").to_numpy()
     seen = table["evidence"].notna().to_numpy()
     enough = (table["efficacy"] >= LEAST) & (table["efficacy"] >= RELATIVE * usual)
-    works = (enough & (table["lower"] > 0)).to_numpy()
+    along = shift.share[rows] - norm.isf(0.025) * shift.error[rows]
+    follows = moves & (along > 0) & (shift.share[rows] >= RELATIVE)
+    works = (enough & (table["lower"] > 0)).to_numpy() | follows
     alone = table["gene"].map(table["gene"].value_counts()).to_numpy() == 1
     choices = [
         (null[rows] & moves, "differs"),

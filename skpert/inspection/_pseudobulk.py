@@ -189,12 +189,12 @@ def left_over(data, J, predicted, is_null, tested):
     for _ in range(N_ROUNDS):  # cells share most of their noise, which composition takes up
         effect, extra, mean, _ = _fit(data, J, predicted, usable, tested)
         pooled = data.noise.min(0)
-        scale, _ = _scale(_score(data, effect, mean, extra), usable, pooled)
-        lower = np.maximum(pooled * scale.max(0) ** 2, least) - pooled
+        usual = _scale(_score(data, effect, mean, extra), usable, pooled)[2]
+        lower = np.maximum(pooled * usual, least) - pooled
         data = data._replace(noise=data.noise + lower)
     effect, extra, mean, tau = _fit(data, J, predicted, usable, tested)
     score = _score(data, effect, mean, extra)
-    scale, df = _scale(score, usable, data.noise.min(0))
+    scale, df, _ = _scale(score, usable, data.noise.min(0))
     scale = scale * _own_scale(score / scale, tested)
     score = score / scale
     error = scale * np.sqrt(data.sampling(data.observed) + extra)
@@ -302,7 +302,8 @@ def _score(data, effect, mean, extra):
 def _scale(score, usable, noise):
     """Scale of the scores of each gene under the null, (n_conditions or 1, n_genes), and df.
 
-    A condition of the null is left out of its own scale.
+    A condition of the null is left out of its own scale. Last comes the variance that genes of as
+    much noise usually have, (n_genes,).
     """
     squares = np.where(usable, score**2, np.nan)
     typical = np.ones(score.shape[1])
@@ -318,9 +319,9 @@ def _scale(score, usable, noise):
     if known.sum() > 2:
         prior_df, centre = _prior(typical, n, known, np.log(noise))
     if np.isinf(prior_df):
-        return np.sqrt(centre)[None], np.inf
+        return np.sqrt(centre)[None], np.inf, centre
     shrunk = (prior_df * centre + others) / (prior_df + n_others)
-    return np.sqrt(shrunk), prior_df + n_others
+    return np.sqrt(shrunk), prior_df + n_others, centre
 
 
 def _own_scale(score, tested):
