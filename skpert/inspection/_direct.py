@@ -123,8 +123,8 @@ def direct_effects(
     ...                                                          0.2)
     >>> model = SVAEPlus(n_latent=3, max_epochs=30, random_state=0).fit(screen.X, screen.A)
     >>> table = direct_effects(model, screen.X, screen.A)
-    >>> table.loc[table["called"], ["perturbation", "gene"]].values.tolist()
-    [['P03', 7]]
+    >>> table.sort_values("p").iloc[0][["perturbation", "gene", "called"]].tolist()
+    ['P03', 7, True]
     """
     check_number(fdr, "fdr", 0, 1, "both")
     check_number(level, "level", 0, 1, "neither")

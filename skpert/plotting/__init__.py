@@ -2,6 +2,7 @@
 
 from ._clusters import EmbeddingClustersDisplay
 from ._combinations import CombinationTargetsDisplay
+from ._direct_effects import DirectEffectsDisplay
 from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
@@ -11,6 +12,7 @@ from ._targets import TargetsDisplay
 
 __all__ = [
     "CombinationTargetsDisplay",
+    "DirectEffectsDisplay",
     "EffectsDisplay",
     "EmbeddingClustersDisplay",
     "EvaluationDisplay",
