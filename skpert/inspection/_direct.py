@@ -123,8 +123,9 @@ def direct_effects(
     ...                                                          0.2)
     >>> model = SVAEPlus(n_latent=3, max_epochs=30, random_state=0).fit(screen.X, screen.A)
     >>> table = direct_effects(model, screen.X, screen.A)
-    >>> table.sort_values("p").iloc[0][["perturbation", "gene", "called"]].tolist()
-    ['P03', 7, True]
+    >>> table.sort_values("p")[["perturbation", "gene", "called"]].head(1)
+       perturbation  gene  called
+    150          P03     7    True
     """
     check_number(fdr, "fdr", 0, 1, "both")
     check_number(level, "level", 0, 1, "neither")

@@ -94,8 +94,9 @@ def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05,
     Notes
     -----
     Control cells and those of non-targeting guides are the reference, and how non-targeting
-    guides differ, in expression and in latent state, is the null. Without any guide of that kind
-    the null is what most guides do. The effect on the gene itself is that of
+    guides differ, in expression and in latent state, is the null. With fewer than five of these
+    it is, in expression, what most guides do; in latent state, without any, what the quarter
+    does that moves a latent least. The effect on the gene itself is that of
     :func:`skpert.inspection.direct_effects`.
 
     Examples
@@ -109,11 +110,11 @@ def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05,
     ...                            library_size=5000, random_state=0)
     >>> random, A = np.random.default_rng(0), screen.A.copy()
     >>> guide = A + np.char.add("_", random.integers(1, 4, len(A)).astype(str))
-    >>> dead = guide == "P03_2"  # its cells are control cells
+    >>> dead = guide == "P3_2"  # its cells are control cells
     >>> screen.X[dead] = random.poisson(screen.rate(random.normal(size=(dead.sum(), 3))))
     >>> model = SVAEPlus(n_latent=3, max_epochs=30, random_state=0).fit(screen.X, A)
     >>> table = guide_efficacy(model, screen.X, A, guide).set_index("guide")
-    >>> table.loc[["P03_1", "P03_2", "P03_3"], "verdict"].tolist()
+    >>> table.loc[["P3_1", "P3_2", "P3_3"], "verdict"].tolist()
     ['works', 'dead', 'works']
     """
     check_is_fitted(estimator)
@@ -196,14 +197,10 @@ def _shifts(Z, found, conditions, genes):
     used = values > 1e-6 * max(values.max(initial=0), 1e-300)
     d = (means - Z[reference].mean(0)) @ (axes[:, used] / np.sqrt(values[used]))
     variance = (1 / n + 1 / reference.sum())[:, None]
-    known = conditions.null.sum() >= LEAST_NULLS
-    is_null = conditions.null if known else found.treated
-    square = d[is_null] ** 2
-    spread = square.mean(0) if known else np.median(square, axis=0) / chi2.median(1)
-    variance = variance + np.maximum(spread - variance[is_null].mean(), 0)
+    variance = variance + _spread_of_null(d**2, variance, conditions.null, found.treated)
     size = (d**2 / variance).sum(1)
     q = np.full(len(n), np.nan)
-    p = _shift_p(size, size[is_null], d.shape[1], known)
+    p = _shift_p(size, size[conditions.null], d.shape[1])
     q[found.treated] = false_discovery_control(p[found.treated])
     along = np.full((len(n), 3), np.nan)
     for i in np.flatnonzero(found.treated):
@@ -230,11 +227,23 @@ def _along_siblings(d, variance, siblings, variances):
     return share, np.sqrt(length) / size, np.sqrt(rest / length) / max(share, 1e-12)
 
 
-def _shift_p(size, null, n_used, known):
+def _spread_of_null(square, variance, null, treated):
+    """Variance of the latent state between guides that do nothing, beyond that of sampling.
+
+    Without such guides it is that of the quarter that moves a latent least.
+    """
+    if null.any():
+        excess = (square - variance)[null].sum(0) / (null.sum() + LEAST_NULLS)
+    else:
+        excess = np.quantile(square[treated], 0.25, axis=0) / chi2.ppf(0.25, 1)
+        excess = excess - variance[treated].mean()
+    return np.maximum(excess, 0)
+
+
+def _shift_p(size, null, n_used):
     """P-values of squared lengths, by the scaled chi-square of the null's mean and variance."""
-    if not known:
-        scale = max(np.median(null) / chi2.median(n_used), 1)
-        return chi2.sf(size / scale, n_used)
+    if len(null) < LEAST_NULLS:
+        return chi2.sf(size, n_used)
     df = np.clip(2 * null.mean() ** 2 / max(null.var(ddof=1), 1e-12), 1, n_used)
     return chi2.sf(size * df / max(null.mean(), n_used), df)
 
