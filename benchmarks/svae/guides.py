@@ -154,11 +154,15 @@ def run(args):
         runner.write(rows, args.csv)
     found = pd.DataFrame(rows)
     print(f"own gene called: {found['own_called'].tolist()} of {found['n_living'][0]}")
-    n_called, n_nulls = found["nulls_called"].sum(), found["n_nulls"].sum()
-    print(f"non-targeting guides with an effect: {n_called} of {n_nulls}")
+    print(f"without named nulls: {found['bulk_own_called'].tolist()}")
+    n_nulls = found["n_nulls"].sum()
+    for name in ("nulls_called", "bulk_nulls_called", "all_nulls_work", "disguised_nulls_work"):
+        print(f"{name}: {found[name].sum()} of {n_nulls}")
+    print(f"uniform p-values of non-targeting guides, KS: {found['uniform_p'].tolist()}")
     print(f"efficacy and fold in the other half, Spearman: {found['half_spearman'].tolist()}")
     print(f"fold in both halves, Spearman: {found['halves_spearman'].tolist()}")
-    print(f"dead guides found, of 3: {found['all_dead_found'].tolist()}")
+    for name in ("all_dead_found", "half_dead_found", "all_living_dead", "half_living_dead"):
+        print(f"{name}: {found[name].tolist()}")
 
 
 def _spearman(first, second):

@@ -78,11 +78,12 @@ def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05,
         its ``latent_error``, each by itself and not shrunk, NaN where unknown; ``q_shift``, the
         smallest ``fdr`` at which the guide moves the latent state at all; ``verdict``: "works";
         "weak", for an efficacy below 0.25 or below half of that of the gene's living guides, or
-        whose interval holds 0, unless it moves the latent state as its siblings do; "dead", if
-        having no effect is more probable than not, or has a probability of a third beside
-        siblings that have one; "differs", for a guide that moves the latent state, and less
-        along its siblings' shift than away from it; "unknown", where the gene is not measured and
-        no guide of it moves the latent state.
+        whose interval holds 0; "dead", if having no effect is more probable than not, or has a
+        probability of a third beside siblings that have one; neither of the two if the guide
+        moves the latent state at least half as far as its siblings, as a knock-out may leave the
+        RNA of its gene; "differs", for a guide that moves the latent state, and less along its
+        siblings' shift than away from it; "unknown", where the gene is not measured and no guide
+        of it moves the latent state.
         A non-targeting guide is "dead", or "differs".
 
     Raises
@@ -403,14 +404,14 @@ def _verdicts(table, shift, rows, belief, null, fdr):
     seen = table["evidence"].notna().to_numpy()
     enough = (table["efficacy"] >= LEAST) & (table["efficacy"] >= RELATIVE * usual)
     along = shift.share[rows] - norm.isf(0.025) * shift.error[rows]
-    follows = moves & (along > 0) & (shift.share[rows] >= RELATIVE)
+    follows = moves & (along >= RELATIVE)
     works = (enough & (table["lower"] > 0)).to_numpy() | follows
     alone = table["gene"].map(table["gene"].value_counts()).to_numpy() == 1
     choices = [
         (null[rows] & moves, "differs"),
-        (null[rows] | (by_expression & dead), "dead"),
+        (null[rows] | (by_expression & dead & ~follows), "dead"),
         (seen & away, "differs"),
-        (seen & dead, "dead"),
+        (seen & dead & ~follows, "dead"),
         (seen & works, "works"),
         (seen, "weak"),
         (alone & moves, "works"),
