@@ -190,6 +190,7 @@ def of_conditions(estimator, X, A, conditions, is_target, batch, min_expected):
     Z = np.asarray(estimator.posterior(X, A).z, dtype=np.float64)
     J = slopes(values, Z, codes, len(names), counts)
     predicted = _predicted(estimator, A, codes, control, counts)
+    predicted[is_target] = 0  # what a model learned of the target is no programme
     left = left_over(data, J, predicted, null if null.sum() >= LEAST_NULLS else treated, tested)
     found = {"treated": treated, "is_target": is_target, "tested": tested, "counts": counts}
     found["observed"] = data.observed

@@ -195,6 +195,7 @@ def left_over(data, J, predicted, is_null, tested):
     effect, extra, mean, tau = _fit(data, J, predicted, usable, tested)
     score = _score(data, effect, mean, extra)
     scale, df, _ = _scale(score, usable, data.noise.min(0))
+    df = np.minimum(df, max((data.n_cells - 1).clip(0).sum(), 1))  # the cells' variance has
     scale = scale * _own_scale(score / scale, tested)
     score = score / scale
     error = scale * np.sqrt(data.sampling(data.observed) + extra)
@@ -283,7 +284,7 @@ def _centre_and_spread(residual, sampled, tau, usable, data):
         w = near / variance**2 * data.unit**2  # whatever the unit of a gene
         excess = ((residual - centre) ** 2 / KEPT - sampled) / data.unit
         common = max((w * excess).sum() / max(w.sum(), 1e-300), LEAST_SPREAD**2)
-        prior = PRIOR_WEIGHT * w.sum() / max(near.sum(), 1)
+        prior = PRIOR_WEIGHT * (w.sum() / near.sum() if near.any() else 1.0)
         tau = ((w * excess).sum(0) + prior * common) / (w.sum(0) + prior)
         tau = np.maximum(tau, 0) * data.unit
     return centre, tau

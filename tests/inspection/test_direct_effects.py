@@ -224,6 +224,19 @@ def test_of_invae_conditions_are_compared_with_all_cells(screen):
     assert table["perturbation"].nunique() == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*one cell only", "ignore:1 of 4 cells have no counts")
+def test_a_handful_of_cells_and_a_single_gene_will_do(screen):
+    X, A = without_latents()
+    model = quick(X, A)
+    few = np.flatnonzero(np.isin(A, ["control", "P1"]))[[0, 1, 2, 200]]
+    cells = X[few] * [[0], [1], [1], [1]]
+    table = direct_effects(model, cells, A[few])
+    assert np.isfinite(table[["log2_fold_change", "standard_error"]]).all(axis=None)
+    assert not table["called"].any()
+    table = direct_effects(quick(X[:, :1], A), X[:, :1], A)
+    assert not table["called"].any()
+
+
 def test_each_gene_is_predicted_from_all_others():
     random = np.random.default_rng(0)
     n_conditions, n_genes, n_latent = 3, 12, 2

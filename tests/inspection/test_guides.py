@@ -154,6 +154,19 @@ def test_latents_speak_where_the_gene_is_not_measured():
     assert not table.loc[NULLS, "verdict"].eq("works").any()
 
 
+def test_a_knock_out_that_leaves_the_rna_is_not_dead():
+    """Guides of A move the latent state; one of them does not lower the gene A, and works."""
+    X, gene, guide = latent_screen()
+    X[:, 0] = np.random.default_rng(1).normal(5, 0.5, len(X))  # no part of a programme
+    X[np.isin(guide, ["A_0", "A_1"]), 0] -= 1
+    frame = pd.DataFrame(X, columns=["A", *(f"G{j}" for j in range(1, 40))])
+    model = IVAE(n_latent=2, likelihood="normal", max_epochs=15, random_state=0).fit(frame, gene)
+    table = guide_efficacy(model, frame, gene, guide).set_index("guide")
+    assert table.loc["A_2", "evidence"] == "expression"
+    assert table.loc["A_2", "probability_dead"] > 0.5
+    assert table.loc["A_2", "verdict"] == "works"
+
+
 def test_a_gene_that_shows_nowhere_is_unknown():
     X, gene, guide = drawn()
     other = pd.Series(gene).replace({"G03": "elsewhere"}).to_numpy()
