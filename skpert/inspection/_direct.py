@@ -98,6 +98,10 @@ def direct_effects(
     steps [1]_: which perturbations have any, and which of the genes of these; of the
     perturbations with something called, about ``fdr`` have nothing.
 
+    Expected expression of other genes follows what the model predicts for the perturbation, as far
+    as its cells show it. That of targets does not: a model may have learned their change as part
+    of a latent.
+
     An effect is direct in the sense of the model. A programme that only one perturbation moves,
     or that the model has no latent for, cannot be distinguished from effects on its genes. The
     null is that of this screen: without ``nulls`` an effect that most perturbations have in
