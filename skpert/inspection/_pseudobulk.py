@@ -20,7 +20,10 @@ gene drags neither the composition nor the state along.
 
 **The null is the screen's own.** :math:`\tau_g`, the centre and the scale of what is left come
 from perturbations known to do nothing, or from the bulk of all (Efron 2004), and scales are
-shrunk across genes (Smyth 2004), which gives t distributions.
+shrunk across genes towards their trend over :math:`a_g` (Smyth 2004), which gives t
+distributions. Two things widen it for a perturbation: cells that vary more among themselves than
+those of others, as where one clone has a gene in plenty, and a model that is wrong about most
+genes of the perturbation, whose variance is added to all of them.
 
 References
 ----------
