@@ -7,10 +7,10 @@ counts (for real values, the difference of means). It is
 .. math:: y_{pg} = c_p + \sum_k J_{kg} s_{pk} + d_{pg} + \epsilon_{pg}, \qquad
     \operatorname{Var} \epsilon_{pg} = a_g / \mu_{pg} + \tau_g^2
 
-with composition :math:`c_p` (counts only), slopes :math:`J` of a gene along the latents, state
-:math:`s_p`, and the direct effect :math:`d_{pg}`, zero for most genes. :math:`a_g` is the
-variance between cells, :math:`\tau_g` the spread between perturbations without an effect on
-:math:`g`.
+with composition :math:`c_p`, slopes :math:`J` of a gene along the latents, and along the change
+that the model predicts for the perturbation, the state :math:`s_p`, and the direct effect
+:math:`d_{pg}`, zero for most genes. :math:`a_g` is the variance between cells, :math:`\tau_g` the
+spread between perturbations without an effect on :math:`g`.
 
 **A gene does not explain itself.** A gene that a perturbation lowers moves the latent state, and
 a decoder given that state returns it, so that the residual of a cell shows little of it. Here the
