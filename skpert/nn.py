@@ -162,16 +162,24 @@ class GaussianEncoder(nn.Module):
         return Normal(mean, variance.sqrt(), validate_args=False)
 
     @torch.no_grad()
-    def project(self, projection: Tensor, centre: Tensor) -> None:
-        """Let the mean be ``(mean - centre) @ projection``; the scales, that it mixes, restart."""
+    def project(self, projection: Tensor, centre: Tensor, *, restart: bool = True) -> None:
+        """Let the mean be ``(mean - centre) @ projection``; the scales, that it mixes, restart.
+
+        Without ``restart``, for a rotation that is the end of training, each log-variance becomes
+        the mean of the old ones, as much of each as the new latent has of the old one.
+        """
         n, n_kept = projection.shape
         weight, bias = self.moments.weight[:n], self.moments.bias[:n]
+        old, share = self.moments, projection.square()
         self.n_latent = n_kept
         self.moments = nn.Linear(weight.shape[1], 2 * n_kept, device=weight.device)
         self.moments.weight[:n_kept] = projection.T @ weight
         self.moments.bias[:n_kept] = (bias - centre) @ projection
         self.moments.weight[n_kept:] = 0
         self.moments.bias[n_kept:] = math.log(0.1)
+        if not restart:
+            self.moments.weight[n_kept:] = share.T @ old.weight[n:]
+            self.moments.bias[n_kept:] = share.T @ old.bias[n:]
 
 
 class CountHead(nn.Module, ABC):

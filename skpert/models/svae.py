@@ -206,12 +206,14 @@ class ShiftModule(PerturbationModule):
             self._take_shares(effects)
             self.embedding = Table(effects.mean.float())
 
-    def _go_to(self, projection: Tensor, lift: Tensor, centre: Tensor) -> None:
+    def _go_to(
+        self, projection: Tensor, lift: Tensor, centre: Tensor, *, restart: bool = True
+    ) -> None:
         """Go over to the latents ``(z - centre) @ projection``; the decoder reads them as before.
 
         Shifts do not follow.
         """
-        self.encoder.project(projection, centre)
+        self.encoder.project(projection, centre, restart=restart)
         self.decoder.project(lift, centre)
         if self.masks is not None:
             self.masks.narrow(self.encoder.n_latent)
@@ -223,7 +225,9 @@ class ShiftModule(PerturbationModule):
         self.masks.start(edges_to_start(effects, effects.standard_error))
         self.embedding = Table(effects.difference.float())
 
-    def _rotate(self, cells: Cells, n_most: int | None = None) -> LatentEffects:
+    def _rotate(
+        self, cells: Cells, n_most: int | None = None, *, restart: bool = True
+    ) -> LatentEffects:
         """Go over to the axes on which shifts are sparsest; the effects on these.
 
         Nothing else changes: the decoder makes of the rotated states what it made before, unless
@@ -231,7 +235,7 @@ class ShiftModule(PerturbationModule):
         """
         effects = self.effects(cells)
         R, centre = effects.axes(n_most)
-        self._go_to(R.float(), R.T.float(), centre.float())
+        self._go_to(R.float(), R.T.float(), centre.float(), restart=restart)
         self._take_shares(effects)
         return effects.rotated(R, centre)
 
@@ -245,7 +249,7 @@ class ShiftModule(PerturbationModule):
             return
         missing = self.encoder.n_latent < self.n_found
         found_again = self.rotated and not missing
-        effects = self._rotate(cells) if found_again else self.effects(cells)
+        effects = self._rotate(cells, restart=False) if found_again else self.effects(cells)
         self._take_shares(effects)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)

@@ -99,6 +99,17 @@ def test_edges_are_called_on_axes_that_are_found_again():
     assert again.abs().amax(0).min() > 1 - 1e-3
 
 
+def test_scales_of_posteriors_come_along_at_the_end(screen, model):
+    scale = model.posterior(screen.X, screen.A).scale
+    assert scale.std(0).min() > 1e-3  # they depend on the cell
+    module, cells = random_module(), random_cells()
+    before = module.guide(cells).scale
+    order = torch.tensor([2, 0, 3, 1])
+    R = torch.eye(N_LATENT)[:, order]
+    module.encoder.project(R, torch.zeros(N_LATENT), restart=False)
+    torch.testing.assert_close(module.guide(cells).scale, before[:, order])
+
+
 def test_where_latents_are_missing_axes_stay():
     module, cells = random_module(), random_cells()
     module.n_found = N_LATENT + 1
