@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ._effects import effects
 from ._input.expression import check_same_cells
@@ -26,10 +26,10 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     estimator : estimator
         Fitted, with ``transform``.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame, default=None
-        Design of the cells, such as ``adata.obs``. With it, and at least 20 control cells,
-        responders are written.
+        Design of the cells, such as ``adata.obs``. Where it names perturbations, and at least 20
+        control cells, responders are written.
     key : str, default="skpert"
-        What all names begin with.
+        What all names begin with. Results of an earlier call with the same key are replaced.
     fdr : float, default=0.05
         False discovery rate at which edges are called, in [0, 1].
 
@@ -50,7 +50,8 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     TypeError
         If ``adata`` is no AnnData.
     ValueError
-        If its genes are not those of the training, or A does not fit it.
+        If its genes are not those of the training, A is of another length or other cells, or
+        ``key`` holds a "/".
 
     Examples
     --------
@@ -67,8 +68,15 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     check_is_fitted(estimator)
     if not (hasattr(adata, "obsm") and hasattr(adata, "varm")):
         raise TypeError(f"adata must be an AnnData, got a {type(adata).__name__}")
+    if not key or "/" in key:
+        raise ValueError(
+            f"key must be a name without '/', which HDF5 files part names at: {key!r}"
+        )
+    labels = None
     if A is not None:
         check_same_cells(adata, A, ("adata", "A"))
+        labels = estimator.design_.labels(A)
+        check_consistent_length(adata.obs_names, labels)
     states = np.asarray(estimator.transform(adata), dtype=np.float32)
     latents = [str(name) for name in estimator.get_feature_names_out()]
     found = {"model": type(estimator).__name__, "latents": np.array(latents, dtype=object)}
@@ -78,12 +86,17 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
         probability = pd.DataFrame(estimator.mask_probability_, targets.index, targets.columns)
         table = effects(estimator, fdr=fdr)
         found |= {"targets": targets, "probability": probability, "effects": table}
-    if A is not None and _has_controls(estimator, A):
+    genes, responded = _genes(adata, estimator, latents), f"{key}_responded"
+    told = None
+    if labels is not None and _has_controls(estimator, labels):
         told = responders(estimator, adata, A)
         found["responders"] = told.shares
-        adata.obs[f"{key}_responded"] = told.cells["probability"].to_numpy()
+    if told is not None:
+        adata.obs[responded] = told.cells["probability"].to_numpy()
+    elif responded in adata.obs:  # of another model
+        del adata.obs[responded]
     adata.obsm[f"X_{key}"] = states
-    adata.varm[f"{key}_genes"] = _genes(adata, estimator, latents)
+    adata.varm[f"{key}_genes"] = genes
     adata.uns[key] = found
     return adata
 
@@ -106,16 +119,17 @@ def as_anndata(values, A, estimator):
     Returns
     -------
     adata : AnnData of shape (n_designs, n_genes) or (n_designs * n_samples, n_genes)
-        ``X``, the values, all samples of a design in turn; ``obs``, the label of each row in the
-        estimator's column ``perturbation``, other columns of a design frame, and for samples
-        their number in ``sample``; ``var_names``, the genes that the estimator was fitted on.
+        ``X``, the values, all samples of a design in turn; ``obs``, the columns of a design frame,
+        or the label of each row in the estimator's column ``perturbation``, and for samples their
+        number in ``sample``; ``var_names``, the genes that the estimator was fitted on.
 
     Raises
     ------
     ImportError
         If anndata is not installed.
     ValueError
-        If there are not as many designs as rows of values, or genes as the estimator has.
+        If there are not as many designs as rows of values, or genes as the estimator has, or the
+        frame of samples has a column ``sample``.
 
     Examples
     --------
@@ -143,10 +157,13 @@ def as_anndata(values, A, estimator):
         )
     n_samples = 1 if values.ndim == 2 else values.shape[1]
     obs = pd.DataFrame({estimator.perturbation: labels})
-    if isinstance(A, pd.DataFrame):
-        others = A.drop(columns=estimator.perturbation, errors="ignore").reset_index(drop=True)
-        obs = obs.join(others)
-    obs = obs.loc[obs.index.repeat(n_samples)]
+    if isinstance(A, pd.DataFrame) and not set(A.columns) <= set(estimator.perturbations_):
+        obs = A.reset_index(drop=True).set_axis([str(name) for name in A.columns], axis=1)
+        if estimator.perturbation not in obs:
+            obs.insert(0, estimator.perturbation, labels)
+    obs = obs.loc[obs.index.repeat(n_samples)].copy()
+    if values.ndim == 3 and "sample" in obs:
+        raise ValueError("A has a column 'sample', which is to number samples: rename it")
     if values.ndim == 3:
         obs["sample"] = np.tile(np.arange(n_samples), len(labels))
     obs.index = [str(row) for row in range(len(obs))]
@@ -165,8 +182,7 @@ def _anndata():
     return anndata
 
 
-def _has_controls(estimator, A):
-    labels = estimator.design_.labels(A)
+def _has_controls(estimator, labels):
     return (labels == str(estimator.control)).sum() >= LEAST_CONTROLS and len(set(labels)) > 1
 
 

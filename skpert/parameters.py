@@ -82,9 +82,10 @@ SHARED = {
         and calls edges afterwards, by an empirical-null test of mean latent states that needs no
         prior (``skpert.sparsity.edges``). "learned" trains masks under their prior.""",
     "init": """init : {"rotation", "random"}, default="rotation"
-        "rotation" trains without sparsity for a third of the epochs, solves for the rotation of
-        the latent space in which effects are sparse, and goes on from there. "random" begins with
-        random weights and masks to be learned, as published, and needs several times as long.""",
+        "rotation" trains without sparsity for three tenths of the epochs, solves for the rotation
+        of the latent space in which effects are sparse, and goes on from there. "random" begins
+        with random weights and masks to be learned, as published, and needs several times as
+        long.""",
     "escape": """escape : bool, default=False
         Whether cells may escape their perturbation: some share of them, found for each
         perturbation, has the prior of control cells. Effects, and predictions, are then those of

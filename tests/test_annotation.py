@@ -94,6 +94,46 @@ def test_what_is_no_screen_of_the_model_is_an_error():
     assert not set(adata.uns) | set(adata.obsm)
 
 
+def test_a_design_that_is_not_that_of_the_cells_is_an_error():
+    adata = screen()
+    model = SVAEPlus(**FAST).fit(adata, adata.obs)
+    for A in ("perturbation", DATA.A[:50]):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            annotate(adata, model, A)
+    with pytest.raises(ValueError, match="without '/'"):
+        annotate(adata, model, key="a/b")
+
+
+def test_nothing_stays_of_an_earlier_model():
+    adata = screen()
+    model = SVAEPlus(**FAST).fit(adata, adata.obs)
+    annotate(adata, model, adata.obs)
+    annotate(adata, model)
+    assert "skpert_responded" not in adata.obs
+    assert "responders" not in adata.uns["skpert"]
+
+
+def test_designs_of_every_form_have_a_label():
+    adata = screen()
+    model = SVAEPlus(**FAST).fit(adata, adata.obs)
+    values = model.predict_intervention(["P1", "control"])
+    hot = pd.DataFrame({"P1": [1, 0], "P3": [0, 0]})
+    dosages = as_anndata(values, hot.reindex(columns=model.perturbations_, fill_value=0), model)
+    assert dosages.obs.columns.tolist() == ["perturbation"]
+    assert dosages.obs["perturbation"].tolist() == ["P1", "control"]
+    odd = pd.DataFrame({"perturbation": ["P1", "control"], 5: [0, 1], "sample": [1, 1]})
+    assert as_anndata(values, odd, model).obs.columns.tolist() == ["perturbation", "5", "sample"]
+    with pytest.raises(ValueError, match="A has a column 'sample'"):
+        as_anndata(np.stack([values, values], 1), odd, model)
+
+
+def test_covariates_keep_their_own_columns():
+    adata = screen()
+    model = InVAE(invariant="perturbation", spurious="batch", **FAST).fit(adata, adata.obs)
+    made = as_anndata(model.predict_intervention(adata.obs[:3]), adata.obs[:3], model)
+    assert made.obs["perturbation"].tolist() == adata.obs["perturbation"][:3].tolist()
+
+
 def test_predictions_and_samples_have_their_designs():
     adata = screen()
     model = SVAEPlus(**FAST, environment="batch").fit(adata, adata.obs)

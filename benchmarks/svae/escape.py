@@ -73,7 +73,8 @@ def score(job):
     X, Z = data.X[kept], data.Z[kept]
     start = time.process_time()
     model = SVAEPlus(escape=job.method == "escape", random_state=job.seed).fit(X, A)
-    row = {"cpu_seconds": round(time.process_time() - start, 1), "n_latent": model.n_latent_}
+    row = {"escaping": job.escaping, "effect": job.effect, "n_latent": model.n_latent_}
+    row["cpu_seconds"] = round(time.process_time() - start, 1)
     states, shifts = model.transform(X), data.embedding * data.mask
     ratios = []
     for i, k in enumerate(match_latents(Z, states)):

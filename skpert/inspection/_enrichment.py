@@ -166,7 +166,7 @@ def latent_names(enriched, *, fdr=0.05):
     check_number(fdr, "fdr", 0, 1, "both")
     words = in_words(enriched["set"])
     called = enriched[enriched["q"] <= fdr].sort_values("p", kind="stable")
-    first = called.drop_duplicates("unit").set_index("unit")["set"]
+    first = called.drop_duplicates("unit").set_index("unit")["set"].rename(str)
     units = [str(unit) for unit in enriched["unit"].unique()]
     found = {unit: first[unit] for unit in units if unit in first.index}
     return {unit: f"{_number(unit, units)}: {words[name]}" for unit, name in found.items()}

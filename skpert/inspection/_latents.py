@@ -158,7 +158,8 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         raise ValueError("what labels explain is measured by floor, X and A: give all, or none")
     check_calls_edges(estimator)
     edges = estimator.targets(fdr=fdr).to_numpy() != 0
-    groups = [_group(edges, i) for i in range(edges.shape[1])]
+    found = np.arange(edges.shape[1]) < getattr(estimator, "n_latent_", edges.shape[1])
+    groups = [_group(edges, i, found) for i in range(edges.shape[1])]
     names, perturbations = estimator.get_feature_names_out(), estimator.perturbations_
     confounded = confounding_of(estimator)
     is_confounded = np.isin(perturbations, confounded["perturbation"])
@@ -181,7 +182,7 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
         if len(difference) < 2:
             raise ValueError("a standard error takes at least 2 cells in X, got 1")
         gain, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))
-    summary = _summary(table, fdr, gain, error)
+    summary = _summary(table[found], fdr, gain, error)
     n_missing = max(getattr(getattr(estimator, "module_", None), "n_found", 0) - len(names), 0)
     if n_missing:
         summary += (
@@ -197,10 +198,14 @@ def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
     return Bunch(**report, gain=gain, gain_error=error)
 
 
-def _group(edges, latent):
-    """Latents that share all target sets of a latent; those without an edge are one group."""
+def _group(edges, latent, found):
+    """Latents that share all target sets of a latent; those without an edge are one group.
+
+    One that was not found in the data is in none.
+    """
     having = edges[edges[:, latent]]
-    return np.flatnonzero(having.all(0) if len(having) else ~edges.any(0))
+    alike = having.all(0) if len(having) else ~edges.any(0) & found
+    return np.flatnonzero(alike & found[latent])
 
 
 def _cover(edges, latent, group):

@@ -161,6 +161,16 @@ class ShiftModule(PerturbationModule):
         p_x: Distribution = self.decoder(z_basal + shift, cells.library, cells.environment)
         return p_x
 
+    def posterior(self, cells: Cells) -> dict[str, Tensor]:
+        """Moments of the guide; a cell's basal state counts its shift as far as it responded."""
+        found = super().posterior(cells)
+        if self.response is not None:
+            z, shift = found["z"], self.shift(cells)
+            gain = log_unit_normal(z - shift).sum(-1) - log_unit_normal(z).sum(-1)
+            responded = torch.sigmoid(self.response.of(cells.part[:, 0])[:, 0] + gain)
+            found["z_basal"] = z - responded[:, None] * shift
+        return found
+
     def learned(self) -> dict[str, Tensor]:
         """Shifts and masks, (n_perturbations, n_latent); without masks the largest shifts."""
         if self.embedding is None:
@@ -188,6 +198,8 @@ class ShiftModule(PerturbationModule):
         effects = latent_effects(lambda batch: self.encode(batch.x), cells, n)
         if self.response is None:
             return effects
+        if not effects.controlled:  # cells of new perturbations only: training put controls at 0
+            effects = effects._replace(reference=torch.zeros_like(effects.reference))
         return of_responders(effects, lambda batch: self.encode(batch.x), cells)
 
     def _take_shares(self, effects: LatentEffects) -> None:

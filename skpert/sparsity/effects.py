@@ -243,6 +243,7 @@ def of_responders(
 
     moved, unmoved = rest[treated], rest[~treated]
     covariance = unmoved.T @ unmoved / max(len(unmoved), 1)
+    covariance = covariance if len(unmoved) > len(covariance) else effects.covariance
     shift, share = effects.difference, torch.full((n,), SHARE_START).to(Z)
     for _ in range(N_EM):
         factor = torch.linalg.cholesky(covariance + JITTER * torch.eye(len(covariance)).to(Z))

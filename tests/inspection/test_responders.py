@@ -86,9 +86,11 @@ def test_intervals_cover_the_share():
     assert np.mean(inside) > 0.75
 
 
-def test_null_perturbations_are_not_detected():
+@pytest.mark.parametrize(("n_controls", "n_cells"), [(20, 100), (100, 400), (500, 60)])
+def test_null_perturbations_are_not_detected(n_controls, n_cells):
     random = np.random.default_rng(0)
-    A = np.concatenate([np.full(500, "control"), np.repeat([f"N{i}" for i in range(40)], 60)])
+    names = np.repeat([f"N{i}" for i in range(40)], n_cells)
+    A = np.concatenate([np.full(n_controls, "control"), names])
     Z = random.normal(size=(len(A), 10))
     assert responders(States().fit(A), Z, A).shares["detected"].sum() <= 1
 

@@ -160,6 +160,29 @@ def test_files_and_new_perturbations_keep_their_shares(screen, model, tmp_path):
     assert len(model.response_share_) == 12
 
 
+def test_new_perturbations_are_told_from_control_cells_by_the_model(screen):
+    data, A = screen
+    known = A != "P00"
+    model = SVAEPlus(escape=True, max_epochs=40, random_state=0).fit(data.X[known], A[known])
+    alone = model.adapt(data.X[~known], A[~known])
+    assert alone.response_share_[-1] == pytest.approx(0.5, abs=0.08)
+    both = np.isin(A, ["P00", "P01"])
+    names = np.where(A == "P01", "other", A)[both]
+    together = model.adapt(data.X[both], names)
+    shares = dict(zip(together.perturbations_, together.response_share_, strict=True))
+    assert shares["P00"] == pytest.approx(alone.response_share_[-1], abs=0.05)
+
+
+def test_basal_states_of_cells_that_escaped_are_their_own(screen, model):
+    data, A = screen
+    rows = np.flatnonzero(A == "P00")
+    escaped = data.A[rows] == "control"
+    basal = model.posterior(data.X[rows], A[rows]).z_basal
+    control = model.transform(data.X[data.A == "control"])
+    for part in (basal[escaped], basal[~escaped]):
+        np.testing.assert_allclose(part.mean(0), control.mean(0), atol=0.6)
+
+
 def test_refined_models_keep_their_shares(screen, model):
     data, A = screen
     refined = model.set_params(max_epochs=2).refine(data.X, A)

@@ -8,12 +8,24 @@ from skpert.plotting._shared import clipped
 
 ONE = pd.DataFrame([[1.0]], index=["A"])
 SCORED = pd.DataFrame({"estimator": ["m"], "perturbation": ["A"], "response_mse": [1.0]})
+DIRECT = pd.DataFrame(
+    {
+        "perturbation": ["A"],
+        "gene": ["g"],
+        "log2_fold_change": [1.0],
+        "q": [0.01],
+        "called": [True],
+    }
+)
+ENRICHED = pd.DataFrame({"unit": ["l0"], "set": ["s"], "score": [1.0], "q": [0.01]})
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
+    "DirectEffectsDisplay": [DIRECT],
     "EffectsDisplay": [ONE, ONE],
     "EmbeddingClustersDisplay": [ONE],
     "EvaluationDisplay": [SCORED],
     "HistoryDisplay": [ONE],
+    "LatentProgrammesDisplay": [ENRICHED],
     "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
     "TargetsDisplay": [ONE],
 }
