@@ -143,7 +143,7 @@ def latent_names(enriched, *, fdr=0.05):
     -------
     names : dict of str to str
         New name of each latent with such a set: its number, and the set of smallest ``p`` in
-        words. What all sets begin with, such as "HALLMARK_", is left out.
+        words. What all sets begin with, such as ``HALLMARK_``, is left out.
 
     Raises
     ------
