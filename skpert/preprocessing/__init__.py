@@ -2,6 +2,7 @@
 
 from .._input.cells import check_cells
 from .._input.design import perturbation_labels
+from ._assignment import assign_guides
 from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
@@ -17,6 +18,7 @@ __all__ = [
     "LogNormalize",
     "PerturbationEncoder",
     "TargetFeatures",
+    "assign_guides",
     "causal_graph",
     "check_cells",
     "detectable_perturbations",
