@@ -191,7 +191,7 @@ BAD = {
     "n_latent": (X, A, {"n_latent": 0}, "'n_latent' parameter"),
     "likelihood": (X, A, {"likelihood": "gaussian"}, "'likelihood' parameter"),
     "batch_size": (X, A, {"batch_size": 1}, "'batch_size' parameter"),
-    "environment": (X, A, {"environment": "lane"}, "'environment' parameter"),
+    "environment": (X, A, {"environment": 3}, "'environment' parameter"),
     "sep": (X, A, {"sep": ""}, "sep=''"),
 }
 

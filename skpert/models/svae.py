@@ -612,6 +612,8 @@ class SVAE(_SparseVAE):
     Attributes
     ----------
     {mask_attributes}
+    response_share_ : ndarray of shape (n_perturbations,)
+        Share of the cells of each perturbation that responded; 1 without ``escape``.
     {shared_attributes}
 
     See Also
@@ -714,6 +716,8 @@ class SVAEPlus(_SparseVAE):
     Attributes
     ----------
     {mask_attributes}
+    response_share_ : ndarray of shape (n_perturbations,)
+        Share of the cells of each perturbation that responded; 1 without ``escape``.
     {shared_attributes}
 
     See Also
