@@ -7,8 +7,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from ._effects import effects
 from ._input.expression import check_same_cells
 from .inspection import latent_genes, responders
-
-LEAST_CONTROLS = 20  # that tell responders
+from .inspection._responders import LEAST_CONTROLS
 
 __all__ = ["annotate", "as_anndata"]
 

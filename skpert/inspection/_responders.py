@@ -71,8 +71,8 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
     Raises
     ------
     ValueError
-        If there are fewer than 20 control cells or no treated ones, lengths differ, or ``level``
-        is out of range.
+        If there are fewer than 20 control cells or no treated ones, lengths differ, a treated
+        cell has no guide among ``guides``, or ``level`` is out of range.
 
     Notes
     -----
@@ -109,6 +109,12 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
     if guides is not None:
         guides = np.asarray(guides, dtype=object)
         check_consistent_length(Z, guides)
+        missing = pd.isna(guides) & (labels != str(estimator.control)).to_numpy()
+        if missing.any():
+            raise ValueError(
+                f"{missing.sum()} treated cells have no guide, the first in row "
+                f"{missing.argmax()}: leave them out, or name what they have"
+            )
     rows = {name: index.to_numpy() for name, index in labels.groupby(labels).groups.items()}
     controls = rows.pop(str(estimator.control), np.array([], dtype=int))
     if len(controls) < LEAST_CONTROLS or not rows:

@@ -260,8 +260,10 @@ class ShiftModule(PerturbationModule):
         if not isinstance(self.masks, CalledMasks):
             return
         missing = self.encoder.n_latent < self.n_found
-        found_again = self.rotated and not missing
-        effects = self._rotate(cells, restart=False) if found_again else self.effects(cells)
+        if self.rotated and not missing:
+            effects = self._rotate(cells, restart=False)
+        else:
+            effects = self.effects(cells)
         self._take_shares(effects)
         self.embedding = Table(effects.mean.float())
         self.masks.record(effects.mean, effects.standard_error)

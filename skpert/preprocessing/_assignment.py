@@ -45,8 +45,8 @@ def assign_guides(counts, *, guides=None, targets=None, control=(), min_counts=3
     Raises
     ------
     ValueError
-        If counts are negative, names are missing, repeated or not as many as columns, a guide has
-        no target, a control is unknown, or no cell has a guide.
+        If counts are negative or not finite, names are missing, repeated or not as many as
+        columns, a guide has no target, a control is unknown, or no cell has a guide.
 
     Examples
     --------
@@ -70,6 +70,10 @@ def assign_guides(counts, *, guides=None, targets=None, control=(), min_counts=3
     values = csr_array(counts) if issparse(counts) else csr_array(read_matrix(counts, "counts"))
     if values.shape[1] != len(names):
         raise ValueError(f"counts have {values.shape[1]} columns and guides are {len(names)}")
+    if not np.isfinite(values.data).all():
+        raise ValueError(
+            "counts of guides have NaN or infinite values: give 0 where none is known"
+        )
     if values.nnz and values.data.min() < 0:
         raise ValueError(f"counts of guides are negative: {values.data.min():g}")
     perturbations = _perturbations(names, targets)

@@ -143,6 +143,9 @@ def test_what_cannot_be_told_is_an_error():
         responders(model, Z[:N_CONTROLS], A[:N_CONTROLS])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         responders(model, Z, A, guides=A[:-1])
+    guides = np.where(A == "A", None, "g")
+    with pytest.raises(ValueError, match="300 treated cells have no guide, the first in row 600"):
+        responders(model, Z, A, guides=guides)
     with pytest.raises(ValueError, match="level"):
         responders(model, Z, A, level=1.0)
 

@@ -85,6 +85,12 @@ def test_what_is_no_assignment_is_an_error(change, message):
         assign_guides(counts, **{"guides": GUIDES} | change)
 
 
+def test_counts_that_are_not_known_are_an_error():
+    counts = csr_array([[np.nan, 3.0]])
+    with pytest.raises(ValueError, match="NaN or infinite values: give 0"):
+        assign_guides(counts, guides=["a", "b"])
+
+
 def test_negative_counts_are_an_error():
     with pytest.raises(ValueError, match="negative: -1"):
         assign_guides([[-1, 3]], guides=["a", "b"])
