@@ -43,7 +43,8 @@ def add_job_options(parser, seeds):
 def add_model_options(parser, latent):
     """Size and length of training of models at their defaults."""
     add = parser.add_argument
-    add("--latent", type=int, default=latent, help="number of latents; default %(default)s")
+    number = "number of latents; default %(default)s"
+    add("--latent", type=number_or_auto, default=latent, help=number)
     add(
         "--epochs",
         type=number_or_auto,

@@ -7,6 +7,7 @@
     python -m benchmarks.additive simulated                # against the truth
     python -m benchmarks.additive speed                    # beside a plain torch implementation
     python -m benchmarks.additive pathways --simulated     # pathways from masks
+    python -m benchmarks.additive multiplicity             # eight perturbations in a cell
 
 The questions are those of the SAMS-VAE paper (Bereket and Karaletsos, NeurIPS 2023): are held-out
 cells likelier, effects on expression closer to the measured ones, and those of combinations
@@ -15,4 +16,5 @@ orderings of the paper hold, and in how many seeds. Nothing is tuned to a data s
 name says what it measures and lists its options.
 """
 
-PARTS = {name: name for name in ("papalexi", "norman", "simulated", "speed", "pathways")}
+NAMES = ("papalexi", "norman", "simulated", "speed", "pathways", "multiplicity")
+PARTS = {name: name for name in NAMES}

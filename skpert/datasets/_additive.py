@@ -7,6 +7,7 @@ r"""Simulated screens in which the effects of perturbations add up in latent spa
 embedding; expression is that of a random network, under one of three kinds of noise.
 """
 
+from functools import partial
 from math import comb
 from numbers import Integral
 
@@ -38,6 +39,7 @@ def make_additive_shift(
     n_combinations=0,
     n_parts=2,
     n_cells_per_combination=None,
+    multiplicity=None,
     n_control_cells=0,
     n_latent=15,
     n_genes=100,
@@ -76,6 +78,10 @@ def make_additive_shift(
         perturbations in each.
     n_cells_per_combination : int or None, default=None
         Number of cells of each combination; None means ``n_cells_per_perturbation``.
+    multiplicity : float or None, default=None
+        Mean number of perturbations of a cell (multiplicity of infection). If given, each of
+        ``n_perturbations * n_cells_per_perturbation`` cells has a Poisson number of distinct
+        perturbations, which may be none, and there are no ``n_combinations``.
     n_control_cells : int, default=0
         Number of cells labelled ``"control"``, which have no perturbation. The paper has none.
     n_latent, n_genes : int, default=15 and 100
@@ -186,6 +192,7 @@ def make_additive_shift(
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
     _check_combinations(n_perturbations, n_combinations, n_parts, n_cells_per_combination)
+    draw_cells = _cell_drawer(multiplicity, n_perturbations, n_combinations)
     noise = library_size, library_scale, dispersion, noise_fraction
     draw_decoder = decoder_drawer(likelihood, n_latent, n_genes, noise)
     check_strengths(effect_size, effect_scale)
@@ -197,14 +204,13 @@ def make_additive_shift(
     shifts = draw_embedding(effect_size, effect_scale, mask.shape, rng) if given is None else given
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
-    cells = _draw_cells(mask * shifts, combined, n_each, shuffle, rng)
+    cells = draw_cells(mask * shifts, combined, n_each, shuffle, rng)
+    expression = _draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, rng)
     return Bunch(
         mask=mask,
         embedding=shifts,
-        DESCR=f"Additive shifts: {n_perturbations} perturbations, {n_combinations} combinations "
-        f"of {n_parts}, {n_latent} latents, {likelihood=}.",
-        **cells,
-        **_draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, rng),
+        DESCR=f"Additive shifts: {n_perturbations=}, {multiplicity=}, {n_latent=}, {likelihood=}.",
+        **(cells | expression),
     )
 
 
@@ -239,6 +245,38 @@ def _draw_cells(effect, combined, n_each, shuffle, rng):
         "perturbations": labels[: len(names)],
         "combinations": labels[len(names) : -1],
     }
+
+
+def _draw_many(multiplicity, effect, combined, n_each, shuffle, rng):
+    """The same of cells with a Poisson number of perturbations each; controls come last."""
+    names, (n_cells, _, n_control) = numbered("P", len(effect)), n_each
+    n_parts = rng.poisson(multiplicity, len(effect) * n_cells).clip(max=len(effect))
+    parts = [np.sort(rng.choice(len(effect), n, replace=False)) for n in n_parts]
+    parts += [np.arange(0)] * n_control
+    order = rng.permutation(len(parts)) if shuffle else range(len(parts))
+    parts = [tuple(parts[i].tolist()) for i in order]
+    dosage = dosage_matrix(parts, len(effect))
+    Z_basal = rng.normal(size=(len(parts), effect.shape[1]))
+    labels = ["+".join(names[i] for i in of_cell) or "control" for of_cell in parts]
+    return {
+        "A": np.array(labels, dtype=object),
+        "dosage": dosage,
+        "Z": Z_basal + dosage @ effect,
+        "Z_basal": Z_basal,
+        "effect": effect,
+        "perturbations": np.array(names, dtype=object),
+        "combinations": np.array([], dtype=object),
+    }
+
+
+def _cell_drawer(multiplicity, n_perturbations, n_combinations):
+    """Return what draws the cells, or say what is wrong with their number of perturbations."""
+    if multiplicity is None:
+        return _draw_cells
+    check_number(multiplicity, "multiplicity", 0, n_perturbations, "right")
+    if n_combinations:
+        raise ValueError("give n_combinations or multiplicity, by which cells draw theirs")
+    return partial(_draw_many, multiplicity)
 
 
 def _check_combinations(n_perturbations, n_combinations, n_parts, n_cells):

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse import coo_array
 from sklearn.kernel_approximation import Nystroem
 
 N_START, N_SPARE = 32, 8  # latents to begin with, and at least more than there shall be
@@ -63,15 +64,29 @@ class Axes(NamedTuple):
     lift: np.ndarray  # (n_kept, n_latent), back to the states by least squares
 
 
-def independent_axes(Z, group, *, random_state=0):
+class Alike(NamedTuple):
+    """How states differ from those of other cells that were treated equally."""
+
+    deviation: np.ndarray  # (n_cells, n_latent)
+    member: coo_array  # (n_cells, n_groups) of groups in which the model has one covariance
+
+
+def alike(Z, group):
+    """Deviations of states from the mean of their group, of an index from 0, (n_cells,)."""
+    member = coo_array((np.ones(len(Z)), (np.arange(len(Z)), group))).tocsc()
+    counts = np.maximum(member.sum(0), 1)
+    return Alike(Z - (member.T @ Z / counts[:, None])[group], member)
+
+
+def independent_axes(Z, equals, *, random_state=0):
     """Axes of states that are no functions of each other, of equal spread and straightened.
 
     Parameters
     ----------
     Z : ndarray of shape (n_cells, n_latent)
         Latent states.
-    group : ndarray of int of shape (n_cells,)
-        Which cells were treated equally, from 0.
+    equals : Alike
+        How they differ from those of cells that were treated equally.
     random_state : int, RandomState instance or None, default=0
         Chooses the cells on which axes are predicted.
 
@@ -82,8 +97,8 @@ def independent_axes(Z, group, *, random_state=0):
         if it was below 0.1.
     """
     Z = np.asarray(Z, dtype=np.float64)
-    centre = Z.mean(0)
-    within = _covariance(Z, group)
+    centre, deviation = Z.mean(0), equals.deviation
+    within = deviation.T @ deviation / len(Z)
     variance, vectors = np.linalg.eigh(within)
     states = (Z - centre) @ vectors[:, ::-1]
     variance = np.maximum(variance[::-1], np.finfo(float).tiny)
@@ -91,7 +106,8 @@ def independent_axes(Z, group, *, random_state=0):
     scaled = np.clip(states[order] / np.sqrt(variance), -MOST_EXTREME, MOST_EXTREME)
     kept = _unpredicted(scaled, variance)
     known = np.flatnonzero(variance > LEAST_KNOWN * variance[0])
-    straight = _straightened(states[:, known], group, np.searchsorted(known, kept))
+    equals = equals._replace(deviation=deviation @ vectors[:, ::-1][:, known])
+    straight = _straightened(equals, np.searchsorted(known, kept))
     projection = vectors[:, ::-1][:, known] @ straight
     spread, rotation = np.linalg.eigh(projection.T @ within @ projection)
     projection = projection @ rotation[:, ::-1] / np.sqrt(np.maximum(spread[::-1], LEAST_VARIANCE))
@@ -141,11 +157,11 @@ def _predicted(known, wanted):
     return 1 - np.min(errors, axis=0)
 
 
-def _straightened(states, group, kept):
+def _straightened(equals, kept):
     """The kept axes, plus a combination of the others that makes them straight."""
-    n_latent, rest = states.shape[1], np.setdiff1d(np.arange(states.shape[1]), kept)
-    axes = np.eye(n_latent)[:, kept]
-    covariances, counts = _covariances(states, group)
+    n_latent = equals.deviation.shape[1]
+    rest, axes = np.setdiff1d(np.arange(n_latent), kept), np.eye(n_latent)[:, kept]
+    covariances, counts = _covariances(equals)
     share = counts / counts.sum()
     trust = (counts / (counts + SHRINKAGE * len(kept)))[:, None, None]
     spread = np.sqrt((covariances * share[:, None, None]).sum(0).diagonal())
@@ -176,19 +192,10 @@ def _straightened(states, group, kept):
     return axes
 
 
-def _covariance(Z, group):
-    """Among equally treated cells, (n_latent, n_latent)."""
-    counts = np.bincount(group)
-    total = np.zeros((len(counts), Z.shape[1]))
-    np.add.at(total, group, Z)
-    rest = Z - (total / np.maximum(counts, 1)[:, None])[group]
-    return rest.T @ rest / len(Z)
-
-
-def _covariances(Z, group):
+def _covariances(equals):
     """Of each group of two cells or more, (n_groups, n_latent, n_latent), and their sizes."""
-    order = np.argsort(group, kind="stable")
-    parts = np.split(Z[order], np.cumsum(np.bincount(group))[:-1])
+    Z, member = equals.deviation, equals.member.tocsc()
+    parts = np.split(member.indices, member.indptr[1:-1])
     parts = [part for part in parts if len(part) > 1]
-    covariances = [np.atleast_2d(np.cov(part.T, bias=True)) for part in parts]
+    covariances = [Z[part].T @ Z[part] / len(part) for part in parts]
     return np.array(covariances), np.array([len(part) for part in parts])

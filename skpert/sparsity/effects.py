@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from .._data import ENCODE_SIZE, Cells
 from ..module import Phase
-from .dimension import independent_axes
+from .dimension import Alike, alike, independent_axes
 from .edges import edge_probability
 from .rotation import axis_stability, sparse_rotation
 
@@ -78,7 +79,8 @@ def narrowed(states: Callable[[Cells], Tensor], cells: Cells) -> tuple[Tensor, T
     step = -(-cells.n_cells // N_NARROWING)
     some = cells.subset(torch.arange(0, cells.n_cells, step, device=cells.dosage.device))
     Z = torch.cat([states(b).double() for b in some.minibatches(ENCODE_SIZE, shuffle=False)])
-    axes = independent_axes(Z.cpu().numpy(), _treatments(some))
+    array = Z.cpu().numpy()
+    axes = independent_axes(array, _alike(some, array))
     projection, lift, centre = (
         torch.from_numpy(array).to(Z.device, torch.float32)
         for array in (axes.projection, axes.lift, axes.centre)
@@ -86,18 +88,40 @@ def narrowed(states: Callable[[Cells], Tensor], cells: Cells) -> tuple[Tensor, T
     return projection, lift, centre
 
 
-def _treatments(cells: Cells) -> NDArray[Any]:
-    """Which cells were treated equally, from 0, (n_cells,); of many dosages as if of one."""
-    part = torch.where(cells.dosage > 0, cells.part, -1)
-    if part.shape[1] > 1 or not ((cells.dosage == 0) | (cells.dosage == 1)).all():
-        rows = torch.cat([part.to(cells.dosage), cells.dosage], 1)
-        group = rows.unique(dim=0, return_inverse=True)[1]
-        few = int(group.max()) < cells.n_cells // MOST_TREATMENTS
-        group = group if few else part.unique(dim=0, return_inverse=True)[1]
-    else:
-        group = part[:, 0].unique(return_inverse=True)[1]
-    array: NDArray[Any] = group.cpu().numpy()
-    return array
+def _alike(cells: Cells, Z: NDArray[Any]) -> Alike:
+    """How states differ from those of equally treated cells.
+
+    Of many dosages, cells of the same perturbations count as treated equally. Where hardly two
+    cells have the same, as with many perturbations in a cell, effects add up instead.
+    """
+    part = torch.where(cells.dosage > 0, cells.part, -1).sort(1).values
+    kinds = [part]
+    if not ((cells.dosage == 0) | (cells.dosage == 1)).all():
+        kinds.insert(0, torch.cat([cells.part.to(cells.dosage), cells.dosage], 1))
+    for kind in kinds:
+        group = kind.unique(dim=0, return_inverse=True)[1]
+        if kind.shape[1] == 1 or int(group.max()) < cells.n_cells // MOST_TREATMENTS:
+            equals: Alike = alike(Z, group.cpu().numpy())
+            return equals
+    design = _design(cells, int(part.max()) + 1)
+    gram, product = (design.T @ design).toarray(), design.T @ Z
+    effect = np.linalg.lstsq(gram, product, rcond=SINGULAR)[0]
+    deviation: NDArray[Any] = Z - design @ effect
+    return Alike(deviation, (design[:, :-1] > 0).tocsc())
+
+
+def _design(cells: Cells, n_perturbations: int) -> csr_array:
+    """Dosages, and a last column of ones, (n_cells, n_perturbations + 1), float64."""
+    n_cells, width = cells.part.shape
+    part, dosage = (t.cpu().numpy() for t in (cells.part, cells.dosage.double()))
+    one = np.ones((n_cells, 1))
+    columns = np.hstack([part, np.full((n_cells, 1), n_perturbations)])
+    start = np.arange(0, n_cells * (width + 1) + 1, width + 1)
+    values = np.hstack([dosage, one]).ravel()
+    design = csr_array((values, columns.ravel(), start), shape=(n_cells, n_perturbations + 1))
+    design.sum_duplicates()
+    design.eliminate_zeros()
+    return design
 
 
 class LatentEffects(NamedTuple):
@@ -288,15 +312,14 @@ def additive_effects(
     if cells.dosage.shape[1] == 1 and ((cells.dosage == 0) | (cells.dosage == 1)).all():
         return latent_effects(states, cells, n_perturbations)
     n = n_perturbations
-    gram, product, square = (torch.zeros(()) for _ in range(3))
+    design, place, products, square = _design(cells, n), 0, [], torch.zeros(())
     for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
         z = states(batch).double()
-        rows = torch.arange(len(z), device=z.device)[:, None].expand_as(batch.part)
-        design = z.new_zeros(len(z), n + 1)
-        design.index_put_((rows, batch.part), batch.dosage.double(), accumulate=True)
-        design[:, n] = 1
-        gram, product = gram.to(z) + design.T @ design, product.to(z) + design.T @ z
-        square = square.to(z) + z.T @ z
+        rows = design[place : place + len(z)]
+        products.append(torch.from_numpy(rows.T @ z.cpu().numpy()))
+        square, place = square.to(z) + z.T @ z, place + len(z)
+    gram = torch.from_numpy((design.T @ design).toarray()).to(square)
+    product = torch.stack(products).sum(0).to(square)
     if not (cells.dosage == 0).all(1).any():
         gram[n], gram[:, n], product[n] = 0, 0, 0
     seen = (gram.diagonal() > 0).sum()

@@ -75,6 +75,16 @@ def test_combinations_are_distinct_sorted_and_of_the_asked_size():
         assert parts == sorted(parts)
 
 
+def test_many_perturbations_in_a_cell_are_poisson_in_number():
+    data = small(n_cells_per_perturbation=500, multiplicity=2.0)
+    n_parts = np.diff(data.dosage.indptr)
+    assert len(data.X) == 3000
+    assert abs(n_parts[data.A != "control"].mean() - 2 / (1 - np.exp(-2))) < 0.15
+    names = np.array([label.split("+")[0] for label in data.A[n_parts == 1]])
+    assert (data.perturbations[data.dosage[n_parts == 1].indices] == names).all()
+    np.testing.assert_allclose(data.Z - data.Z_basal, data.dosage @ data.effect)
+
+
 def test_every_combination_can_be_asked_for():
     names = small(n_combinations=15, n_cells_per_perturbation=1).combinations
     assert names.tolist() == ["+".join(pair) for pair in combinations(NAMES, 2)]
@@ -387,6 +397,9 @@ def test_pickling_keeps_the_truth(likelihood):
         ({"n_combinations": 16}, "n_combinations=16 asked for, .* have 15 of n_parts=2"),
         ({"n_combinations": 1, "n_parts": 7}, "have 0 of n_parts=7"),
         ({"n_cells_per_combination": 0}, "n_cells_per_combination == 0"),
+        ({"multiplicity": 0}, "multiplicity == 0"),
+        ({"multiplicity": 7}, "multiplicity == 7, must be <= 6"),
+        ({"multiplicity": 2, "n_combinations": 3}, "n_combinations or multiplicity"),
         ({"n_latent": 0}, "n_latent == 0"),
         ({"n_latent": 41}, "n_latent <= 40 <= n_genes, got n_latent=41 and n_genes=60"),
         ({"n_latent": 51, "likelihood": "normal"}, "n_latent <= 50 <= n_genes"),

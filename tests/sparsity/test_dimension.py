@@ -2,12 +2,19 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csc_array
 
-from skpert.sparsity.dimension import independent_axes, width_to_start
+from skpert.sparsity.dimension import Alike, alike, width_to_start
+from skpert.sparsity.dimension import independent_axes as axes_of_alike
 from skpert.sparsity.rotation import axis_stability, sparse_rotation
 
 N_CELLS, N_GROUPS = 3000, 20
 GROUP = np.arange(N_CELLS) % N_GROUPS
+
+
+def independent_axes(Z, group):
+    """Axes of states of which cells of a group were treated equally."""
+    return axes_of_alike(Z, alike(Z, group))
 
 
 def true_states(n_latent, seed=0):
@@ -157,3 +164,17 @@ def test_stability_is_repeatable_and_needs_rows():
     first, second = (axis_stability(M, np.abs(M) > 1, random_state=3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(axis_stability(M[:1], np.abs(M[:1]) > 1), np.ones(5))
+
+
+def test_axes_of_many_perturbations_in_a_cell_are_those_of_single_ones():
+    random = np.random.default_rng(0)
+    n_perturbations, n_latent = 40, 4
+    received = random.random((N_CELLS, n_perturbations)) < 0.2
+    effect = random.normal(0, 0.7, (n_perturbations, n_latent)) * (random.random((40, 4)) < 0.3)
+    Z = received @ effect + random.normal(size=(N_CELLS, n_latent))
+    wide = bent(Z)
+    design = csc_array(np.column_stack([received, np.ones(N_CELLS)]).astype(float))
+    rest = wide - design @ np.linalg.lstsq(design.toarray(), wide)[0]
+    axes = axes_of_alike(wide, Alike(rest, design[:, :-1]))
+    assert axes.projection.shape[1] == n_latent
+    assert explained((wide - axes.centre) @ axes.projection, Z).min() > 0.97
