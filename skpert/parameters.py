@@ -1,6 +1,7 @@
 """The parameters that all estimators share: what they may be, and what docstrings say of them."""
 
 import inspect
+import os
 import re
 from numbers import Integral, Real
 
@@ -34,6 +35,9 @@ CONSTRAINTS = {
     "n_init": [Interval(Integral, 1, None, closed="left")],
     "n_particles": [Interval(Integral, 1, None, closed="left")],
     "device": [str],
+    "memory": [StrOptions({"auto", "load", "stream"})],
+    "checkpoint": [str, os.PathLike, None],
+    "warm_start": ["boolean"],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }
@@ -151,6 +155,19 @@ SHARED = {
         Samples of the latent state per cell in ``score``.
     device : str, default="auto"
         Where to train, such as "cpu" or "cuda:0"; "auto" takes a GPU if one works.
+    memory : {"auto", "load", "stream"}, default="auto"
+        What is done with expression on disk, such as an AnnData with ``backed="r"``. "load" reads
+        it into memory, "stream" reads blocks of cells whenever they are needed, and "auto" loads
+        what fits into half of the memory that is free; the log ("skpert", level INFO) says which.
+    checkpoint : str, path-like or None, default=None
+        Folder in which a training that takes longer than a minute writes where it stands. A
+        training that was killed goes on from there when ``fit`` is called again with the same
+        parameters and data, and ends as if nothing had happened; then its file is removed. Fits
+        of different data or parameters have different files, so that a search may share a folder.
+        Files are pickles: name no folder that others can write to.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the fit before, of the same genes and
+        perturbations, for ``max_epochs`` more, rather than from random ones.
     random_state : int, RandomState instance or None, default=None
         Seeds initial weights, minibatches and samples. An int makes results repeatable.
     verbose : int, default=0

@@ -804,6 +804,9 @@ class InVAE(_InvariantVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -893,6 +896,9 @@ class NFIVAE(_InvariantVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):

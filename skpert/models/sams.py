@@ -537,6 +537,9 @@ class ConditionalVAE(PerturbationVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -670,6 +673,9 @@ class CPAVAE(_AdditiveVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -792,6 +798,9 @@ class SAMSVAE(_AdditiveVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):

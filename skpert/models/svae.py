@@ -344,6 +344,9 @@ class _ShiftVAE(PerturbationVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -533,6 +536,9 @@ class BetaVAE(_ShiftVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -676,6 +682,9 @@ class SVAE(_SparseVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
@@ -784,6 +793,9 @@ class SVAEPlus(_SparseVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):
