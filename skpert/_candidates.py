@@ -1,48 +1,114 @@
 """Several trainings of one model, of which the best is kept."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
+from ._data import Cells
+from ._input.values import listed
 from ._monitor import Monitor
+from ._progress import Progress
+from ._runtime import set_seed
+from ._scoring import mean_iwelbo
 from .exceptions import TrainingWarning
 
+N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
-class Candidates:
-    """The best of several trainings; one that breaks down does not take the others with it."""
 
-    def __init__(self, n_trainings: int, monitor: Monitor, score: Callable[[Any], float]):
-        self.n_trainings, self.monitor = n_trainings, monitor
-        self.score = score  # of a module; asked only if there are several
-        self.number, self.highest = 0, -math.inf
-        self.kept: Any = None
+def best_training(
+    estimator: Any,
+    training: Cells,
+    validation: Cells | None,
+    monitor: Monitor,
+    progress: Progress,
+    start: Any = None,
+) -> Any:
+    """Module and history of the best of ``n_init`` trainings, and its ELBO before and after.
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Skip a training that breaks down or is interrupted, unless it is the only one."""
-        self.number += 1
-        try:
-            yield
-        except (KeyboardInterrupt, FloatingPointError, torch.linalg.LinAlgError) as reason:
-            interrupted = isinstance(reason, KeyboardInterrupt)
-            if self.kept is None and (interrupted or self.number == self.n_trainings):
-                raise
-            message = f"restart {self.number} of {self.n_trainings} "
-            message += f"{'was interrupted' if interrupted else 'failed'} and was skipped"
-            message += f": {reason}" if str(reason) else ""
-            warnings.warn(message, TrainingWarning, stacklevel=4)
-            self.monitor.stopped |= interrupted
+    The first begins with the module ``start``, or with random weights as the others do.
+    """
+    seeds = progress.seeds
+    score = partial(
+        mean_iwelbo, validation or training, min(estimator.n_particles, N_CHOOSING), seeds[0]
+    )
+    for number in range(progress.number, len(seeds)):
+        with _attempt(progress, monitor):
+            phases = None
+            if progress.module is None and number == 0 and start is not None:
+                n_epochs = estimator._budget(training.n_cells).n_epochs
+                progress.module, phases = start.restarted(n_epochs)
+            elif progress.module is None:
+                if number:
+                    set_seed(seeds[number], progress.device)
+                progress.module = estimator._make_module(training).to(progress.device)
+            module = progress.module
+            monitor.begin({"module_": module, "n_iter_": 1}, number)
+            options = {"phases": phases, "progress": progress}
+            result = estimator._optimise(module, training, validation, monitor, **options)
+            _compare(progress, (module, *result), score)
+        if monitor.stopped:
+            break
+    return progress.kept
 
-    def add(self, module: Any, result: tuple[Any, float, float]) -> None:
-        """Keep this training, of this history and ELBO before and after, if it is the best."""
-        self.kept = self.kept or (module, *result)
-        if self.n_trainings > 1 and (score := self.score(module)) > self.highest:
-            self.kept, self.highest = (module, *result), score
 
-    def best(self) -> Any:
-        """Module and history of the best training, and its ELBO before and after."""
-        return self.kept
+@contextmanager
+def _attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
+    """Skip a training that breaks down or is interrupted, unless it is the only one."""
+    number, n_trainings = progress.number + 1, len(progress.seeds)
+    try:
+        yield
+    except (KeyboardInterrupt, FloatingPointError, torch.linalg.LinAlgError) as reason:
+        interrupted = isinstance(reason, KeyboardInterrupt)
+        if progress.kept is None and (interrupted or number == n_trainings):
+            raise
+        message = f"restart {number} of {n_trainings} "
+        message += f"{'was interrupted' if interrupted else 'failed'} and was skipped"
+        message += f": {reason}" if str(reason) else ""
+        warnings.warn(message, TrainingWarning, stacklevel=4)
+        monitor.stopped |= interrupted
+    progress.number = number
+    progress.forget()
+
+
+def _compare(progress: Progress, result: tuple[Any, ...], score: Callable[[Any], float]) -> None:
+    """Keep a training, its module first, if it is the best."""
+    progress.kept = progress.kept or result
+    if len(progress.seeds) > 1 and (value := score(result[0])) > progress.highest:
+        progress.kept, progress.highest = result, value
+
+
+def check_same_model(estimator: Any, start: Any, before: dict[str, Any]) -> None:
+    """ValueError unless a module, of an estimator of these attributes, can be trained further."""
+    same = {
+        "perturbations": (before["perturbations_"], estimator.perturbations_),
+        "genes": tuple(_genes(attributes) for attributes in (before, vars(estimator))),
+    }
+    for what, (old, new) in same.items():
+        if not np.array_equal(old, new):
+            raise ValueError(
+                f"warm_start=True goes on from the fit before, whose {what} were others: "
+                f"{listed(old, 3)} then, {listed(new, 3)} now. Give the same, or fit anew with "
+                "warm_start=False"
+            )
+    with torch.device("meta"):
+        sizes = estimator.n_features_in_, estimator.design_.n_environments_
+        module = estimator._make_module(Cells.of_shape(estimator._n_training_cells, *sizes))
+    shapes = [
+        {k: v.shape for k, v in part.state_dict().items() if not k.endswith((".frozen", ".rows"))}
+        for part in (module, start)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "warm_start=True goes on from the fit before, whose networks had other sizes: set "
+            "the parameters that it had, or fit anew with warm_start=False"
+        )
+
+
+def _genes(attributes: dict[str, Any]) -> Any:
+    """Names, or where there are none numbers."""
+    return attributes.get("feature_names_in_", np.arange(attributes["n_features_in_"]))

@@ -48,11 +48,15 @@ class Monitor:
             self.context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
             self._begin()
 
-    def begin(self, fitted):
-        """A training begins; with these attributes a copy of the estimator is a fitted one."""
+    def begin(self, fitted, number):
+        """Training ``number`` begins; with these attributes a copy of the estimator is fitted."""
         self.data["reconstruction_attributes"] = fitted
-        self.epoch = self.training * self.n_epochs
-        self.training += 1
+        self.epoch = number * self.n_epochs
+        self.training = number + 1
+
+    def go_on(self, n_epochs):
+        """So many epochs of this training were done before."""
+        self.epoch += n_epochs
 
     def __call__(self, row):
         """Report an epoch's terms, none for an interrupt; True asks to stop."""

@@ -70,6 +70,16 @@ class Adam:
         for gradient in gradients:
             gradient.mul_(scale)
 
+    def state(self) -> list[tuple[Tensor, ...]]:
+        """Moments and number of steps of each group; they change with the next step."""
+        return [state for _, _, state, *_ in self.groups]
+
+    def load_state(self, state: list[tuple[Tensor, ...]]) -> None:
+        """Go on with these moments."""
+        for (_, _, own, *_), given in zip(self.groups, state, strict=True):
+            for tensor, value in zip(own, given, strict=True):
+                tensor.copy_(value)
+
     def total(self) -> float:
         """Sum of all weights, which is finite as long as each is."""
         return float(sum(values.sum() for values, *_ in self.groups))

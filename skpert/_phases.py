@@ -1,6 +1,7 @@
 """A training from start to end: its phases, one after another."""
 
 from ._optimizer import Adam
+from ._progress import Progress
 from ._runtime import suitable_threads
 from ._training import check_predictions, mean_elbo, probe, train
 
@@ -8,18 +9,25 @@ N_MANY = 12_000  # cells that allow for any warm-up
 SHORTEST_WARMUP = 1 / 3  # of a phase
 
 
-def optimise(estimator, module, cells, validation=None, monitor=None, *, phases=None):
+def optimise(
+    estimator, module, cells, validation=None, monitor=None, *, phases=None, progress=None
+):
     """Train in the phases of the module, or in these; history, and ELBO before and after.
 
-    The estimator says how: learning rate, length, regularisation.
+    The estimator says how: learning rate, length, regularisation. With ``progress`` it goes on
+    from where that stands.
     """
-    some, history = probe(cells), []
-    before = mean_elbo(module, some)
+    some, progress = probe(cells), Progress() if progress is None else progress
     n_epochs, batch_size = estimator._budget(cells.n_cells)
-    if phases is None:
-        phases = (module.phases if module.fresh else module.later_phases)(n_epochs)
+    if progress.phases is None:
+        if phases is None:
+            phases = (module.phases if module.fresh else module.later_phases)(n_epochs)
+        progress.phases = phases if module.parameter_groups() else []
+        progress.before = mean_elbo(module, some)
+    elif monitor is not None:
+        monitor.go_on(len(progress.rows) + len(progress.epochs.history))
     with suitable_threads(batch_size * cells.n_genes):
-        for number, phase in enumerate(phases if module.parameter_groups() else []):
+        for number, phase in list(enumerate(progress.phases))[progress.phase :]:
             rows = []
             if phase.n_epochs and not (monitor is not None and monitor.stopped):
                 is_first = module.fresh and number == 0
@@ -33,13 +41,16 @@ def optimise(estimator, module, cells, validation=None, monitor=None, *, phases=
                     validation=validation,
                     patience=estimator.patience,
                     on_epoch=monitor,
+                    progress=progress,
                 )
-            history += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
+            progress.rows += [({"phase": phase.name} if phase.name else {}) | row for row in rows]
             if phase.finalise is not None:
                 phase.finalise(cells)
+            progress.phase = number + 1
+            progress.end_phase()
     after = mean_elbo(module, some)
     check_predictions(module, some)
-    return history, before, after
+    return progress.rows, progress.before, after
 
 
 def _optimizer(estimator, module, phase):

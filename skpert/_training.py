@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._data import Cells
 from ._optimizer import Adam
+from ._progress import Progress
 from ._runtime import seeded
 from .exceptions import TrainingWarning, warn_of_data
 from .module import PerturbationModule
@@ -33,6 +34,7 @@ def train(
     validation: Cells | None = None,
     patience: int | None = None,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the sum of ``module.loss_terms``; return the history, a row per epoch.
 
@@ -42,19 +44,21 @@ def train(
     the history and stops training by returning True. If a term is not finite, training stops
     with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
     Both warn. ``FloatingPointError`` if no weights were finite, or the ELBO under them is not.
+    A training that stands somewhere goes on from there.
     """
-    some, batches, history = probe(cells), module.minibatches(cells), []
-    before, best = mean_elbo(module, some), Best(module)
+    some, batches = probe(cells), module.minibatches(cells)
+    progress = Progress() if progress is None else progress
+    history, before, best = _standing(progress, module, optimizer, some)
     try:
-        for epoch in range(max_epochs):
+        for epoch in range(len(history), max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
             start, end = epoch / max_epochs, (epoch + 1) / max_epochs
             means = Means()
             module.train()
             for batch in batches(batch_size):
-                progress = start + 1 / (max_epochs * cells.n_cells) * means.n_cells
+                share = start + 1 / (max_epochs * cells.n_cells) * means.n_cells
                 means.add(module.loss_terms(batch, kl_weight), batch.n_cells).backward()
-                optimizer.step(min(progress, end))  # a minibatch may hold cells twice
+                optimizer.step(min(share, end))  # a minibatch may hold cells twice
             row = means.row() | _validate(module.eval(), validation, kl_weight, batch_size)
             _check_finite(row | {"a weight": optimizer.total()}, epoch)
             history.append(row)
@@ -62,6 +66,8 @@ def train(
             stop = on_epoch is not None and on_epoch(row)
             if stop or (patience is not None and epoch - best.epoch >= patience):
                 break
+            moments = optimizer.state()
+            progress.stands(history=history, before=before, best=best, moments=moments)
     except (KeyboardInterrupt, FloatingPointError) as reason:
         if not history:
             raise
@@ -73,6 +79,17 @@ def train(
     if is_worse(before, mean_elbo(module, some)):
         _renew_statistics(module, batches(batch_size), some)
     return history
+
+
+def _standing(
+    progress: Progress, module: PerturbationModule, optimizer: Adam, some: Cells
+) -> tuple[list[dict[str, float]], float, "Best"]:
+    """History, ELBO of some cells before training, and the best weights, where it stands."""
+    if progress.epochs is None:
+        return [], mean_elbo(module, some), Best(module)
+    optimizer.load_state(progress.epochs.moments)
+    progress.resume_random()
+    return progress.epochs.history, progress.epochs.before, progress.epochs.best
 
 
 class Means:

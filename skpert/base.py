@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from . import _prediction
-from ._candidates import Candidates
+from ._candidates import best_training, check_same_model
 from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
@@ -23,8 +22,9 @@ from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
 from ._optimizer import N_STEPS, budget
 from ._phases import optimise
 from ._prediction import Source, population_of
-from ._runtime import chosen_device, seeded, set_seed, without_overflow
-from ._scoring import evidence, mean_iwelbo, warn_of_few_particles
+from ._progress import progress_of
+from ._runtime import chosen_device, seeded, without_overflow
+from ._scoring import evidence, warn_of_few_particles
 from ._training import warn_if_few, warn_if_worse
 from ._upgrade import upgraded
 from ._weights import arrays, fill
@@ -33,8 +33,6 @@ from .parameters import CONSTRAINTS, REAL_VALUED
 from .preprocessing import PerturbationEncoder
 from .sparsity.dimension import width_to_start
 from .sparsity.edges import edges_at_fdr
-
-N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
 
 class PerturbationVAE(
@@ -134,13 +132,16 @@ class PerturbationVAE(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: "
                 "give the design A as second argument, fit(X, A)"
             )
-        design = self._make_design().fit(y)
+        before, design = vars(self).copy(), self._make_design().fit(y)
         check_received(design, "Leave them out, and learn them later with adapt")
         cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
         device = chosen_device(self.device)
         random = check_random_state(self.random_state)
-        self._seed, *restarts = (int(random.randint(2**31 - 1)) for _ in range(self.n_init))
-        for name in ("module_", "n_latent_"):  # they do not fit the new design
+        seeds = [int(random.randint(2**31 - 1)) for _ in range(self.n_init)]
+        start = vars(self).pop("module_", None) if self.warm_start else None
+        progress = progress_of(self, cells, seeds, device, start)
+        self._seed = progress.seeds[0]
+        for name in ("module_", "n_latent_") if start is None else ():  # of another design
             vars(self).pop(name, None)
         self.design_, self.perturbations_ = design, design.perturbations_
         self._population = population_of(cells, np.random.default_rng(self._seed))
@@ -148,25 +149,19 @@ class PerturbationVAE(
             training, validation = split(cells, self.validation_fraction, device)
             self._n_training_cells, self._n_asked = training.n_cells, self._n_most
             self._prepare(training)
+            if start is not None:
+                check_same_model(self, start, before)
             n_epochs, batch_size = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
-            held_out, n_particles = validation or training, min(self.n_particles, N_CHOOSING)
-            score = partial(mean_iwelbo, held_out, n_particles, self._seed)
-            candidates = Candidates(self.n_init, monitor, score)
-            for seed in (None, *restarts):
-                with candidates.attempt():
-                    if seed is not None:
-                        set_seed(seed, device)
-                    module = self._make_module(training).to(device)
-                    monitor.begin({"module_": module, "n_iter_": 1})
-                    result = self._optimise(module, training, validation, monitor)
-                    candidates.add(module, result)
-                if monitor.stopped:
-                    break
+            best = best_training(self, training, validation, monitor, progress, start)
             monitor.close()
-        module, history, *elbo = candidates.best()
+        module, history, *elbo = best
         warn_if_worse(*elbo)
         warn_if_few(module.n_found, self._n_most, len(history) * training.n_cells / batch_size)
+        if not monitor.stopped:
+            progress.finish()
+        if start is not None:
+            history = before["history_"].to_dict("records") + history
         return self._keep(module, history, "fit")
 
     def _budget(self, n_cells):

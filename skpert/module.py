@@ -210,4 +210,4 @@ class PerturbationModule(nn.Module, ABC):
         for table in module.modules():
             if isinstance(table, Table) and not table.rows.isfinite().all():
                 table.requires_grad_(False)  # masks that are fixed
-        return module, [Phase(n_epochs)]
+        return module, module.later_phases(n_epochs)

@@ -52,7 +52,7 @@ TRAINING = [
     *["max_epochs", "batch_size", "learning_rate", "schedule", "weight_decay"],
     *["adam_epsilon", "max_gradient_norm"],
     *["n_epochs_kl_warmup", "validation_fraction", "patience", "n_init", "n_particles"],
-    *["device", "random_state", "verbose"],
+    *["device", "memory", "checkpoint", "warm_start", "random_state", "verbose"],
 ]
 FAST = {"n_latent": 3, "n_hidden": 16, "n_layers": 1, "max_epochs": 2, "batch_size": 32}
 FAST |= {"n_particles": 5, "device": "cpu", "random_state": 0}

@@ -7,8 +7,10 @@
     python -m benchmarks.scale scoring      # the IWELBO beside its decoder
     python -m benchmarks.scale precision    # likelihoods in float32
     python -m benchmarks.scale particles    # what a particle of the IWELBO is worth
+    python -m benchmarks.scale faults       # trainings that are killed and go on
 
 ``-h`` after a name says what it measures and lists its options.
 """
 
-PARTS = {name: name for name in ("throughput", "fit_many", "scoring", "precision", "particles")}
+NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults")
+PARTS = {name: name for name in NAMES}

@@ -1,0 +1,147 @@
+"""Where a training stands, and on disk, so that one that was killed goes on from there."""
+
+import os
+import time
+import warnings
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import joblib
+import torch
+
+from ._data import Cells
+from .exceptions import TrainingWarning
+
+EVERY = 60.0  # seconds between two writings, at least
+IRRELEVANT = {"checkpoint", "device", "memory", "random_state", "verbose"}  # to what is learned
+
+
+class Progress:
+    """What a training has done so far; with a file it is written there now and then.
+
+    A training is a sequence of trainings (``n_init``), phases and epochs. It stands at the end of
+    an epoch, and what is random goes on from the state that it had there.
+
+    Parameters
+    ----------
+    path : Path or None, default=None
+        The file. One that is there is read; None writes nothing.
+    device : torch.device, default="cpu"
+        Where the training is.
+    """
+
+    def __init__(self, path: Path | None = None, device: torch.device | str = "cpu"):
+        self.path, self.device, self.written = path, torch.device(device), time.monotonic()
+        self.number, self.highest = 0, -float("inf")  # of n_init trainings
+        self.kept: Any = None
+        self.seeds: list[int] = []  # of each of these
+        self.forget()
+        if path is not None:
+            self._read(path)
+
+    def forget(self) -> None:
+        """Begin a training of ``n_init``."""
+        self.module: Any = None
+        self.phases: Any = None  # of the module, of which so many are done
+        self.phase, self.before = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.end_phase()
+
+    def end_phase(self) -> None:
+        """Begin a phase."""
+        self.epochs: Any = None  # what the loop over epochs goes on with
+        self.random: Any = None
+
+    def stands(self, **epochs: Any) -> None:
+        """An epoch has ended, with this for the next one; write it if it is time."""
+        self.epochs = SimpleNamespace(**epochs)
+        if self.path is not None and time.monotonic() - self.written >= EVERY:
+            self.write()
+
+    def resume_random(self) -> None:
+        """Have torch's generators go on."""
+        on_cpu, on_device = self.random
+        torch.set_rng_state(on_cpu)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self.device)
+
+    def write(self) -> None:
+        """Replace the file as a whole; it is never there in part."""
+        assert self.path is not None
+        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        self.random = torch.get_rng_state(), on_device
+        state = {k: v for k, v in vars(self).items() if k not in ("path", "device", "written")}
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+        self.written = time.monotonic()
+
+    def finish(self) -> None:
+        """Remove the file, and what was left of writing it."""
+        if self.path is not None:
+            for path in self.path.parent.glob(f"{self.path.stem}.*"):
+                with suppress(OSError):
+                    path.unlink()
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=False)
+        except Exception as reason:  # of any kind: there are many ways to damage a file
+            warnings.warn(
+                f"checkpoint {path} cannot be read ({reason!s:.200}): training begins anew",
+                TrainingWarning,
+                stacklevel=4,
+            )
+            return
+        vars(self).update(state)
+
+
+def progress_of(
+    estimator: Any, cells: Cells, seeds: list[int], device: torch.device, start: Any = None
+) -> Progress:
+    """Progress of a fit to these cells, as far as it came before it was killed.
+
+    The name of its file is a digest of all on which the result depends: parameters, cells,
+    versions, seeds unless these are to differ at each call, and weights to begin with.
+    """
+    if estimator.checkpoint is None:
+        return _with_seeds(Progress(None, device), seeds)
+    folder = Path(os.path.expanduser(estimator.checkpoint))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"checkpoint={str(folder)!r} is no folder that can be written to: name one"
+        )
+    parameters = estimator.get_params(deep=False)
+    some = cells.take(torch.arange(0, cells.n_cells, max(cells.n_cells // 64, 1)))
+    parts = [cells.library, cells.part, cells.dosage, cells.environment, some.x]
+    weights = {} if start is None else start.state_dict()  # of the module to begin with
+    key = joblib.hash(
+        [
+            type(estimator).__qualname__,
+            {name: value for name, value in parameters.items() if name not in IRRELEVANT},
+            (import_module(__package__).__version__, torch.__version__),
+            None if estimator.random_state is None else seeds,
+            [part.numpy() for part in (*parts, *(w.cpu() for w in weights.values()))],
+        ]
+    )
+    path = folder / f"{type(estimator).__name__}-{key}.checkpoint"
+    return _with_seeds(Progress(path, device), seeds)
+
+
+def _with_seeds(progress: Progress, seeds: list[int]) -> Progress:
+    """The seeds of a training that has begun stay."""
+    progress.seeds = progress.seeds or seeds
+    return progress
