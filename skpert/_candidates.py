@@ -1,9 +1,8 @@
 """Several trainings of one model, of which the best is kept."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,44 +19,27 @@ from .exceptions import TrainingWarning
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
 
-def best_training(
-    estimator: Any,
-    training: Cells,
-    validation: Cells | None,
-    monitor: Monitor,
-    progress: Progress,
-    start: Any = None,
-) -> Any:
-    """Module and history of the best of ``n_init`` trainings, and its ELBO before and after.
+def begun(
+    estimator: Any, training: Cells, monitor: Monitor, progress: Progress, start: Any = None
+) -> tuple[Any, Any]:
+    """Module of the next training, and its phases if they are not those of a first one.
 
-    The first begins with the module ``start``, or with random weights as the others do.
+    It is that which stands already, or in the first training a copy of ``start``.
     """
-    seeds = progress.seeds
-    score = partial(
-        mean_iwelbo, validation or training, min(estimator.n_particles, N_CHOOSING), seeds[0]
-    )
-    for number in range(progress.number, len(seeds)):
-        with _attempt(progress, monitor):
-            phases = None
-            if progress.module is None and number == 0 and start is not None:
-                n_epochs = estimator._budget(training.n_cells).n_epochs
-                progress.module, phases = start.restarted(n_epochs)
-            elif progress.module is None:
-                if number:
-                    set_seed(seeds[number], progress.device)
-                progress.module = estimator._make_module(training).to(progress.device)
-            module = progress.module
-            monitor.begin({"module_": module, "n_iter_": 1}, number)
-            options = {"phases": phases, "progress": progress}
-            result = estimator._optimise(module, training, validation, monitor, **options)
-            _compare(progress, (module, *result), score)
-        if monitor.stopped:
-            break
-    return progress.kept
+    phases, number = None, progress.number
+    if progress.module is None and number == 0 and start is not None:
+        n_epochs = estimator._budget(training.n_cells).n_epochs
+        progress.module, phases = start.restarted(n_epochs)
+    elif progress.module is None:
+        if number:
+            set_seed(progress.seeds[number], progress.device)
+        progress.module = estimator._make_module(training).to(progress.device)
+    monitor.begin({"module_": progress.module, "n_iter_": 1}, number)
+    return progress.module, phases
 
 
 @contextmanager
-def _attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
+def attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
     """Skip a training that breaks down or is interrupted, unless it is the only one."""
     number, n_trainings = progress.number + 1, len(progress.seeds)
     try:
@@ -75,11 +57,18 @@ def _attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
     progress.forget()
 
 
-def _compare(progress: Progress, result: tuple[Any, ...], score: Callable[[Any], float]) -> None:
-    """Keep a training, its module first, if it is the best."""
+def compare(estimator: Any, progress: Progress, result: tuple[Any, ...], held_out: Cells) -> None:
+    """Keep a training, its module first, if it is the best; they are scored if there are several.
+
+    The score is the IWELBO of cells that are held out.
+    """
     progress.kept = progress.kept or result
-    if len(progress.seeds) > 1 and (value := score(result[0])) > progress.highest:
-        progress.kept, progress.highest = result, value
+    if len(progress.seeds) == 1:
+        return
+    n_particles = min(estimator.n_particles, N_CHOOSING)
+    score = mean_iwelbo(held_out, n_particles, progress.seeds[0], result[0])
+    if score > progress.highest:
+        progress.kept, progress.highest = result, score
 
 
 def check_same_model(estimator: Any, start: Any, before: dict[str, Any]) -> None:

@@ -55,9 +55,9 @@ class Progress:
         self.epochs: Any = None  # what the loop over epochs goes on with
         self.random: Any = None
 
-    def stands(self, **epochs: Any) -> None:
+    def stands(self, history: Any, before: float, best: Any, moments: Any) -> None:
         """An epoch has ended, with this for the next one; write it if it is time."""
-        self.epochs = SimpleNamespace(**epochs)
+        self.epochs = SimpleNamespace(history=history, before=before, best=best, moments=moments)
         if self.path is not None and time.monotonic() - self.written >= EVERY:
             self.write()
 

@@ -47,7 +47,7 @@ def train(
     A training that stands somewhere goes on from there.
     """
     some, batches = probe(cells), module.minibatches(cells)
-    progress = Progress() if progress is None else progress
+    progress = progress or Progress()
     history, before, best = _standing(progress, module, optimizer, some)
     try:
         for epoch in range(len(history), max_epochs):
@@ -66,8 +66,7 @@ def train(
             stop = on_epoch is not None and on_epoch(row)
             if stop or (patience is not None and epoch - best.epoch >= patience):
                 break
-            moments = optimizer.state()
-            progress.stands(history=history, before=before, best=best, moments=moments)
+            progress.stands(history, before, best, optimizer.state())
     except (KeyboardInterrupt, FloatingPointError) as reason:
         if not history:
             raise

@@ -11,7 +11,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from . import _prediction
-from ._candidates import best_training, check_same_model
+from ._candidates import attempt, begun, check_same_model, compare
 from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
@@ -136,8 +136,7 @@ class PerturbationVAE(
         check_received(design, "Leave them out, and learn them later with adapt")
         cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
         device = chosen_device(self.device)
-        random = check_random_state(self.random_state)
-        seeds = [int(random.randint(2**31 - 1)) for _ in range(self.n_init)]
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_init).tolist()
         start = vars(self).pop("module_", None) if self.warm_start else None
         progress = progress_of(self, cells, seeds, device, start)
         self._seed = progress.seeds[0]
@@ -153,9 +152,16 @@ class PerturbationVAE(
                 check_same_model(self, start, before)
             n_epochs, batch_size = self._budget(training.n_cells)
             monitor = Monitor(self, X, y, n_epochs)
-            best = best_training(self, training, validation, monitor, progress, start)
+            for _ in range(progress.number, self.n_init):
+                with attempt(progress, monitor):
+                    module, phases = begun(self, training, monitor, progress, start)
+                    options = {"phases": phases, "progress": progress}
+                    result = self._optimise(module, training, validation, monitor, **options)
+                    compare(self, progress, (module, *result), validation or training)
+                if monitor.stopped:
+                    break
             monitor.close()
-        module, history, *elbo = best
+        module, history, *elbo = progress.kept
         warn_if_worse(*elbo)
         warn_if_few(module.n_found, self._n_most, len(history) * training.n_cells / batch_size)
         if not monitor.stopped:
