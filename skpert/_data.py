@@ -10,6 +10,7 @@ from sklearn.utils import check_consistent_length
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ._ranks import own_rows
 from ._rows import ChosenRows, SparseRows, tensor_of
 from .distributions import Counts, log_saturated
 
@@ -120,7 +121,7 @@ class Cells(NamedTuple):
         elif rest:
             sizes.append(rest)
         for index in torch.split(order(self.n_cells, device=self.dosage.device), sizes):
-            yield self.take(index)
+            yield self.take(own_rows(index) if shuffle else index)
 
     def log_prob(self, p_x: Distribution) -> Tensor:
         """Log-probability of each cell's expression, nats, (..., n_cells)."""

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from ._ranks import rank_and_size
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # scikit-learn below 1.9 has no callbacks
@@ -42,6 +44,7 @@ class Monitor:
         self.training, self.epoch, self.start = 0, 0, time.monotonic()
         self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
         self.stopped = False
+        self.verbose = estimator.verbose and rank_and_size()[0] == 0
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
             self.context = estimator._init_callback_context(max_subtasks=self.total)
@@ -69,7 +72,7 @@ class Monitor:
             self.stopped = bool(stop)
             if not stop and self.epoch < self.total:
                 self._begin()
-        if self.estimator.verbose:
+        if self.verbose:
             self._write(row)
         return self.stopped
 
@@ -77,7 +80,7 @@ class Monitor:
         """End the line of progress and the callbacks' task."""
         if self.context is not None:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)
-        if self.estimator.verbose:
+        if self.verbose:
             sys.stderr.write("\n")
 
     def _begin(self):

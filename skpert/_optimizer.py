@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from ._ranks import add_up
+
 N_STEPS = 5000  # gradient steps of a training of automatic length
 
 
@@ -40,7 +42,11 @@ class Adam:
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
-        """Follow the gradient, and clear it, after this share of the training."""
+        """Follow the gradient, and clear it, after this share of the training.
+
+        Gradients of processes that train together are added up.
+        """
+        add_up(*(gradient for _, gradient, *_ in self.groups))
         if self.max_norm is not None:
             self._clip(self.max_norm)
         for values, gradient, (mean, square, n_steps), rate, decay in self.groups:

@@ -2,6 +2,7 @@
 
 from ._optimizer import Adam
 from ._progress import Progress
+from ._ranks import interruptible, warn_if_whole
 from ._runtime import suitable_threads
 from ._training import check_predictions, mean_elbo, probe, train
 
@@ -17,6 +18,7 @@ def optimise(
     The estimator says how: learning rate, length, regularisation. With ``progress`` it goes on
     from where that stands.
     """
+    warn_if_whole(module)
     some, progress = probe(cells), Progress() if progress is None else progress
     n_epochs, batch_size = estimator._budget(cells.n_cells)
     if progress.phases is None:
@@ -26,7 +28,7 @@ def optimise(
         progress.before = mean_elbo(module, some)
     elif monitor is not None:
         monitor.go_on(len(progress.rows) + len(progress.epochs.history))
-    with suitable_threads(batch_size * cells.n_genes):
+    with suitable_threads(batch_size * cells.n_genes), interruptible():
         for number, phase in list(enumerate(progress.phases))[progress.phase :]:
             rows = []
             if phase.n_epochs and not (monitor is not None and monitor.stopped):

@@ -13,6 +13,7 @@ import joblib
 import torch
 
 from ._data import Cells
+from ._ranks import rank_and_size, same
 from .exceptions import TrainingWarning
 
 EVERY = 60.0  # seconds between two writings, at least
@@ -58,7 +59,11 @@ class Progress:
     def stands(self, history: Any, before: float, best: Any, moments: Any) -> None:
         """An epoch has ended, with this for the next one; write it if it is time."""
         self.epochs = SimpleNamespace(history=history, before=before, best=best, moments=moments)
-        if self.path is not None and time.monotonic() - self.written >= EVERY:
+        if (
+            self.path is not None
+            and rank_and_size()[0] == 0
+            and time.monotonic() - self.written >= EVERY
+        ):
             self.write()
 
     def resume_random(self) -> None:
@@ -84,7 +89,7 @@ class Progress:
 
     def finish(self) -> None:
         """Remove the file, and what was left of writing it."""
-        if self.path is not None:
+        if self.path is not None and rank_and_size()[0] == 0:
             for path in self.path.parent.glob(f"{self.path.stem}.*"):
                 with suppress(OSError):
                     path.unlink()
@@ -142,6 +147,7 @@ def progress_of(
 
 
 def _with_seeds(progress: Progress, seeds: list[int]) -> Progress:
-    """The seeds of a training that has begun stay."""
+    """The seeds of a training that has begun stay; processes that train together have the same."""
     progress.seeds = progress.seeds or seeds
+    vars(progress).update(same(vars(progress)))
     return progress

@@ -1,6 +1,7 @@
 """Devices, and torch's generators and threads, which are given back as they were."""
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -48,10 +49,14 @@ def suitable_threads(n_elements: int) -> Iterator[None]:
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device of this name; "auto" is a GPU, or the CPU where there is none that works."""
+    """The device of this name; "auto" is a GPU, or the CPU where there is none that works.
+
+    Processes of ``torchrun`` take a GPU each.
+    """
     auto = name == "auto"
     if auto:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        own = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else ""
+        name = f"cuda{own}" if torch.cuda.is_available() else "cpu"
     try:  # there and back, in the precision of effects
         number = torch.zeros((), dtype=torch.float64, device=name)
         number.cpu()

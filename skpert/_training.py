@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ._data import Cells
 from ._optimizer import Adam
 from ._progress import Progress
+from ._ranks import add_up, anywhere, shares
 from ._runtime import seeded
 from .exceptions import TrainingWarning, warn_of_data
 from .module import PerturbationModule
@@ -55,15 +56,15 @@ def train(
             start, end = epoch / max_epochs, (epoch + 1) / max_epochs
             means = Means()
             module.train()
-            for batch in batches(batch_size):
+            for batch, n_cells, weight in shares(batches(batch_size), module):
                 share = start + 1 / (max_epochs * cells.n_cells) * means.n_cells
-                means.add(module.loss_terms(batch, kl_weight), batch.n_cells).backward()
+                means.add(module.loss_terms(batch, kl_weight), n_cells, weight).backward()
                 optimizer.step(min(share, end))  # a minibatch may hold cells twice
             row = means.row() | _validate(module.eval(), validation, kl_weight, batch_size)
             _check_finite(row | {"a weight": optimizer.total()}, epoch)
             history.append(row)
             best.keep(row.get("validation_elbo"), epoch)
-            stop = on_epoch is not None and on_epoch(row)
+            stop = anywhere(on_epoch is not None and on_epoch(row), module.device)
             if stop or (patience is not None and epoch - best.epoch >= patience):
                 break
             progress.stands(history, before, best, optimizer.state())
@@ -98,15 +99,16 @@ class Means:
         self.names: tuple[str, ...] = ()
         self.total, self.n_cells = torch.zeros(()), 0
 
-    def add(self, terms: dict[str, Tensor], n_cells: int) -> Tensor:
-        """Count the terms of a minibatch in, and return their sum."""
-        self.names, values = tuple(terms), torch.stack(tuple(terms.values()))
+    def add(self, terms: dict[str, Tensor], n_cells: int, weight: float = 1.0) -> Tensor:
+        """Count the terms of a minibatch in, and return their sum; of a share of it weighed."""
+        self.names, values = tuple(terms), weight * torch.stack(tuple(terms.values()))
         self.total = self.total.to(values.device) + values.detach() * n_cells
         self.n_cells += n_cells
         return values.sum()
 
     def row(self) -> dict[str, float]:
         """Means by name; the one synchronisation with the device in an epoch."""
+        add_up(self.total)
         return dict(zip(self.names, (self.total / self.n_cells).tolist(), strict=True))
 
 

@@ -56,6 +56,7 @@ class PerturbationModule(nn.Module, ABC):
     """All that estimators, training and scoring ask of a model."""
 
     rates: ClassVar[dict[str, float]] = {}  # part of a parameter's name: learning rate, relative
+    divisible: Any = True  # whether processes can share a minibatch: no loss beside means of cells
 
     def __init__(
         self, encoder: GaussianEncoder, decoder: Decoder, columns: nn.Linear | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Independent, Normal
 
+from ._ranks import Sum, drawn, is_divided
 from .distributions import NegativeBinomialShares, PoissonShares, ZeroInflatedNegativeBinomial
 
 aten: Any = torch.ops.aten  # derivatives that torch gives no name of their own
@@ -50,7 +51,10 @@ class DenseStack(nn.Module):
                 h = torch.cat([h, environment], -1)
             if norm is None:
                 h = torch.relu(_joined(linear(h), extra))
-                h = h * _kept(h, self.dropout) if self.training and self.dropout else h
+                h = h * _kept(h, self.dropout, leading) if self.training and self.dropout else h
+            elif self.training and is_divided():
+                h = torch.relu(_norm_over_ranks(_joined(linear(h), extra), norm))
+                h = h * _kept(h, self.dropout, leading) if self.dropout else h
             elif self.training:
                 weights = linear.weight, linear.bias, norm.weight, norm.bias
                 h = _HiddenLayer.apply(h, *weights, extra, norm, self.dropout)
@@ -109,22 +113,48 @@ class _HiddenLayer(torch.autograd.Function):
         return of_h, grad.t() @ h, grad.sum(0), of_scale, of_shift, of_extra, None, None
 
 
+def _norm_over_ranks(h: Tensor, norm: Any) -> Tensor:
+    """Batch norm of rows that several processes share; the moving averages become the same."""
+    ones = h.new_ones(len(h), 1)
+    rows = torch.cat([h, h.square(), ones], 1).double()  # to be exact where the mean is large
+    total: Tensor = Sum.apply(rows.sum(0))
+    n_rows = total[-1]
+    mean, square = (total[:-1] / n_rows).chunk(2)
+    variance = square - mean.square()
+    with torch.no_grad():
+        unbiased = variance * n_rows / (n_rows - 1)
+        for moving, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            if moving is not None:
+                moving.lerp_(new.to(moving), norm.momentum)
+    scale = norm.weight * (variance + norm.eps).rsqrt().to(h)
+    scaled: Tensor = (h - mean.to(h)) * scale + norm.bias
+    return scaled
+
+
 def _joined(product: Tensor, extra: Tensor | None) -> Tensor:
     """Sum of the two, with leading dimensions made rows."""
     return product if extra is None else (product + extra).flatten(0, -2)
 
 
-def _kept(h: Tensor, rate: float) -> Tensor:
-    """Factors of dropout, 0 or 1 / (1 - rate)."""
-    kept = _random_bits(h).sub_(round(rate * 2**16) - 2**15 - 1).clamp_(0, 1)
+def _kept(h: Tensor, rate: float, leading: Iterable[int] = ()) -> Tensor:
+    """Factors of dropout, 0 or 1 / (1 - rate), of rows of cells for each leading dimension."""
+    shape = h.unflatten(0, (*leading, -1)).shape
+    bits = drawn(_random_bits_of, shape, -2, h.device).reshape(h.shape).to(h.dtype)
+    kept = bits.sub_(round(rate * 2**16) - 2**15 - 1).clamp_(0, 1)
     return kept.mul_(1 / (1 - rate))
 
 
 def _random_bits(like: Tensor) -> Tensor:
     """Whole numbers from -2^15 to 2^15 - 1; 16 random bits each take a quarter of the time."""
-    words = torch.empty(like.numel() // 4 + 1, dtype=torch.int64, device=like.device)
-    bits = words.random_(-(2**63), None).view(torch.int16)[: like.numel()]
-    return bits.view(like.shape).to(like.dtype)
+    return _random_bits_of(like.shape, device=like.device).to(like.dtype)
+
+
+def _random_bits_of(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same as float32 of a shape."""
+    size = math.prod(shape)
+    words = torch.empty(size // 4 + 1, dtype=torch.int64, device=device)
+    bits = words.random_(-(2**63), None).view(torch.int16)[:size]
+    return bits.view(shape).float()
 
 
 def thinned(x: Tensor, share: Tensor) -> Tensor:

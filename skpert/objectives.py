@@ -1,6 +1,7 @@
 """Terms of the objectives that are not a distribution's own method."""
 
 import math
+from functools import partial
 from math import inf
 from numbers import Real
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn.functional import softplus
+
+from ._ranks import drawn
 
 Costs = dict[str, tuple[Tensor, Tensor]]  # by variable: log p and log q, (..., n_rows)
 
@@ -62,6 +65,13 @@ def kl_from_unit_normal(q: Normal, mean: Tensor) -> Tensor:
 def log_unit_normal(z: Tensor) -> Tensor:
     """Log-density of N(0, 1), elementwise, in nats."""
     return -(z.square() + math.log(2 * math.pi)) / 2
+
+
+def reparametrised(q: Normal, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    """Samples of cells that q's parameters have a gradient of, (*sample_shape, n_cells, ...)."""
+    draw = partial(torch.randn, dtype=q.mean.dtype)
+    noise = drawn(draw, (*sample_shape, *q.mean.shape), -2, q.mean.device)
+    return q.mean + noise * q.stddev
 
 
 def sampled(q: Normal, n_samples: int) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,10 @@
     python -m benchmarks.scale precision    # likelihoods in float32
     python -m benchmarks.scale particles    # what a particle of the IWELBO is worth
     python -m benchmarks.scale faults       # trainings that are killed and go on
+    python -m benchmarks.scale ranks        # several processes under torchrun, beside one
 
 ``-h`` after a name says what it measures and lists its options.
 """
 
-NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults")
+NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults", "ranks")
 PARTS = {name: name for name in NAMES}

@@ -274,6 +274,7 @@ def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
 class InvariantModule(PerturbationModule):
     """The equation above in torch, with the same symbols."""
 
+    divisible = False  # the total correlation is that of a whole minibatch
     rates = {"log_dispersion": 30.0, "log_scale": 30.0}
     columns: nn.Linear  # of the encoder that read the covariates
     covariate: Tensor  # (n_columns,) which covariate a column belongs to

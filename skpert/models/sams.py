@@ -25,6 +25,7 @@ from torch.distributions import Distribution, Normal
 
 from .._data import ENCODE_SIZE, Cells
 from .._input.values import is_positive_integer
+from .._ranks import rows_of_all
 from ..base import PerturbationVAE
 from ..exceptions import warn_of_data
 from ..module import PerturbationModule, Phase
@@ -36,6 +37,7 @@ from ..objectives import (
     kl_from_unit_normal,
     log_unit_normal,
     log_unit_normal_around,
+    reparametrised,
     reweightings,
 )
 from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
@@ -185,6 +187,11 @@ class AdditiveModule(SampledModule):
         self.register_buffer("n_treated", n_treated)
         self.rotated = rotated  # whether training looks for the axes on which effects are sparse
 
+    @property
+    def divisible(self) -> bool:
+        """Whether processes can share a minibatch: a Beta posterior draws what no one counts."""
+        return getattr(self.masks, "log_size", None) is None
+
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell.
 
@@ -195,7 +202,7 @@ class AdditiveModule(SampledModule):
         effect, costs = self._effects(cells.part, shape)
         shift = _sum_of_parts(cells, effect)
         q_z, prior_mean = self._read(cells, shift)
-        z = q_z.rsample(shape) if self.columns is None else q_z.rsample()
+        z = reparametrised(q_z, shape if self.columns is None else ())
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
         share = (cells.dosage > 0) / self.n_treated[cells.part].clamp(min=1)
         per_cell = {"z": self._cost_of_state(q_z, z, prior_mean)}
@@ -210,7 +217,7 @@ class AdditiveModule(SampledModule):
         One draw of a perturbation serves all its cells, unless perturbations are more than cells.
         """
         analytic = self.objective == "elbo"
-        rows = part if len(self.n_treated) > part.numel() else None
+        rows = part if len(self.n_treated) > rows_of_all(part) * part.shape[1] else None
         mask, costs = self.masks.draw(rows, shape, analytic)
         embedding, costs_of_embedding = self.embeddings.draw(rows, mask, analytic)
         effect, costs = mask * embedding, costs | costs_of_embedding
@@ -433,7 +440,7 @@ class ConditionalModule(SampledModule):
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
         q_z = self.guide(cells)
-        z = q_z.rsample(self._sample_shape())
+        z = reparametrised(q_z, self._sample_shape())
         per_cell = {"z": self._cost_of_state(q_z, z, z.new_zeros(1))}
         return self._objective(cells.log_prob(self.intervene(z, cells)), per_cell, kl_weight)
 

@@ -177,6 +177,7 @@ class Blocks(NamedTuple):
 class CausalModule(PerturbationModule):
     """The equation above in torch, with the same symbols."""
 
+    divisible = False  # a minibatch is of blocks, each compared with others
     rates = {"penetrance": 10.0, "shifts.logits": 10.0, "log_dispersion": 30.0, "log_scale": 30.0}
     basal: Tensor  # (N_BASAL_STATES, n_latent) z of control cells, for predictions
     control_mean: Tensor  # (n_genes,) what the response of no perturbation is, on average

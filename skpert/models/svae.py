@@ -29,7 +29,7 @@ from .._data import Cells
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import Table
-from ..objectives import kl_from_unit_normal, log_unit_normal
+from ..objectives import kl_from_unit_normal, log_unit_normal, reparametrised
 from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
 from ..sparsity.effects import (
@@ -85,7 +85,7 @@ class ShiftModule(PerturbationModule):
     def loss_terms(self, cells: Cells, kl_weight: float = 1.0) -> dict[str, Tensor]:
         """Terms whose sum is the negative ELBO, in nats per cell."""
         q_z = self.guide(cells)
-        z = q_z.rsample()
+        z = reparametrised(q_z)
         p_x = self.decoder(z, cells.library, cells.environment)
         if self.response is None:
             kl_z = kl_from_unit_normal(q_z, self.prior_mean(cells)).sum(-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import leaky_relu
 
+from .._ranks import drawn
 from ..nn import Table
 from ..objectives import Costs
 
@@ -43,18 +44,18 @@ class Embeddings(nn.Module):
     def draw(self, part: Tensor | None, mask: Tensor, analytic: bool) -> tuple[Tensor, Costs]:
         """Embeddings of the shape of the masks, and their costs."""
         q = self.posterior(part, mask)
-        noise = torch.randn(mask.shape, device=mask.device)
-        drawn = q.mean + q.stddev * noise
+        noise = drawn(torch.randn, mask.shape, None if part is None else -3, mask.device)
+        embedding = q.mean + q.stddev * noise
         log_p_scale = self.prior_scale.log() + math.log(2 * math.pi) / 2
         log_q = -q.stddev.log() - math.log(2 * math.pi) / 2
         if analytic:
             square = q.mean.square() + q.stddev.square()
             log_q = log_q - 0.5
         else:
-            square = drawn.square()
+            square = embedding.square()
             log_q = log_q - noise.square() / 2
         log_p = -square / (2 * self.prior_scale.square()) - log_p_scale
-        return drawn, {"embedding": (log_p.sum(-1), log_q.sum(-1))}
+        return embedding, {"embedding": (log_p.sum(-1), log_q.sum(-1))}
 
     def start(self, loc: Tensor) -> None:
         """Go on from these locations."""

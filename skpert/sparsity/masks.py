@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Beta, kl_divergence
 from torch.nn.functional import logsigmoid
 
+from .._ranks import drawn
 from ..distributions import StraightThroughBernoulli
 from ..nn import Table
 from ..objectives import Costs, beta_log_prob
@@ -81,7 +82,7 @@ class Masks(nn.Module, ABC):
 
     def _drawn(self, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
         """Masks drawn by their probability, (*sample_shape, *part.shape, n_latent)."""
-        return StraightThroughBernoulli(self.acting(part)).rsample(sample_shape)
+        return _sampled(self.acting(part), part, sample_shape)
 
     def _append(self, logit: float, n_new: int) -> None:
         self.logit.extend(self.logit().new_full((n_new, self.logit.rows.shape[1]), logit))
@@ -238,7 +239,7 @@ class BernoulliMasks(LearnedMasks):
     ) -> tuple[Tensor, Costs]:
         """Masks, (*sample_shape, *part.shape, n_latent), and their costs."""
         logit = self.logit.of(part)
-        mask = StraightThroughBernoulli(logit).rsample(sample_shape)
+        mask = _sampled(logit, part, sample_shape)
         chosen = torch.sigmoid(logit) if analytic else mask
         finite = logit.clamp(-1e4, 1e4)
         log_p, log_q = (
@@ -270,23 +271,30 @@ class BetaBernoulliMasks(LearnedMasks):
         logit = self.logit.of(part)
         finite = logit.clamp(-15, 15)
         if self.log_size is None:
-            drawn, shape = finite, sample_shape
+            point, shape = finite, sample_shape
             q = finite.new_tensor([1.0, 1.0]).unbind()  # a point has no density
             moments = logsigmoid(finite), logsigmoid(-finite)
         else:
             size = 2 * self.log_size.of(part).exp()
             q = size * torch.sigmoid(finite), size * torch.sigmoid(-finite)
-            drawn = torch.logit(Beta(*q, validate_args=False).rsample(sample_shape), 1e-6)
-            shape, moments = (), (logsigmoid(drawn), logsigmoid(-drawn))
+            point = torch.logit(Beta(*q, validate_args=False).rsample(sample_shape), 1e-6)
+            shape, moments = (), (logsigmoid(point), logsigmoid(-point))
             if analytic:
                 total = torch.digamma(q[0] + q[1])
                 moments = torch.digamma(q[0]) - total, torch.digamma(q[1]) - total
-        mask = StraightThroughBernoulli(torch.where(logit.isinf(), logit, drawn)).rsample(shape)
+        mask = _sampled(torch.where(logit.isinf(), logit, point), part, shape)
         log_p, log_q = (
             _beta_log_prob(*moments, *c).masked_fill(logit.isinf(), 0).sum(-1)
             for c in (self.concentrations, q)
         )
         return mask, {"mask_probability": (log_p, log_q)}
+
+
+def _sampled(logit: Tensor, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
+    """Masks of these logits, (*sample_shape, *logit.shape), of parts of cells or of all."""
+    shape, rows = (*sample_shape, *logit.shape), None if part is None else -3
+    u = drawn(torch.rand, shape, rows, logit.device)
+    return StraightThroughBernoulli(logit).relaxed(u.to(logit.dtype))
 
 
 def _bernoulli_log_prob(mask: Tensor, logit: Tensor) -> Tensor:
