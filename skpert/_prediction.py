@@ -1,6 +1,7 @@
 """Latent states and predicted expression, as functions of module, designs and population."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any, TypedDict
 
@@ -8,16 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ._data import ENCODE_SIZE, Cells
 from ._input.values import as_list
 from .module import PerturbationModule
+from .nn import Table
 from .parameters import REAL_VALUED
+from .sparsity.embeddings import Embeddings
+from .sparsity.masks import CalledMasks, FixedMasks, Masks
 
 N_BASAL = 1000  # basal states over which a predicted response is averaged
 LARGEST = 1e15  # library size, of which counts can be drawn and responses be summed
 
 Array = NDArray[np.float32]
+Reader = Callable[[PerturbationModule, Tensor, Cells], Distribution]
 
 
 class Population(TypedDict):
@@ -175,3 +181,51 @@ def drawn(
         z_basal, cells = source.draw(module, cells.to(module.device), chosen, own)
         samples[i] = module.intervene(z_basal, cells, sampled=True).sample().cpu()
     return samples
+
+
+def posterior_draw(module: PerturbationModule) -> PerturbationModule:
+    """A copy whose masks and effects are one draw of their posterior, which all cells share.
+
+    Effects without a posterior of their own, on which edges were called, have the sampling error
+    with which they were seen. What is a point estimate stays what it is.
+    """
+    module = copy.deepcopy(module)
+    masks = getattr(module, "masks", None)
+    if not isinstance(masks, Masks):
+        return module
+    mask = torch.sigmoid(masks.acting()).bernoulli()
+    embeddings = getattr(module, "embeddings", None)
+    if isinstance(embeddings, Embeddings):
+        effect, _ = embeddings.draw(None, mask, False)
+        module.embeddings = Embeddings(tuple(effect.shape), float(embeddings.prior_scale))
+        module.embeddings.loc = Table(effect)
+        module.embeddings.log_scale = Table(torch.full_like(effect, -torch.inf))
+    elif isinstance(masks, CalledMasks):
+        effect = module.embedding()
+        noise = torch.randn_like(effect) * masks.standard_error().to(effect)
+        module.embedding = Table(effect + noise)
+    fixed = FixedMasks(torch.where(mask > 0, torch.inf, -torch.inf))
+    module.masks = fixed.to(module.device)
+    return module
+
+
+def replicated(
+    module: PerturbationModule, cells: Cells, size: int, read: Reader | None
+) -> Iterator[Array]:
+    """Expression drawn for these cells, ``size`` of them at a time, as they stand.
+
+    Latent states come from the guide, and ``read`` makes expression of them; without it they are
+    those of new cells of the same design, library and environment.
+    """
+    if read is None:
+        cells = cells._replace(x=cells.library[:, :0])
+    for batch in cells.minibatches(size, shuffle=False):
+        batch = batch.to(module.device)
+        if read is None:
+            z = module.basal_states(batch.n_cells)
+            p_x = module.intervene(z, batch, sampled=True)
+        else:
+            q = module.guide(batch)
+            p_x = read(module, q.mean + q.stddev * torch.randn_like(q.mean), batch)
+        counts: Array = p_x.sample().cpu().numpy()
+        yield counts

@@ -6,6 +6,7 @@ from ._enrichment import enrich, latent_names
 from ._genes import latent_genes
 from ._guides import guide_efficacy
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
+from ._predictive import posterior_predictive_check
 from ._responders import responders
 from ._search import posterior_search
 from ._stability import stability
@@ -24,6 +25,7 @@ __all__ = [
     "latent_names",
     "latent_shifts",
     "latent_summary",
+    "posterior_predictive_check",
     "posterior_search",
     "responders",
     "stability",
