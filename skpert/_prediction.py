@@ -189,7 +189,8 @@ def posterior_draw(module: PerturbationModule) -> PerturbationModule:
     Effects without a posterior of their own, on which edges were called, have the sampling error
     with which they were seen. What is a point estimate stays what it is.
     """
-    module = copy.deepcopy(module)
+    networks = {id(part): part for part in (module.encoder, module.decoder)}  # shared
+    module = copy.deepcopy(module, networks)
     masks = getattr(module, "masks", None)
     if not isinstance(masks, Masks):
         return module

@@ -4,6 +4,7 @@
 
     python -m benchmarks.additive papalexi papalexi2021.h5ad --split split.npz
     python -m benchmarks.additive norman norman2019.h5ad   # combinations, seen and unseen
+    python -m benchmarks.additive predictive norman2019.h5ad  # does the model make such data?
     python -m benchmarks.additive simulated                # against the truth
     python -m benchmarks.additive speed                    # beside a plain torch implementation
     python -m benchmarks.additive pathways --simulated     # pathways from masks
@@ -16,5 +17,5 @@ orderings of the paper hold, and in how many seeds. Nothing is tuned to a data s
 name says what it measures and lists its options.
 """
 
-NAMES = ("papalexi", "norman", "simulated", "speed", "pathways", "multiplicity")
+NAMES = ("papalexi", "norman", "predictive", "simulated", "speed", "pathways", "multiplicity")
 PARTS = {name: name for name in NAMES}

@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._input.parts import parts_of_names
 from .._input.values import check_integer, check_number, listed
 from .._prediction import posterior_draw, replicated
-from ..metrics.cells import log_relative_counts
+from ..metrics.cells import SCALE, log_relative_counts
 from ..models.invae import InvariantModule
 from ..models.sams import AdditiveModule, ConditionalModule
 from ..models.svae import ShiftModule
@@ -61,10 +61,11 @@ def posterior_predictive_check(
         Their design, of perturbations that the estimator can predict.
     statistic : str, callable or list of these, default=("mean", "variance", "zero_fraction")
         What is compared. By name, of each gene over the cells of a perturbation: "mean",
-        "variance", "zero_fraction" and "coefficient_of_variation" [2]_ of expression, and "ate",
-        the average treatment effect: the mean of ``log2(1 + 1e4 * x / x.sum())``, or of x with a
-        normal likelihood, minus that of control cells [1]_. A callable gets all cells of a
-        perturbation, (n_cells, n_genes), and returns a number or a vector.
+        "variance" and "coefficient_of_variation" [2]_ of its counts per ten thousand;
+        "zero_fraction"; and "ate", the average treatment effect: the mean of
+        ``log2(1 + 1e4 * x / x.sum())`` minus that of control cells [1]_. With a normal likelihood
+        all are of x as it is. A callable gets x of all cells of a perturbation, (n_cells,
+        n_genes), and returns a number or a vector.
     cells : {"new", "same"}, default="new"
         Where latent states come from. "new": their prior under the design, as for cells never
         seen. "same": their posterior given these cells, as scvi-tools' posterior predictive
@@ -110,8 +111,9 @@ def posterior_predictive_check(
     Notes
     -----
     On the cells that the estimator was fitted to, p-values are too large, as their noise was
-    fitted too; with ``cells="same"`` on any. A small one is evidence in any case. Library sizes
-    are given, so that the mean over all genes says nothing. Masks that were called have the
+    fitted too; with ``cells="same"`` on any. A small one is evidence in any case. A model takes
+    the library size of a cell as given, and its replicates vary around it: a callable should look
+    at relative counts where totals matter. Masks that were called have the
     probability of each edge as their posterior; effects of ``SVAE`` and ``SVAEPlus`` their
     sampling error if edges were called, and none where masks are learned; ``IVAE``, ``InVAE``,
     ``SCCVAE`` and the networks of all models are point estimates. For ``SCCVAE``, states of new
@@ -277,6 +279,27 @@ TAILS = {  # number of replicates at least as far out as the data
 }
 
 
+def _per_cell(x):
+    """Counts per ten thousand of each cell."""
+    total = x.sum(1, keepdims=True, dtype=np.float64)
+    return x * (SCALE / np.where(total > 0, total, 1))
+
+
+COUNTS = {  # what is summed over cells
+    "x": _per_cell,
+    "square": lambda x: np.square(_per_cell(x)),
+    "zero": lambda x: x == 0,
+    "log": lambda x: log_relative_counts(x)[0],
+    "counted": lambda x: x.any(1, keepdims=True),
+}
+REAL_VALUES = COUNTS | {
+    "x": np.float64,
+    "square": lambda x: np.square(x, dtype=np.float64),
+    "log": np.float64,
+    "counted": lambda x: np.ones((len(x), 1)),
+}
+
+
 def _read_statistics(statistic, alternative):
     """Statistics by name."""
     if alternative not in ("two-sided", *TAILS):
@@ -340,13 +363,7 @@ def _reader(estimator, cells):
 
 def _summaries(batches, *, groups, statistics, counts):
     """Values of each statistic for each group, from cells in the order of these."""
-    transforms = {
-        "x": lambda x: x,
-        "square": lambda x: np.square(x, dtype=np.float64),
-        "zero": lambda x: x == 0,
-        "log": lambda x: log_relative_counts(x)[0] if counts else x,
-        "counted": lambda x: x.any(1, keepdims=True) if counts else np.ones((len(x), 1)),
-    }
+    transforms = COUNTS if counts else REAL_VALUES
     whole = {name: kind.value for name, kind in statistics.items() if kind.sums is None}
     needed = dict.fromkeys(s for kind in statistics.values() for s in kind.sums or ())
     sums = dict.fromkeys(needed, 0)
@@ -396,9 +413,9 @@ def _pools(groups, estimator):
     """Groups that are taken together, by name; covariates are no combinations."""
     treated = [i for i in range(len(groups.names)) if i != groups.control]
     pools = {"all": treated} if treated else {}
-    if not hasattr(estimator, "sep"):
+    if not hasattr(estimator.design_, "sep"):
         return pools
-    parts = parts_of_names(list(groups.names[treated]), estimator.sep)
+    parts = parts_of_names(list(groups.names[treated]), estimator.design_.sep)
     for n_parts in sorted({len(of) for of in parts.values()}):
         name = ORDERS[n_parts] if n_parts < len(ORDERS) else f"{n_parts} perturbations"
         pools[name] = [i for i in treated if len(parts[groups.names[i]]) == n_parts]

@@ -7,6 +7,7 @@ from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
 from ._pathways import PathwayTargetsDisplay
+from ._predictive import PosteriorPredictiveDisplay
 from ._programmes import LatentProgrammesDisplay
 from ._targets import TargetsDisplay
 
@@ -19,5 +20,6 @@ __all__ = [
     "HistoryDisplay",
     "LatentProgrammesDisplay",
     "PathwayTargetsDisplay",
+    "PosteriorPredictiveDisplay",
     "TargetsDisplay",
 ]

@@ -17,6 +17,17 @@ DIRECT = pd.DataFrame(
         "called": [True],
     }
 )
+CHECKED = pd.DataFrame(
+    {
+        "statistic": ["mean"],
+        "perturbation": ["A"],
+        "observed": [1.0],
+        "expected": [1.0],
+        "lower": [0.9],
+        "upper": [1.1],
+        "q": [0.5],
+    }
+)
 ENRICHED = pd.DataFrame({"unit": ["l0"], "set": ["s"], "score": [1.0], "q": [0.01]})
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
@@ -27,6 +38,7 @@ DISPLAYS = {
     "HistoryDisplay": [ONE],
     "LatentProgrammesDisplay": [ENRICHED],
     "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
+    "PosteriorPredictiveDisplay": [CHECKED],
     "TargetsDisplay": [ONE],
 }
 
