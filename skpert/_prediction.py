@@ -198,11 +198,12 @@ def posterior_draw(module: PerturbationModule) -> PerturbationModule:
     embeddings = getattr(module, "embeddings", None)
     if isinstance(embeddings, Embeddings):
         effect, _ = embeddings.draw(None, mask, False)
-        module.embeddings = Embeddings(tuple(effect.shape), float(embeddings.prior_scale))
+        shape = (effect.shape[0], effect.shape[1])
+        module.embeddings = Embeddings(shape, float(embeddings.prior_scale))
         module.embeddings.loc = Table(effect)
         module.embeddings.log_scale = Table(torch.full_like(effect, -torch.inf))
     elif isinstance(masks, CalledMasks):
-        effect = module.embedding()
+        effect = module.learned()["embedding"]
         noise = torch.randn_like(effect) * masks.standard_error().to(effect)
         module.embedding = Table(effect + noise)
     fixed = FixedMasks(torch.where(mask > 0, torch.inf, -torch.inf))

@@ -94,7 +94,8 @@ def posterior_predictive_check(
         root mean square, over genes, of the distance from the mean of the data and all
         replicates, in standard deviations of these; large values have small p. "ate" is
         the Pearson correlation, over genes, with the effect that the model expects; small
-        values have small p. ``pooled``, the same for all perturbations together, for
+        values have small p, and one above ``upper`` says that the effect is larger than the
+        model has it. ``pooled``, the same for all perturbations together, for
         single perturbations and, where there are any, of combinations: "single", "double"...;
         "ate" is then one correlation over perturbations and genes, the ATE-Pearson of [1]_.
         ``genes``, a DataFrame with a row per statistic, perturbation and gene: ``observed``,
@@ -237,13 +238,16 @@ def _effect(sums, groups):
 
 
 def _departure(values):
-    """Root mean square of the distances from the mean of all, in standard deviations, (1 + n,)."""
+    """Root mean square of the distances from the mean of all, in standard deviations, (1 + n,).
+
+    Genes that are the same in all, such as those never seen, do not count.
+    """
     square = np.zeros(len(values))
     for group in np.moveaxis(values, 1, 0):
         group = group.astype(np.float64)
-        scale = group.std(0)
-        off = np.divide(group - group.mean(0), scale, out=np.zeros_like(group), where=scale > 0)
-        square += np.square(off).mean(1)
+        varies = np.ptp(group, axis=0) > 0
+        off = group[:, varies] - group[:, varies].mean(0)
+        square += np.square(off / off.std(0)).sum(1) / max(varies.sum(), 1)
     return np.sqrt(square / values.shape[1])
 
 

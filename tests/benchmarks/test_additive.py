@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.utils import Bunch
 
-from benchmarks.additive import norman, papalexi, simulated
+from benchmarks.additive import norman, papalexi, predictive, simulated
 from benchmarks.additive.shared import Job, make_job, print_orderings
 from benchmarks.additive.speed import SIZE, dosages, time_ours, time_plain
 from benchmarks.peers.sams import PlainConditionalVAE, PlainSAMSVAE
@@ -250,6 +250,27 @@ def test_baselines_of_combinations():
 def test_combinations_without_their_parts_are_left_out():
     A = np.array(["control", "A", "B", "A+B", "A+C", "C+D", "A+B"], dtype=object)
     assert norman.has_parts_alone(A).tolist() == [True] * 4 + [False] * 2 + [True]
+
+
+def test_checks_are_of_held_out_singles_and_of_pairs_never_seen():
+    data = make_additive_shift(
+        4,
+        n_cells_per_perturbation=30,
+        n_combinations=4,
+        n_control_cells=30,
+        n_latent=2,
+        n_genes=40,
+        random_state=0,
+    )
+    screen = Bunch(X=data.X, A=data.A, spelled=data.A)
+    train, held_out = predictive.cells_of(screen, 0)
+    assert not set(train) & set(held_out)
+    assert not any("+" in label for label in data.A[train])
+    job = make_job("CPAVAE", 0, {"replicates": 4}, n_latent=2, max_epochs=2)
+    row = predictive.score(job, screen)
+    assert row["n_cells"] == len(held_out)
+    for columns in [*predictive.COLUMNS.values(), predictive.FOUND]:
+        assert all(np.isfinite(row[name]) for name in columns)
 
 
 def test_relative_likelihood_starts_from_no_combinations():
