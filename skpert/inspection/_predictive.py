@@ -47,9 +47,10 @@ def posterior_predictive_check(
 ):
     """Compare cells with replicates drawn from a fitted model, perturbation by perturbation.
 
-    Masks and effects are drawn once for each replicate, from their posterior, and are shared by
-    its cells; each cell then gets a latent state and expression, under its own design, environment
-    and library size. On held-out cells p-values are uniform if the model is right.
+    In this posterior predictive check [3]_ masks and effects are drawn once for each replicate,
+    from their posterior, and are shared by its cells; each cell then gets a latent state and
+    expression, under its own design, environment and library size. On held-out cells p-values are
+    uniform if the model is right.
 
     Parameters
     ----------
@@ -194,6 +195,7 @@ class _Groups(NamedTuple):
     def of(cls, labels, control):
         names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
         order, n_cells = np.argsort(codes, kind="stable"), np.bincount(codes)
+        names = names.astype(object)  # plain text
         found = np.flatnonzero(names == control)
         return cls(names, order, n_cells, n_cells.cumsum(), int(found[0]) if len(found) else None)
 
@@ -277,6 +279,7 @@ NAMED = {
     ),
     "ate": _Statistic(_effect, ("log", "counted"), _agreement, "less"),
 }
+VALUES = "observed", "expected", "lower", "upper", "p"
 TAILS = {  # number of replicates at least as far out as the data
     "greater": lambda observed, replicates: (replicates >= observed).sum(),
     "less": lambda observed, replicates: (replicates <= observed).sum(),
@@ -370,29 +373,30 @@ def _summaries(batches, *, groups, statistics, counts):
     transforms = COUNTS if counts else REAL_VALUES
     whole = {name: kind.value for name, kind in statistics.items() if kind.sums is None}
     needed = dict.fromkeys(s for kind in statistics.values() for s in kind.sums or ())
-    sums = dict.fromkeys(needed, 0)
+    sums, held, start = {}, [], 0
     found = {name: [] for name in whole}
-    held, start = [], 0
     for x in batches:
         index, begins, ends = groups.parts(start, start + len(x))
         start += len(x)
         for key in needed:
             of_batch = np.add.reduceat(transforms[key](x), begins, axis=0, dtype=np.float64)
-            total = (
-                np.zeros((len(groups.names), of_batch.shape[1])) if start == len(x) else sums[key]
-            )
-            total[index] += of_batch
-            sums[key] = total
-        for rows, last in zip(np.split(x, begins[1:]) if whole else (), ends, strict=False):
-            held.append(rows)
-            if last:
-                cells, held = np.concatenate(held), []
-                for name, value in whole.items():
-                    found[name].append(np.asarray(value(cells), dtype=np.float64))
-    for name, kind in statistics.items():
-        if kind.sums is not None:
-            found[name] = kind.value(sums, groups).astype(np.float32)
-    return found
+            sums.setdefault(key, np.zeros((len(groups.names), of_batch.shape[1])))
+            sums[key][index] += of_batch
+        for cells in _complete(held, np.split(x, begins[1:]), ends) if whole else ():
+            for name, value in whole.items():
+                found[name].append(np.asarray(value(cells), dtype=np.float64))
+    kinds = statistics.items()
+    named = {name: kind.value(sums, groups) for name, kind in kinds if kind.sums is not None}
+    return found | {name: value.astype(np.float32) for name, value in named.items()}
+
+
+def _complete(held, parts, ends):
+    """All cells of each group that ends with its part; those of others are held until it does."""
+    for rows, last in zip(parts, ends, strict=True):
+        held.append(rows)
+        if last:
+            yield np.concatenate(held)
+            held.clear()
 
 
 def _stacked(values, name):
@@ -434,8 +438,7 @@ def _row(values, alternative, level):
     sides = TAILS if alternative == "two-sided" else [alternative]
     p = min((1 + TAILS[side](observed, replicates)) / len(values) for side in sides)
     p = min(len(sides) * p, 1.0) if np.isfinite(values).all() else np.nan
-    row = {"observed": observed, "expected": replicates.mean(), "lower": lower, "upper": upper}
-    return row | {"p": p}
+    return dict(zip(VALUES, (observed, replicates.mean(), lower, upper, p), strict=True))
 
 
 def _by_group(statistics, found, groups, level):
@@ -467,7 +470,8 @@ def _by_pool(statistics, found, pools, level):
         for pool, members in pools.items():
             row = {"statistic": name, "pool": pool, "n_perturbations": len(members)}
             rows.append(row | _row(compared(found[name][:, members]), alternative, level))
-    return pd.DataFrame(rows)
+    columns = ["statistic", "pool", "n_perturbations", *VALUES]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _by_gene(found, groups, genes, level):

@@ -292,6 +292,16 @@ def test_bad_input(changed, message, additive, screen):
         posterior_predictive_check(additive, screen.X, screen.A, **{"n_replicates": 2} | changed)
 
 
+def test_control_cells_alone(additive, screen):
+    control = screen.A == "control"
+    check = posterior_predictive_check(
+        additive, screen.X[control], screen.A[control], share_of_first, n_replicates=2
+    )
+    assert check.table["perturbation"].tolist() == ["control"]
+    assert check.pooled.empty
+    assert check.genes.empty
+
+
 def test_effects_need_controls_and_known_perturbations(additive, screen):
     treated = screen.A != "control"
     with pytest.raises(ValueError, match="'ate' compares perturbed cells with control cells"):
