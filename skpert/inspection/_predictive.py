@@ -118,8 +118,8 @@ def posterior_predictive_check(
     at relative counts where totals matter. Masks that were called have the
     probability of each edge as their posterior; effects of ``SVAE`` and ``SVAEPlus`` their
     sampling error if edges were called, and none where masks are learned; ``IVAE``, ``InVAE``,
-    ``SCCVAE`` and the networks of all models are point estimates. For ``SCCVAE``, states of new
-    cells are those of control cells of the training.
+    ``SCCVAE`` and the networks of all models are point estimates, whose errors count as misfit.
+    For ``SCCVAE``, states of new cells are those of control cells of the training.
 
     Memory holds a minibatch of replicated cells, or all cells of a perturbation for a callable,
     and 4 bytes per replicate, perturbation, gene and statistic.
