@@ -2,6 +2,7 @@
 
 from .._effects import effects
 from ._direct import direct_effects
+from ._dose_response import dose_response
 from ._enrichment import enrich, latent_names
 from ._genes import latent_genes
 from ._guides import guide_efficacy
@@ -16,6 +17,7 @@ from ._treatment_effects import average_treatment_effect
 __all__ = [
     "average_treatment_effect",
     "direct_effects",
+    "dose_response",
     "effects",
     "enrich",
     "guide_efficacy",

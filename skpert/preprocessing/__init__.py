@@ -6,6 +6,7 @@ from ._assignment import assign_guides
 from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
+from ._dosages import DosageTransform
 from ._genes import HighlyVariableGenes, LogNormalize
 from ._genesets import GeneSetFeatures, read_gmt
 from ._graphs import causal_graph
@@ -13,6 +14,7 @@ from ._target_features import TargetFeatures
 
 __all__ = [
     "CovariateEncoder",
+    "DosageTransform",
     "GeneSetFeatures",
     "HighlyVariableGenes",
     "LogNormalize",
