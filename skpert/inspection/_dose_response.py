@@ -63,7 +63,8 @@ def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
         ``doses``, a DataFrame with a row per perturbation, latent and ``dose``: ``n_cells``, or
         how many replicates; ``shift``, the mean latent state less that of control cells, in units
         of the latent, its ``standard_error`` and the ends of its interval, ``lower`` and
-        ``upper``; and ``fitted``, the shift by the best curve, 0 without a response.
+        ``upper``; and ``fitted``, the shift by the best curve, which does not go through the mean
+        of control cells exactly; 0 without a response.
 
         ``curves``, a DataFrame with a row per perturbation and latent: ``n_cells``, or replicates,
         that are treated, and ``n_doses``; ``p`` of no response to any dose, an F test, and ``q``,
@@ -225,7 +226,7 @@ def _curve(means, called, level):
     bases = {"linear": means.dose, "log": log_dose(means.dose, dose[0])}
     lines = {name: [part[0] for part in least_squares(g, means)] for name, g in bases.items()}
     left = {name: error for name, (error, _, _) in lines.items()}
-    shifts = {name: lines[name][1] * basis[1:] for name, basis in bases.items()}
+    slopes = {name: slope for name, (_, slope, _) in lines.items()}
     _, slope, information = lines["linear"]
     error = 1 / np.sqrt(information)
     room = t.ppf((1 + level) / 2, means.df) * error
@@ -233,15 +234,18 @@ def _curve(means, called, level):
     row |= {"slope_lower": slope - room, "slope_upper": slope + room}
     if len(dose) >= HILL_DOSES:
         found = fit_hill(means, level)
-        left["hill"] = found.error
-        shifts["hill"] = found.maximum[0, 0] * hill(dose, found.ec50[0], found.exponent[0])
+        left["hill"], slopes["hill"] = found.error, found.maximum[0, 0]
+        bases["hill"] = np.append(0, hill(dose, found.ec50[0], found.exponent[0]))
         row |= _of_hill(found, level, means.df)
         row["p_linear"] = chi2.sf(max(left["linear"] - found.error, 0), 2)
     criterion = {name: left[name] - flat + 2 * N_PARAMETERS[name] for name in left}
     shape = min(criterion, key=criterion.get)
     df = len(dose) - N_PARAMETERS[shape]
     row["p_fit"] = chi2.sf(left[shape], df) if df else np.nan
-    return {"shape": shape} | row | {f"aic_{k}": v for k, v in criterion.items()}, shifts[shape]
+    row |= {f"aic_{name}": value for name, value in criterion.items()}
+    response, weight = slopes[shape] * bases[shape], 1 / means.variance[:, 0]
+    baseline = np.average(means.mean[:, 0] - response, weights=weight)
+    return {"shape": shape} | row, response[1:] + baseline - means.mean[0, 0]
 
 
 def _of_hill(found, level, df):

@@ -3,6 +3,7 @@
 from ._clusters import EmbeddingClustersDisplay
 from ._combinations import CombinationTargetsDisplay
 from ._direct_effects import DirectEffectsDisplay
+from ._dose_response import DoseResponseDisplay
 from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
@@ -14,6 +15,7 @@ from ._targets import TargetsDisplay
 __all__ = [
     "CombinationTargetsDisplay",
     "DirectEffectsDisplay",
+    "DoseResponseDisplay",
     "EffectsDisplay",
     "EmbeddingClustersDisplay",
     "EvaluationDisplay",
