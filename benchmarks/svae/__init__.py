@@ -12,6 +12,7 @@
     python -m benchmarks.svae nulls tapseq.h5ad               # guides that target nothing
     python -m benchmarks.svae guides tapseq.h5ad              # which work, and on which genes
     python -m benchmarks.svae escape                          # cells that did not respond
+    python -m benchmarks.svae responders papalexi2021.h5ad    # beside Mixscape
     python -m benchmarks.svae screens screen.h5ad             # its Table 2 on any screen
 
 The paper is that of Lopez et al., CLeaR 2023. ``-h`` after a name says what it measures and lists
@@ -22,6 +23,7 @@ PARTS = {
     name: name
     for name in (
         *("table1", "recovery", "latents", "defaults", "sparsity"),
-        *("known_biology", "programmes", "nulls", "guides", "escape", "screens"),
+        *("known_biology", "programmes", "nulls", "guides", "escape"),
+        *("responders", "screens"),
     )
 }
