@@ -1,4 +1,4 @@
-"""Mixscape of pertpy on cells and labels; ``pip install pertpy`` (1.0.3 needs statsmodels<0.15)."""
+"""Mixscape of pertpy on cells and labels; 1.0.3 needs scikit-learn<1.8 and statsmodels<0.15."""
 
 import warnings
 

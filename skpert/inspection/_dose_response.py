@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2, false_discovery_control, t
+from scipy.stats import chi2, f, false_discovery_control, t
 from sklearn.utils import Bunch, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
@@ -241,7 +241,7 @@ def _curve(means, called, level):
     criterion = {name: left[name] - flat + 2 * N_PARAMETERS[name] for name in left}
     shape = min(criterion, key=criterion.get)
     df = len(dose) - N_PARAMETERS[shape]
-    row["p_fit"] = chi2.sf(left[shape], df) if df else np.nan
+    row["p_fit"] = f.sf(left[shape] / df, df, means.df) if df else np.nan
     row |= {f"aic_{name}": value for name, value in criterion.items()}
     response, weight = slopes[shape] * bases[shape], 1 / means.variance[:, 0]
     baseline = np.average(means.mean[:, 0] - response, weights=weight)

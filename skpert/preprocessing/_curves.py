@@ -57,8 +57,9 @@ def means_of(dose, Z):
     square = _sums(codes, (Z - mean[codes]) ** 2, len(doses))
     pooled = square.sum(0) / df
     own = (square + PRIOR_CELLS * pooled) / (n[:, None] - 1 + PRIOR_CELLS)
-    tiny = np.finfo(np.float64).tiny
-    return Means(doses, n, mean, np.maximum(own / n[:, None], tiny), df)
+    least = (1e-9 * np.abs(Z - Z.mean(0)).max(0)) ** 2  # where doses have no spread
+    least[least == 0] = 1.0  # of a response that never varies, which no dose moves
+    return Means(doses, n, mean, np.maximum(own, least) / n[:, None], df)
 
 
 def _sums(codes, values, n_groups):

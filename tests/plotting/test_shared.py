@@ -28,10 +28,27 @@ CHECKED = pd.DataFrame(
         "q": [0.5],
     }
 )
+CURVES = pd.DataFrame(
+    {
+        "perturbation": ["A"],
+        "latent": ["l0"],
+        "shape": ["none"],
+        "q": [1.0],
+        **dict.fromkeys(["maximum", "hill", "ec50", "ec50_lower", "ec50_upper"], [1.0]),
+    }
+)
+SHIFTS = pd.DataFrame(
+    {
+        "perturbation": ["A"],
+        "latent": ["l0"],
+        **dict.fromkeys(["dose", "shift", "lower", "upper", "fitted"], [1.0]),
+    }
+)
 ENRICHED = pd.DataFrame({"unit": ["l0"], "set": ["s"], "score": [1.0], "q": [0.01]})
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
     "DirectEffectsDisplay": [DIRECT],
+    "DoseResponseDisplay": [{"curves": CURVES, "doses": SHIFTS}],
     "EffectsDisplay": [ONE, ONE],
     "EmbeddingClustersDisplay": [ONE],
     "EvaluationDisplay": [SCORED],
