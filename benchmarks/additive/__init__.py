@@ -9,6 +9,7 @@
     python -m benchmarks.additive speed                    # beside a plain torch implementation
     python -m benchmarks.additive pathways --simulated     # pathways from masks
     python -m benchmarks.additive multiplicity             # eight perturbations in a cell
+    python -m benchmarks.additive doses                    # dose-response curves
 
 The questions are those of the SAMS-VAE paper (Bereket and Karaletsos, NeurIPS 2023): are held-out
 cells likelier, effects on expression closer to the measured ones, and those of combinations
@@ -17,5 +18,8 @@ orderings of the paper hold, and in how many seeds. Nothing is tuned to a data s
 name says what it measures and lists its options.
 """
 
-NAMES = ("papalexi", "norman", "predictive", "simulated", "speed", "pathways", "multiplicity")
+NAMES = (
+    *("papalexi", "norman", "predictive", "simulated"),
+    *("speed", "pathways", "multiplicity", "doses"),
+)
 PARTS = {name: name for name in NAMES}
