@@ -72,7 +72,6 @@ drawn = as_anndata(model.sample_intervention(designs, 300, random_state=0), desi
 measured = adata[adata.obs["perturbation"].isin(designs)].copy()
 changes = {}
 for name, cells in {"predicted": drawn, "measured": measured}.items():
-    cells.obs["perturbation"] = cells.obs["perturbation"].astype("category")
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
     sc.tl.rank_genes_groups(cells, "perturbation", groups=["P1", "P2"], reference="control")
