@@ -92,18 +92,20 @@ def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
     DataWarning
         If perturbations have a single dose and so no curve, or too few cells at each.
 
-    Notes
-    -----
-    Without ``replicate`` errors are those of independent cells. Cells of one well are often alike:
-    intervals are then too short, and ``p_fit`` is small for many. A latent state is a posterior
-    mean, shrunk where counts are few: shapes and EC50 remain, heights are those of the model.
-    Doses 100 times beyond the smallest and largest one are as far as an EC50 is looked for, and
-    exponents from 0.3 to 6.
-
     See Also
     --------
     skpert.preprocessing.DosageTransform : Dosages for a fit, by curves that all latents share.
     skpert.plotting.DoseResponseDisplay : Draws both tables.
+
+    Notes
+    -----
+    Without ``replicate`` errors are those of independent cells. Cells of one well are often alike:
+    intervals are then too short, and ``p_fit`` is small for many. A latent state is a posterior
+    mean, shrunk where counts are few, and the model decides how far apart it puts the cells of two
+    doses. One that was fitted with effects in proportion to doses over decades bends curves: fit
+    on labels of doses, or on the logarithmic or Hill scale. Intervals do not include this. Doses
+    100 times beyond the smallest and largest one are as far as an EC50 is looked for, and
+    exponents from 0.3 to 6.
 
     Examples
     --------
