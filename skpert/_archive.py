@@ -53,7 +53,14 @@ def digest(document, arrays):
 
 
 def write(path, document, arrays):
-    """Write an archive beside its destination and move it there; links are followed.
+    """Write an archive in the place of a file; ValueError as of ``replaced``."""
+    with replaced(path) as file:
+        _write_entries(file, document, arrays)
+
+
+@contextmanager
+def replaced(path):
+    """Binary file beside its destination, moved there once all is written; links are followed.
 
     Raises
     ------
@@ -65,7 +72,7 @@ def write(path, document, arrays):
         partial = target.with_name(f".{uuid4().hex}.partial")  # is short where the name is long
         try:
             with open(partial, "xb") as file:
-                _write_entries(file, document, arrays)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if target.exists():
