@@ -17,6 +17,7 @@ from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.sccvae import SCCVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
+from .reporting import report
 
 __version__ = "0.1.0"
 
@@ -47,5 +48,6 @@ __all__ = [
     "plotting",
     "preprocessing",
     "published",
+    "report",
     "save",
 ]
