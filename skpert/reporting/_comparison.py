@@ -203,7 +203,7 @@ def _predictions(screen, model, train, test, random_state):
         "Predicted responses of perturbations against those measured in held-out cells, means "
         "over perturbations, in log-normalised expression. Lower is better for the error, higher "
         "for the other two; 0.5 is chance for the ranking. The ceiling is one half of the "
-        "held-out cells as the prediction of the other."
+        "held-out cells as the prediction of the other, which with few cells is a noisy one."
     )
     alt = "Scores of each prediction by metric: the numbers are in the table above."
     parts = [

@@ -26,7 +26,7 @@ def doubts(screen, found, *, verdict, nulls, caught):
     """What speaks against believing these results, first what was seen, then what never is."""
     seen = [
         *_of_model(screen, verdict),
-        *_of_latents(screen, found.identified),
+        *_of_latents(screen, found),
         *_of_cells(screen),
         *_of_nulls(screen, found.false, nulls),
     ]
@@ -65,9 +65,10 @@ def _of_latents(screen, found):
             f"The cells vary along {n_missing} more latents than were allowed: what perturbations "
             "do to these shows in the others."
         )
-    if found is None:
+    if found.identified is None:
         return
-    table = found.table.iloc[: screen.model.n_latent_]  # further ones are empty
+    table = found.identified.table.iloc[: screen.model.n_latent_]  # further ones are empty
+    table = table.rename(index=found.names)
     unstable = table.index[(table["stability"] < LEAST_STABILITY).to_numpy()]
     if len(unstable):
         yield (
@@ -116,12 +117,13 @@ def _of_cells(screen):
 def _of_nulls(screen, false, nulls):
     if screen.covariates:
         return
-    if len(false):
-        yield (
-            f"{_named(false)}: said to do nothing, but with an effect called. Effects of "
-            "that size come up without a cause."
-        )
-    elif not nulls:
+    for what, names in false.items():
+        if len(names):
+            yield (
+                f"{_named(names)}: said to do nothing, but with {what}. Those of that size come "
+                "up without a cause."
+            )
+    if not nulls:
         yield (
             "No perturbation was named that should do nothing, such as non-targeting guides "
             "(nulls): how often an effect comes up without a cause was not looked at."

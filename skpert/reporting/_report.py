@@ -149,8 +149,9 @@ class Found(NamedTuple):
 
     sections: list
     left_out: list  # pairs of a title and a sentence why
-    identified: object = None  # what ``identifiability`` returned
-    false: tuple = ()  # names of perturbations that should do nothing and have an effect called
+    names: dict  # what latents are called
+    identified: object  # what ``identifiability`` returned, None without edges
+    false: dict  # by what was found of them, perturbations that should do nothing
 
 
 def _template():
@@ -245,9 +246,11 @@ def _found(screen, X, question):
     if calls:  # as everywhere in the page
         genes["targeted"] = genes["latent"].map((model.targets(fdr=fdr) != 0).any())
     enriched, names = _sections.programmes(genes, question)
-    made, left_out, found, false = [], [], None, ()
+    made, left_out, found, false = [], [], None, {}
     if calls:
-        made.append(_sections.called_targets(screen, names, fdr))
+        section, moved = _sections.called_targets(screen, names, fdr)
+        made.append(section)
+        false["a target"] = [name for name in question.nulls if name in moved]
         identified, found = _sections.identified(screen, names, fdr)
     elif hasattr(model, "embedding_"):
         made.append(_sections.uncalled_targets(screen, names))
@@ -259,8 +262,8 @@ def _found(screen, X, question):
         why = f"{kind} has covariates in place of perturbations."
         left_out += [(name, why) for name in ("Direct effects on genes", "Guides", "Responders")]
     else:
-        section, false = _sections.direct(screen, X, question)
-        made += [section, *_of_cells(screen, X, question, left_out)]
+        section, false["a gene called"] = _sections.direct(screen, X, question)
+        made += [section, *_of_cells(screen, X, question, left_out, false)]
     if calls:
         made.append(identified)
     else:
@@ -270,10 +273,10 @@ def _found(screen, X, question):
         made.append(_sections.history(screen))
     else:
         left_out.append(("Training", "No epoch was run."))
-    return Found(made, left_out, found, tuple(false))
+    return Found(made, left_out, names, found, false)
 
 
-def _of_cells(screen, X, question, left_out):
+def _of_cells(screen, X, question, left_out, false):
     """Sections on guides and responders, where there are any."""
     if question.guides is None:
         left_out.append(("Guides", "No guides were named."))
@@ -284,7 +287,10 @@ def _of_cells(screen, X, question, left_out):
         why = f"{LEAST_CONTROLS} control cells are needed, and there are {n_controls}."
         left_out.append(("Responders", why))
     else:
-        yield _sections.response(screen, X, _guide_of_each(screen, question.guides))
+        guides = _guide_of_each(screen, question.guides)
+        section, detected = _sections.response(screen, X, guides)
+        false["cells that responded"] = [name for name in question.nulls if name in detected]
+        yield section
 
 
 def is_table(screen, guides):

@@ -29,6 +29,8 @@ from ._pieces import Section, Table, bar, count, interval, number, picture, shor
 
 N_GENES = 8  # named of each latent, up and down
 N_SETS = 3  # named of each latent
+N_GUIDES, N_RESPONSES = 20, 16  # rows before the rest is folded
+MOST_ROWS = 40  # of a map, with perturbations of which nothing is called
 ORDER = ["dead", "differs", "weak", "unknown", "works"]  # of verdicts on guides
 
 
@@ -116,8 +118,10 @@ def called_targets(screen, names, fdr):
     moved = (targets != 0).any(axis=1)
     lead = [_of_targets(int(moved.sum()), len(moved), int((targets != 0).any().sum()), fdr)]
     if not moved.any():
-        return Section("Targets of perturbations", lead, key=True)
-    shown = table[table["called"]].sort_values("probability", ascending=False, kind="stable")
+        return Section("Targets of perturbations", lead, key=True), set()
+    shown = table[table["called"]]
+    order = np.lexsort([-shown["effect"].abs(), -shown["probability"].round(3)])
+    shown = shown.iloc[order]
     limit = shown[["effect", "lower", "upper"]].abs().max(axis=None)
     columns = [("perturbation", False), ("latent", False), ("", False), ("effect", True)]
     columns += [("95 % interval", True), ("probability", True)]
@@ -133,14 +137,17 @@ def called_targets(screen, names, fdr):
         for row in shown.itertuples()
     ]
     caption = "Effects in standard deviations of the latent, the most certain first."
-    display = TargetsDisplay(targets, confounding_of(model))
+    kept, others = _few(targets, moved)
+    display = TargetsDisplay(kept, confounding_of(model))
     alt = (
         f"Map of perturbations (rows) by latents (columns). {_strongest(model, names, fdr)} All "
         "effects that are called are in the table below."
     )
-    figure = picture(lambda: display.plot(names=names), alt, "Which latents each one moves.")
+    figure = picture(
+        lambda: display.plot(names=names), alt, f"Which latents each one moves.{others}"
+    )
     parts = [figure, Table(caption, columns, rows)]
-    return Section("Targets of perturbations", lead, parts, key=True)
+    return Section("Targets of perturbations", lead, parts, key=True), set(moved.index[moved])
 
 
 def _of_targets(n_moved, n, n_latents, fdr):
@@ -154,6 +161,14 @@ def _of_targets(n_moved, n, n_latents, fdr):
     )
     others = f" Where none is called, {why}." if n_moved < n else ""
     return f"{moved}, {count(n_latents, 'latent')} in all, {rate}.{others}"
+
+
+def _few(frame, moved):
+    """Rows of a map, those that move nothing only of a small screen, and what is left out."""
+    n_others = int((~moved).sum())
+    if len(moved) <= MOST_ROWS or not n_others:
+        return frame, ""
+    return frame[moved], f" {n_others} others have nothing that is called, and are not shown."
 
 
 def uncalled_targets(screen, names):
@@ -300,14 +315,14 @@ def direct(screen, X, question):
 
 def _of_direct(called, table, fdr):
     """How many genes change directly, and how many targets among them."""
-    n, what = called["perturbation"].nunique(), "what composition and latents make of them"
+    n, what = called["perturbation"].nunique(), "what composition and latents make of"
     rate = f"a false discovery rate of {100 * fdr:g} %"
     if not n:
-        text = f"No gene differs from {what} in the cells of any perturbation, at {rate}."
+        text = f"No gene differs from {what} it in the cells of any perturbation, at {rate}."
     else:
         text = (
             f"In {count(n, 'perturbation')} of {table['perturbation'].nunique()} there are genes "
-            f"that differ from {what}, {len(called):,} in all, at {rate}."
+            f"that differ from {what} them, {len(called):,} in all, at {rate}."
         )
     own = table[table["target"] & table["p"].notna()]
     if len(own):
@@ -319,10 +334,16 @@ def _direct_map(model, table):
     targets = getattr(model, "targets_", None)
     if targets is not None and not table["perturbation"].isin(targets.index).all():
         targets = None  # combinations have no row of their own
-    display = DirectEffectsDisplay(table, targets)
+    changed = table.groupby("perturbation")["called"].any()
+    if targets is not None:
+        changed |= (targets != 0).any(axis=1).reindex(changed.index)
+    kept, others = _few(changed, changed)
+    display = DirectEffectsDisplay(table[table["perturbation"].isin(kept.index)], targets)
     alt = "Map of perturbations (rows) by the genes that they change directly: as in the table."
     beside = "Latents at the left, genes" if targets is not None else "Genes"
-    return picture(display.plot, alt, f"{beside} that change directly, a dot for the target.")
+    return picture(
+        display.plot, alt, f"{beside} that change directly, a dot for the target.{others}"
+    )
 
 
 def guides(screen, X, question):
@@ -332,15 +353,16 @@ def guides(screen, X, question):
         nulls += [question.guides[name] for name in question.nulls if name in question.guides]
     asked = {"nulls": nulls or None, "batch": question.batch, "fdr": question.fdr}
     table = guide_efficacy(screen.model, X, screen.A, question.guides, **asked)
-    n = table["verdict"].value_counts()
-    told = [f"{n[verdict]} {verdict}" for verdict in ORDER[::-1] if verdict in n]
+    untargeted = table["gene"].isin([str(screen.model.control), *map(str, nulls)])
     lead = [
-        f"{count(len(table), 'guide')}: {', '.join(told)}. Efficacy is the share of the gene's "
+        f"{_told(table[~untargeted], 'guide')}. Efficacy is the share of the gene's "
         "expression that the guide takes away where the gene is measured, else the shift of the "
-        "latent state relative to that of the gene's other guides. Non-targeting guides should be "
-        "dead."
+        "latent state relative to that of the gene's other guides."
     ]
+    if untargeted.any():
+        lead.append(f"{_told(table[untargeted], 'non-targeting guide')}; they should be dead.")
     rank = table["verdict"].map({verdict: i for i, verdict in enumerate(ORDER)})
+    rank += len(ORDER) * (untargeted & (table["verdict"] == "dead"))
     table = table.assign(rank=rank).sort_values(["rank", "gene", "guide"], kind="stable")
     low = min(0.0, table["lower"].min(), -0.1)
     high = max(1.0, table["upper"].max())
@@ -359,8 +381,21 @@ def guides(screen, X, question):
         ]
         for row in table.itertuples()
     ]
-    caption = "Guides, those that do not work first; a thin line is at no effect."
-    return Section("Guides", lead, [Table(caption, columns, rows, 20)], key=True)
+    caption = "Guides, those that do not work first, non-targeting ones that are dead last."
+    return Section("Guides", lead, [Table(caption, columns, rows, N_GUIDES)], key=True)
+
+
+def _told(table, noun):
+    """How many guides have which verdict."""
+    n = table["verdict"].value_counts()
+    told = [f"{n[name]} {_verb(name, n[name])}" for name in ORDER[::-1] if name in n]
+    return f"{count(len(table), noun)}: {', '.join(told)}"
+
+
+def _verb(verdict, n):
+    if verdict in ("works", "differs"):
+        return verdict if n == 1 else verdict[:-1]
+    return f"{'is' if n == 1 else 'are'} {verdict}"
 
 
 def response(screen, X, of_cells):
@@ -385,8 +420,9 @@ def response(screen, X, of_cells):
         cells += [interval(row.lower, row.upper) if row.detected else "–", number(row.shift)]
         rows.append([*cells, f"{row.n_cells:,}"])
     caption = "Share of responders, from 0 to 1, the largest first."
-    part = Table(caption, columns, rows, max(1, min(n_detected, 30)))
-    return Section("Responders", lead, [part], key=True)
+    part = Table(caption, columns, rows, max(1, min(n_detected, N_RESPONSES)))
+    detected = shares.index.get_level_values(0)[shares["detected"].to_numpy()]
+    return Section("Responders", lead, [part], key=True), set(detected)
 
 
 def identified(screen, names, fdr):
