@@ -280,3 +280,15 @@ def test_a_missing_library_names_the_extra(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"report needs jinja2: pip install 'skpert\[report\]'"):
         report(model, X, OBS, tmp_path / "page.html")
+
+
+def test_labels_of_one_cell_and_combinations_are_compared(tmp_path):
+    A = DATA.A.astype(object)
+    A[np.flatnonzero(DATA.A == "P1")[::2]] = "P1+P2"
+    A[np.flatnonzero(DATA.A == "P3")[0]] = "LONE"
+    with pytest.warns(UserWarning, match="'LONE'"):
+        model = SAMSVAE(**FAST).fit(X, A)
+    page = Page(report(model, X, A, tmp_path / "page.html"))
+    assert page.text.count("with one cell only (1): 'LONE'") == 1
+    assert page.cells("What was read")[0][:2] == ["LONE", "1"]
+    assert "additive effects" in [row[0] for row in page.cells(page.headings[3])]

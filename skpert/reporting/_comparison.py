@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -54,7 +55,15 @@ class Screen(NamedTuple):
 
     def some(self, rows):
         """Expression and design of some cells."""
-        return self.values[rows], _safe_indexing(self.A, rows)
+        return self.named(self.values[rows]), _safe_indexing(self.A, rows)
+
+    def named(self, values):
+        """Expression with the names of genes that the model knows."""
+        names = getattr(self.model, "feature_names_in_", None)
+        if names is None:
+            return values
+        make = pd.DataFrame.sparse.from_spmatrix if issparse(values) else pd.DataFrame
+        return make(values, columns=names)
 
 
 def compared(screen, compare, random_state):
@@ -186,7 +195,7 @@ def _predictions(screen, model, train, test, random_state):
     own = type(model).__name__
     result = evaluate_perturbations(
         {own: FrozenEstimator(model), **baselines},
-        screen.values,
+        screen.named(screen.values),
         screen.A,
         cv=[(train, test)],
         space="counts" if counts else "lognorm",

@@ -130,7 +130,7 @@ def report(
     else:
         with _gathered(caught, "in the refits"):
             comparison, verdict = compared(screen, compare, random_state)
-    caught = list(dict.fromkeys(caught))
+    caught = _distinct(caught)
     doubtful = doubts(screen, found, verdict=verdict, nulls=question.nulls, caught=caught)
     first[0] = _warned(first[0], caught)
     html = template.render(
@@ -192,6 +192,15 @@ def _gathered(caught, when):
         warnings.simplefilter("always")
         yield
     caught.extend((when, str(w.message)) for w in found if issubclass(w.category, UserWarning))
+
+
+def _distinct(caught):
+    """Each warning once; refits repeat some and add whose they are."""
+    kept = {}
+    for when, message in caught:
+        if not any(message.startswith(other) for other in kept):
+            kept[message] = when
+    return [(when, message) for message, when in kept.items()]
 
 
 def _screen(estimator, X, A):
