@@ -35,8 +35,8 @@ METRICS = {  # in words
 }
 IN_WORDS = {
     "no effect": "the mean of control cells",
-    "additive effects": "sums of what training cells of each perturbation show",
     "floor (perturbed mean)": "the mean of all perturbed cells",
+    "additive effects": "sums of what training cells of each perturbation show",
 }
 
 
@@ -169,8 +169,7 @@ def _likelihood(screen, fitted, test):
     ]
     columns = [("model", False), ("nats per cell", True), ("standard error", True)]
     caption = (
-        "Log-likelihood of held-out cells given their perturbation (IWELBO, a lower bound; "
-        "higher is better)."
+        "Log-likelihood of held-out cells given their perturbation (IWELBO; higher is better)."
     )
     found = f"by {number(gain)} nats per cell (95 % interval {interval(gain - half, gain + half)})"
     sentence = {

@@ -338,7 +338,8 @@ def _warned(section, caught):
 def _short(read, comparison, found, doubtful):
     """What matters most, as pairs of a sentence and the section that says more."""
     short = [(read.lead[0], read)]
-    if comparison:
-        short.append((comparison.points[0], comparison))
+    if comparison:  # the first and the last baseline, which is the hardest to beat
+        ends = dict.fromkeys([comparison.points[0], comparison.points[-1]])
+        short += [(point, comparison) for point in ends]
     short += [(f"{s.lead[0].partition('. ')[0].rstrip('.')}.", s) for s in found.sections if s.key]
     return [*short, (doubtful.lead[0], doubtful)]

@@ -60,16 +60,15 @@ def read(screen):
     lead = [f"{count(len(labels), 'cell')} and {count(values.shape[1], 'gene')}."]
     if not screen.covariates:
         n_controls = int(table["n"].get(control, 0))
-        lead[0] += f" {count(n_controls, 'cell')} are of the control “{control}”."
-        lead[0] = lead[0].replace("1 cell are", "1 cell is")
+        verb = "is" if n_controls == 1 else "are"
+        lead[0] += f" {count(n_controls, 'cell')} {verb} of the control “{control}”."
     lead[0] += f" {count(len(treated), what, plural)}, with {_range(treated)}."
-    counts = model.likelihood not in REAL_VALUED
-    unit = "counts" if counts else "sum of expression"
-    lead.append(
-        f"In these genes a cell has a median of {number(np.median(total), 0)} "
-        f"{unit if counts else '(' + unit + ')'}, and {number(np.median(detected), 0)} genes that "
-        "are not zero."
-    )
+    unit, n_seen = "counts", f"{number(np.median(detected), 0)} of these genes"
+    depth = f"has {number(np.median(total), 0)} counts, in {n_seen}"
+    if model.likelihood in REAL_VALUED:
+        unit = "sum of expression"
+        depth = f"adds up to {number(np.median(total), 1)}, and {n_seen} are not zero"
+    lead.append(f"At the median a cell {depth}.")
     columns = [(what, False), ("cells", True), (f"median {unit}", True), ("genes seen", True)]
     rows = [
         [shortened(name), f"{row.n:,.0f}", number(row.total, 0), number(row.detected, 0)]
