@@ -47,7 +47,7 @@ class _Listener(Callback):
         self.clock.tick(self.model)
 
 
-def train(model, clock, *, max_epochs, batch_size, n_epochs_kl_warmup=None):
+def train(model, clock, *, max_epochs, batch_size, n_epochs_kl_warmup=None, accelerator="cpu"):
     """Train on all cells with whatever is not training switched off."""
     model.train(
         max_epochs=max_epochs,
@@ -55,7 +55,7 @@ def train(model, clock, *, max_epochs, batch_size, n_epochs_kl_warmup=None):
         train_size=1.0,
         validation_size=None,
         check_val_every_n_epoch=None,
-        accelerator="cpu",
+        accelerator=accelerator,
         callbacks=[_Listener(model, clock)],
         plan_kwargs={"n_epochs_kl_warmup": n_epochs_kl_warmup},
         logger=False,

@@ -9,9 +9,10 @@
     python -m benchmarks.scale particles    # what a particle of the IWELBO is worth
     python -m benchmarks.scale faults       # trainings that are killed and go on
     python -m benchmarks.scale ranks        # several processes under torchrun, beside one
+    python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
 
 ``-h`` after a name says what it measures and lists its options.
 """
 
-NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults", "ranks")
+NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults", "ranks", "gpu")
 PARTS = {name: name for name in NAMES}

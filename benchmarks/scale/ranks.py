@@ -2,12 +2,11 @@
 
 Each process has one thread and so many cells of a minibatch (``--batch``), so that the minibatch
 of two processes is twice as large. Simulated counts; steps are those of ``SVAEPlus``'s own
-training, after a warm-up. Runs of one process and of several alternate; printed are the cells
-per second of each and the median of the ratios. A machine needs as many free cores as processes;
-where others use them, the ratio by CPU seconds says what it would be without waiting.
+training, after a warm-up. Beside one process stand several with a training of their own each:
+their cells per second together are what the machine gives, and the bound. All three take turns;
+printed are the medians of the ratios to one process and to the bound.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -37,7 +36,7 @@ def add_arguments(parser):
     add("--processes", type=int, default=2)
     add("--genes", type=int, default=2000)
     add("--batch", type=int, default=512, help="cells of each process; default %(default)s")
-    add("--epochs", type=int, default=4, help="that are timed, of 8,192 cells")
+    add("--epochs", type=int, default=8, help="that are timed, of 8,192 cells")
     add("--rounds", type=int, default=5)
     add("--child", help="used by this command itself: times one model", metavar="MODEL")
     add_csv(parser)
@@ -50,32 +49,40 @@ def run(args):
     rows = []
     for name in args.models:
         for number in range(args.rounds):
-            (one, cpu_one), (several, cpu) = (_started(name, n, args) for n in (1, args.processes))
+            (one,) = _started(name, 1, 1, args)
+            bound = sum(_started(name, args.processes, 1, args))
+            (several,) = _started(name, 1, args.processes, args)
             row = {"model": name, "genes": args.genes, "batch": args.batch, "round": number}
-            row |= {"one": one, "several": several, "processes": args.processes}
-            rows.append(row | {"ratio": several / one, "ratio_cpu": cpu / cpu_one})
+            row |= {"processes": args.processes, "one": one, "alone": bound, "together": several}
+            rows.append(row | {"ratio": several / one, "of bound": several / bound})
             print(
-                f"{name}: {one:.0f} and {several:.0f} cells/s, ratio {several / one:.2f}, "
-                f"by CPU seconds of each process {cpu / cpu_one:.2f}",
+                f"{name}: one {one:.0f} cells/s, {args.processes} by themselves {bound:.0f}, "
+                f"together {several:.0f}",
                 flush=True,
             )
     table = pd.DataFrame(rows)
     table.to_csv(args.csv, index=False)
-    print(table.groupby("model")[["ratio", "ratio_cpu"]].median().round(2).to_string())
+    print(table.groupby("model")[["ratio", "of bound"]].median().round(2).to_string())
     return 0
 
 
-def _started(name, n_processes, args):
-    """Cells of so many processes together, by second and by CPU second of the first."""
+def _started(name, n_trainings, n_processes, args):
+    """Cells per second of trainings at the same time, each of so many processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
+    launch = launch if n_processes > 1 else []
     command = [sys.executable, *launch, "-m", "benchmarks.scale", "ranks", "--child", name]
     options = {"--genes": args.genes, "--batch": args.batch, "--epochs": args.epochs}
     command += [str(part) for option in options.items() for part in option]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.strip().rpartition("\n")[2])
+    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(n_trainings)]
+    rates = []
+    for process in started:
+        said, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(errors)
+        rates.append(float(said.strip().rpartition("\n")[2]))
+    return rates
 
 
 def _timed(name, args):
@@ -92,8 +99,8 @@ def _timed(name, args):
         module = model._make_module(cells)
         adam = Adam(module.parameter_groups(), 1e-3)
         for n_epochs in (1, args.epochs):
-            start, cpu = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             train(module, cells, adam, max_epochs=n_epochs, batch_size=batch)
-            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            seconds = time.perf_counter() - start
     if rank == 0:
-        print(json.dumps([args.epochs * N_CELLS / t for t in (seconds, cpu)]))
+        print(args.epochs * N_CELLS / seconds)
