@@ -11,7 +11,13 @@ from . import (
 )
 from ._published import published
 from .annotation import annotate, as_anndata
-from .models.baselines import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
+from .models.baselines import (
+    AdditiveEffects,
+    BilinearRidge,
+    ControlMean,
+    InteractionRidge,
+    PerturbedMean,
+)
 from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.sccvae import SCCVAE
@@ -35,6 +41,7 @@ __all__ = [
     "ConditionalVAE",
     "ControlMean",
     "InVAE",
+    "InteractionRidge",
     "PerturbedMean",
     "SVAEPlus",
     "annotate",

@@ -20,7 +20,14 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from ._data import Cells
 from ._input.values import as_list
 from .base import PerturbationVAE
-from .models.baselines import Baseline, BilinearRidge, PerturbedMean, unpacked
+from .models.baselines import (
+    Baseline,
+    BilinearRidge,
+    InteractionRidge,
+    PerturbedMean,
+    SumOfParts,
+    unpacked,
+)
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 from .preprocessing._confounding import no_confounding
 
@@ -225,6 +232,13 @@ def _check_baseline(baseline):
         _check_shapes(baseline, {"_n_treated_cells": (None,)}, kinds="iu")
         counts = baseline._n_treated_cells.astype(object)  # of any size, without overflow
         _demand(min(counts) > 0 and sum(counts) == n_cells, "_n_treated_cells does not add up")
+    if isinstance(baseline, InteractionRidge):
+        _check_shapes(baseline, dict.fromkeys(["_sums", "_weights"], (None, n_genes)))
+        _demand(len(baseline._sums) == len(baseline._weights), "its combinations do not fit")
+        good = isinstance(baseline.gamma_, float) and baseline.gamma_ > 0
+        _demand(good, "gamma_ is no positive number")
+    if isinstance(baseline, SumOfParts):
+        _demand(isinstance(baseline.scale_, float), "scale_ is no number")
     if isinstance(baseline, BilinearRidge):
         _check_shapes(baseline, {"center_": (n_genes,)})
         if hasattr(baseline, "gene_embedding_"):

@@ -43,6 +43,8 @@ def upgraded(cls, state):
     if "module_" in state and "_n_asked" not in state:
         n_latent = state["n_latent"]
         state = state | {"_n_asked": None if n_latent == "auto" else n_latent}
+    if name == "AdditiveEffects" and "design_" in state and "scale_" not in state:
+        state = state | {"scale_": 1.0}  # before it could be learned
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 

@@ -19,6 +19,7 @@ from skpert import (
     BilinearRidge,
     ConditionalVAE,
     ControlMean,
+    InteractionRidge,
     InVAE,
     PerturbedMean,
     SVAEPlus,
@@ -27,7 +28,7 @@ from skpert import (
 )
 
 MODELS = [VAE, BetaVAE, IVAE, SVAE, SVAEPlus, ConditionalVAE, CPAVAE, SAMSVAE, SCCVAE]
-BASELINES = [ControlMean, PerturbedMean, AdditiveEffects, BilinearRidge]
+BASELINES = [ControlMean, PerturbedMean, AdditiveEffects, BilinearRidge, InteractionRidge]
 FAST = {"n_latent": 2, "n_hidden": 8, "n_layers": 1, "max_epochs": 2, "n_particles": 3}
 FAST |= {"device": "cpu", "random_state": 0}
 

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -20,10 +22,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import skpert
 from benchmarks.unseen.gene_set_ridge import leave_one_out
 from benchmarks.unseen.shared import merged, read
-from skpert import AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean
+from skpert import (
+    AdditiveEffects,
+    BilinearRidge,
+    ControlMean,
+    InteractionRidge,
+    PerturbedMean,
+)
 from skpert.exceptions import DataWarning
 from skpert.model_selection import LeavePerturbationsOut
-from skpert.models.baselines import _components, _ridge
+from skpert.models.baselines import SumOfParts, _components, _ridge
 from skpert.preprocessing import GeneSetFeatures, LogNormalize
 
 BASELINES = [
@@ -60,7 +68,8 @@ def assert_close(found, expected, atol=1e-6):
 
 
 def test_all_baselines_are_found():
-    assert set(BASELINES) == {AdditiveEffects, BilinearRidge, ControlMean, PerturbedMean}
+    own = {AdditiveEffects, BilinearRidge, ControlMean, InteractionRidge, PerturbedMean}
+    assert set(BASELINES) == own
 
 
 @pytest.mark.filterwarnings("ignore::skpert.exceptions.DataWarning")
@@ -110,6 +119,67 @@ def test_parts_that_only_come_together_share_their_effect():
     with pytest.warns(DataWarning, match="only co-occur"):
         model = AdditiveEffects().fit(X, labels)
     assert_close(model.effect_[model.perturbations_ == "Q"], EFFECTS[3:] / 2)
+
+
+def pairs_that_interact(rule, seed=0, n_parts=12, n_genes=6):
+    """A cell of each single perturbation and of each pair, whose effect is ``rule`` of the sum."""
+    effects = np.random.default_rng(seed).normal(size=(n_parts, n_genes))
+    names = np.array([f"Q{i:02}" for i in range(n_parts)], dtype=object)
+    parts = np.array(list(combinations(range(n_parts), 2)))
+    labels = np.array([f"{names[i]}+{names[j]}" for i, j in parts], dtype=object)
+    sums = effects[parts].sum(1)
+    X = np.vstack([np.zeros((1, n_genes)), effects, rule(sums)])
+    return X, np.array(["control", *names, *labels], dtype=object), n_parts + 1
+
+
+of_single_cells = pytest.mark.filterwarnings("ignore:Perturbations with one cell only")
+
+
+@of_single_cells
+def test_one_scale_of_sums_is_learned():
+    X, labels, first = pairs_that_interact(lambda sums: 0.6 * sums)
+    model = AdditiveEffects(scale="learned").fit(X, labels)
+    assert model.scale_ == pytest.approx(0.6, abs=1e-6)
+    assert_close(model.predict_intervention(labels[first:]), X[first:], 1e-5)
+    assert_close(model.effect_, X[1:first], 1e-5)
+    fixed = AdditiveEffects(scale=0.6).fit(X, labels)
+    assert_close(fixed.predict_intervention(labels), X, 1e-6)
+    assert AdditiveEffects(scale="learned").fit(X[:first], labels[:first]).scale_ == 1
+    with pytest.raises(ValueError, match="scale='half' must be a finite number or 'learned'"):
+        AdditiveEffects(scale="half").fit(X, labels)
+
+
+@of_single_cells
+@pytest.mark.parametrize("seed", [0, 1])
+def test_combinations_like_others_interact_like_them(seed):
+    X, labels, first = pairs_that_interact(lambda s: s - 0.8 * np.maximum(s, 0), seed)
+    unseen = first + np.random.default_rng(seed).permutation(len(X) - first)[:20]
+    known = np.setdiff1d(np.arange(len(X)), unseen)
+    errors = [
+        np.square(m.fit(X[known], labels[known]).predict_intervention(labels[unseen]) - X[unseen])
+        for m in (AdditiveEffects(scale="learned"), InteractionRidge())
+    ]
+    assert errors[1].mean() < 0.8 * errors[0].mean()
+    model = InteractionRidge().fit(X[:first], labels[:first])  # has seen no combination
+    plain = AdditiveEffects().fit(X[:first], labels[:first])
+    assert_close(model.predict_intervention(labels), plain.predict_intervention(labels))
+    for name in ("gamma", "alpha"):
+        with pytest.raises(ValueError, match=f"{name}=-1 must be a positive number or 'auto'"):
+            InteractionRidge(**{name: -1}).fit(X, labels)
+
+
+@of_single_cells
+def test_leave_one_out_errors_are_those_of_leaving_out():
+    X, labels, first = pairs_that_interact(lambda s: np.tanh(s), n_parts=6)
+    model = InteractionRidge().fit(X, labels)
+    K = rbf_kernel(model._sums, gamma=model.gamma_)
+    rest = model._weights @ np.eye(X.shape[1])
+    residual = (K + model.alpha_ * np.eye(len(K))) @ rest
+    inverse = np.linalg.inv(K + model.alpha_ * np.eye(len(K)))
+    i, others = 0, np.arange(1, len(K))
+    of_others = K[np.ix_(others, others)] + model.alpha_ * np.eye(len(others))
+    left_out = residual[i] - K[i, others] @ np.linalg.solve(of_others, residual[others])
+    assert_close(left_out, rest[i] / inverse[i, i], 1e-8)
 
 
 def test_bilinear_ridge_reproduces_known_values():
@@ -227,7 +297,7 @@ def test_gene_sets_predict_a_pathway_that_was_left_out(data_dir):
 
 
 def designs_of(cls):
-    return ["P2", "P1+P3", "control"] + (["P4"] if cls is not AdditiveEffects else [])
+    return ["P2", "P1+P3", "control"] + (["P4"] if not issubclass(cls, SumOfParts) else [])
 
 
 @every
@@ -375,7 +445,7 @@ def test_adapting_adds_perturbations_and_changes_none(cls):
         adapted.predict_intervention(NAMES[:3]), model.predict_intervention(NAMES[:3])
     )
     found = adapted.predict_intervention("P3")[0] - CONTROL
-    if cls in (AdditiveEffects, BilinearRidge):
+    if issubclass(cls, (SumOfParts, BilinearRidge)):
         assert_close(found, EFFECTS[3])
     else:
         assert_close(found, model.effect_[0])

@@ -18,7 +18,13 @@ from .screens import COUNTS, NAMES, REALS, Screen
 ESTIMATORS = {
     name: cls for name, cls in getmembers(skpert, isclass) if issubclass(cls, BaseEstimator)
 }
-BASELINES = ["AdditiveEffects", "BilinearRidge", "ControlMean", "PerturbedMean"]
+BASELINES = [
+    "AdditiveEffects",
+    "BilinearRidge",
+    "ControlMean",
+    "InteractionRidge",
+    "PerturbedMean",
+]
 MODELS = sorted(set(ESTIMATORS) - set(BASELINES))
 INVARIANT = ["InVAE", "NFIVAE"]  # whose design holds covariates
 OF_COMBINATIONS = ["VAE", "BetaVAE", "IVAE", "SVAE", "SVAEPlus"]  # not additive
