@@ -1,6 +1,6 @@
 """Cells as tensors: the one container that travels from ``fit`` to the loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ._ranks import own_rows
-from ._rows import ChosenRows, SparseRows, tensor_of
+from ._rows import DiskRows, SparseRows, chosen_rows, dense_rows, random_order, rows_of
 from .distributions import Counts, log_saturated
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
@@ -25,7 +25,7 @@ class Cells(NamedTuple):
     no part: a control cell has dosage 0 throughout.
     """
 
-    x: Any  # (n_cells, n_genes) expression, a Tensor, SparseRows or ChosenRows
+    x: Any  # (n_cells, n_genes) expression, a Tensor, SparseRows, ChosenRows or DiskRows
     library: Tensor  # (n_cells, 1) total counts
     part: Tensor  # (n_cells, n_parts) which perturbation, an index
     dosage: Tensor  # (n_cells, n_parts) how much of it
@@ -34,11 +34,11 @@ class Cells(NamedTuple):
 
     @classmethod
     def from_arrays(cls, X: Any, dosage: Any, environment: Any) -> "Cells":
-        """Cells from an array or CSR ``X``, CSR dosages and an array of environments."""
+        """Cells from an array, CSR or rows on disk, CSR dosages and an array of environments."""
         part, amount = _parts(dosage)
         library = np.asarray(X.sum(1, dtype=np.float64), dtype=np.float32).reshape(-1, 1)
         arrays = (library, part, amount, np.asarray(environment, dtype=np.float32))
-        return cls(cls.rows(X), *(torch.from_numpy(array) for array in arrays))
+        return cls(rows_of(X), *(torch.from_numpy(array) for array in arrays))
 
     @classmethod
     def of_design(cls, X: Any, encoder: Any, A: Any) -> "Cells":
@@ -62,11 +62,6 @@ class Cells(NamedTuple):
         part = torch.zeros((n_cells, 1), dtype=torch.long)
         environment = torch.zeros(n_cells, n_environments)
         return cls(x, environment.new_zeros(n_cells, 1), part, part.float(), environment)
-
-    @staticmethod
-    def rows(X: Any) -> Any:
-        """Tensor or SparseRows that shares the memory of an array or CSR matrix."""
-        return tensor_of(X) if isinstance(X, np.ndarray) else SparseRows.from_csr(X)
 
     @property
     def n_cells(self) -> int:
@@ -92,16 +87,20 @@ class Cells(NamedTuple):
 
     def subset(self, index: Tensor) -> "Cells":
         """Cells of these rows, whose expression stays where it is."""
-        chosen = isinstance(self.x, ChosenRows)
-        x = ChosenRows(self.x.x, self.x.index[index]) if chosen else ChosenRows(self.x, index)
-        others = self._replace(x=self.library).take(index)
-        return others._replace(x=x)
+        return self._with(index, chosen_rows(self.x, index))
+
+    def _with(self, index: Tensor, x: Any) -> "Cells":
+        """Cells of these rows, whose expression is ``x``."""
+        others: list[Any] = [
+            None if part is None else part.index_select(0, index) for part in self[1:]
+        ]
+        return Cells(x, *others)
 
     def with_saturated(self) -> "Cells":
         """Cells that know the term of a likelihood of counts that no parameter changes."""
         n_rows = max(2**18 // max(self.n_genes, 1), 1)
         blocks = torch.arange(self.n_cells, device=self.dosage.device).split(n_rows)
-        terms = [log_saturated(self.x.index_select(0, index)) for index in blocks]
+        terms = [log_saturated(x) for x in dense_rows(self.x, blocks)]
         return self._replace(log_saturated=torch.cat(terms))
 
     def _each(self, function: Callable[[Any], Any]) -> "Cells":
@@ -109,19 +108,33 @@ class Cells(NamedTuple):
         return Cells(*fields)
 
     def minibatches(self, batch_size: int, *, shuffle: bool = True) -> Iterator["Cells"]:
-        """All cells once, in random order or as they stand.
+        """All cells once, in random order (``random_order``) or as they stand.
 
         A last minibatch of one cell, of which no variance can be taken, joins the one before.
         """
-        order = torch.randperm if shuffle else torch.arange
+        device = self.dosage.device
+        order = torch.arange(self.n_cells, device=device)
+        if shuffle:
+            order = random_order(self.x, batch_size, device)
         sizes = [batch_size] * (self.n_cells // batch_size)
         rest = self.n_cells % batch_size
         if rest == 1 and sizes:
             sizes[-1] += 1
         elif rest:
             sizes.append(rest)
-        for index in torch.split(order(self.n_cells, device=self.dosage.device), sizes):
-            yield self.take(own_rows(index) if shuffle else index)
+        indices = torch.split(order, sizes)
+        if not shuffle:
+            yield from self.batches(indices)
+            return
+        of_this_process = [own_rows(index) for index in indices]  # all, since some are read ahead
+        for index, batch in zip(indices, self.batches(of_this_process), strict=True):
+            own_rows(index)  # noise is from now on that of these rows
+            yield batch
+
+    def batches(self, indices: Sequence[Tensor]) -> Iterator["Cells"]:
+        """Cells of each of the indices in turn, with dense expression."""
+        for index, x in zip(indices, dense_rows(self.x, indices), strict=True):
+            yield self._with(index, x)
 
     def log_prob(self, p_x: Distribution) -> Tensor:
         """Log-probability of each cell's expression, nats, (..., n_cells)."""
@@ -149,8 +162,10 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     kept = torch.ones(cells.n_cells, dtype=torch.bool)
     kept[held_out] = False
     parts = (kept.nonzero()[:, 0], held_out)
-    training, validation = (cells.subset(i).to(device).with_saturated() for i in parts)
-    return training, validation
+    training, validation = (cells.subset(i).to(device) for i in parts)
+    if isinstance(validation.x, DiskRows):
+        validation = validation._replace(x=validation.x.loaded())
+    return training.with_saturated(), validation.with_saturated()
 
 
 def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from ._data import ENCODE_SIZE, Cells
 from ._input.values import as_list
+from ._rows import rows_of
 from .module import PerturbationModule
 from .nn import Table
 from .parameters import REAL_VALUED
@@ -95,7 +96,7 @@ def populations(designs: Cells, population: Population, n_cells: int) -> Iterato
 
 def encoded(module: PerturbationModule, X: Any, n_latent: int) -> Array:
     """Posterior means of all latents, (n_cells, n_latent)."""
-    x = Cells.rows(X)
+    x = rows_of(X)
     Z = np.empty((X.shape[0], n_latent), dtype=np.float32)
     for index in torch.arange(len(Z)).split(ENCODE_SIZE):
         Z[index] = module.encode(x.index_select(0, index).to(module.device)).cpu()
@@ -125,7 +126,7 @@ def counterfactual(module: PerturbationModule, designs: Cells, X: Any, own: bool
 
     With ``own`` each cell keeps its library size.
     """
-    x, responses = Cells.rows(X), np.empty(X.shape, dtype=np.float32)
+    x, responses = rows_of(X), np.empty(X.shape, dtype=np.float32)
     for index in torch.arange(X.shape[0]).split(ENCODE_SIZE):
         rows = x.index_select(0, index).to(module.device)
         cells = designs.take(index if designs.n_cells > 1 else torch.zeros_like(index))
@@ -147,7 +148,7 @@ class Source:
     def take(self, module: PerturbationModule, X: Any, n_latent: int) -> None:
         """Draw from these cells, with their posterior means."""
         self.library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
-        self.x, self.states = Cells.rows(X), encoded(module, X, n_latent)
+        self.x, self.states = rows_of(X), encoded(module, X, n_latent)
 
     def draw(
         self, module: PerturbationModule, cells: Cells, chosen: NDArray[np.int64], own: bool

@@ -103,7 +103,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression: raw counts, or real values with a normal likelihood.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             The design A, by position: a label per cell, dosages (a row of zeros is a control
@@ -186,7 +186,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Cells of the new perturbations; control cells change nothing.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             Their design, in any form that ``fit`` takes.
@@ -224,7 +224,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Training cells.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             Their design.
@@ -255,7 +255,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression of the genes seen in ``fit``.
 
         Returns
@@ -284,7 +284,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), DataFrame or None
             Design; None, the default, reads all cells as untreated.
@@ -310,7 +310,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             Design, of known perturbations.
@@ -353,7 +353,7 @@ class PerturbationVAE(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             The design A, of known perturbations.
@@ -386,7 +386,7 @@ class PerturbationVAE(
         ----------
         A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
             Designs to predict; a bare string is one.
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes), default=None
             Control cells, to be predicted under the one design of A, or each under its own.
         library_size : float or None, default=None
             Total counts; None is the median of training, and with X each cell's own.
@@ -425,7 +425,7 @@ class PerturbationVAE(
             Designs; a bare string is one.
         n_samples : int
             Cells per design.
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes), default=None
             Control cells from which basal states and library sizes are drawn; None draws states
             from the prior and library sizes from training controls.
         library_size : float or None, default=None
@@ -447,9 +447,8 @@ class PerturbationVAE(
         shape, own = (designs.n_cells, n_samples, self.n_features_in_), library_size is None
         source = Source(self._population)
         if X is not None:
-            X = self._expression(X)
             with self._inference():
-                source.take(self.module_, X, self.n_latent_)
+                source.take(self.module_, self._expression(X), self.n_latent_)
         with self._inference(int(random.integers(2**31))):
             return _prediction.drawn(model.module_, designs, source, shape, own, random)
 
@@ -520,7 +519,8 @@ class PerturbationVAE(
 
     def _expression(self, X, A=None, *, reset=False):
         """Validated expression, float32, of the cells of the design A."""
-        return check_cells(self, X, counts=self._counts, layer=self.layer, reset=reset, design=A)
+        options = {"counts": self._counts, "layer": self.layer, "memory": self.memory}
+        return check_cells(self, X, reset=reset, design=A, **options)
 
     @contextmanager
     def _inference(self, seed=None):

@@ -251,7 +251,7 @@ class Unreadable:
     [
         (Unreadable(), "is a Unreadable and holds no rows of numbers"),
         ({"X": LOGS}, "is a dict .* give its 'X'"),
-        ("screen.h5ad", "'screen.h5ad': read it with"),
+        ("screen.h5ad", "no such file or folder: screen.h5ad"),
         ((row for row in LOGS), "is a generator"),
         (np.ma.array(LOGS, mask=LOGS > 5), "masked values"),
         (LOGS[0], "Expected 2D array"),

@@ -324,3 +324,17 @@ def test_a_model_is_drawn_from_the_device():
     plotting.PathwayTargetsDisplay.from_estimator(model, {"a": ["P0"], "b": ["P1"]})
     display = plotting.EmbeddingClustersDisplay.from_estimator(fitted(IVAE()), metric="cosine")
     assert finite(display.embedding)
+
+
+def test_rows_on_disk_are_read_and_go_to_the_gpu():
+    class Rows:
+        shape = X.shape
+
+        def __getitem__(self, rows):
+            return csr_array(X[rows])
+
+    model = VAE(**SMALL, memory="stream").fit(Rows(), A)
+    assert model.module_.device == DEVICE
+    Z = model.transform(Rows())
+    np.testing.assert_allclose(Z, model.transform(X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.score_cells(Rows(), A), model.score_cells(X, A), rtol=1e-5)

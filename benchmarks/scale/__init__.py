@@ -10,9 +10,13 @@
     python -m benchmarks.scale faults       # trainings that are killed and go on
     python -m benchmarks.scale ranks        # several processes under torchrun, beside one
     python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
+    python -m benchmarks.scale disk         # cells on disk: memory, time, loading beside others
 
 ``-h`` after a name says what it measures and lists its options.
 """
 
-NAMES = ("throughput", "fit_many", "scoring", "precision", "particles", "faults", "ranks", "gpu")
+NAMES = (
+    *("throughput", "fit_many", "scoring", "precision", "particles"),
+    *("faults", "ranks", "gpu", "disk"),
+)
 PARTS = {name: name for name in NAMES}

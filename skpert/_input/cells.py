@@ -7,7 +7,8 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
 
 from ..exceptions import warn_of_data
-from .expression import by_name, check_same_cells, read_expression
+from .expression import LARGEST_SINGLE, by_name, check_same_cells, read_expression, read_matrix
+from .stored import StoredRows, is_path, opened_file
 
 LARGEST_LOG = 25.0  # of log-normalised expression; log2(1 + x) of 30 million
 MOST_COUNTS = 1e12  # of a gene in a cell
@@ -15,15 +16,24 @@ FEW = 50  # so many values may all be whole by chance
 
 
 def check_cells(
-    estimator, X, *, counts, layer=None, reset=False, design=None, dtype=np.float32, least=None
+    estimator,
+    X,
+    *,
+    counts,
+    layer=None,
+    reset=False,
+    design=None,
+    dtype=np.float32,
+    least=None,
+    memory="load",
 ):
-    """Expression, dense or CSR, checked against what ``estimator`` was fitted on.
+    """Expression, dense, CSR or on disk, checked against what ``estimator`` was fitted on.
 
     Parameters
     ----------
     estimator : estimator
         Gets ``n_features_in_`` and ``feature_names_in_`` if ``reset``, else is compared.
-    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+    X : {array-like, sparse matrix, DataFrame, AnnData, path} of shape (n_cells, n_genes)
         Expression; anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is. Where
         both X and the training data have names of genes, columns are taken by name: their order
         does not matter, and genes that were not trained on are left out.
@@ -40,11 +50,13 @@ def check_cells(
         As in :func:`sklearn.utils.check_array`.
     least : int or None, default=None
         Least number of cells; None is 2 in ``fit`` and 1 elsewhere.
+    memory : {"auto", "load", "stream"}, default="load"
+        What becomes of expression on disk, as in the estimators.
 
     Returns
     -------
-    X : {ndarray, csr_matrix} of shape (n_cells, n_genes)
-        Expression; CSR is canonical.
+    X : {ndarray, csr_matrix, StoredRows} of shape (n_cells, n_genes)
+        Expression; CSR is canonical, and what stays on disk was read once.
 
     Raises
     ------
@@ -59,7 +71,9 @@ def check_cells(
     if isinstance(X, pd.DataFrame) and not reset and hasattr(estimator, "feature_names_in_"):
         trained = X.columns.map(str).isin(estimator.feature_names_in_)
         X = X.loc[:, trained] if trained.any() else X  # others may hold anything
-    values, genes, _ = read_expression(X, layer, dtype=dtype, least=least, estimator=estimator)
+    X = opened_file(X) if is_path(X) else X
+    options = {"dtype": dtype, "least": least, "estimator": estimator}
+    values, genes, _ = read_expression(X, layer, memory=memory, **options)
     check_same_cells(X, design)
     if genes is not None and not reset and hasattr(estimator, "feature_names_in_"):
         owner = f"that {type(estimator).__name__} was fitted on"
@@ -67,11 +81,67 @@ def check_cells(
         genes = estimator.feature_names_in_
     labelled = values if genes is None else pd.DataFrame(columns=genes)
     validate_data(estimator, labelled, reset=reset, skip_check_array=True)
-    if counts:
-        _check_counts(values, type(estimator).__name__)
+    seen = Seen(counts)
+    if isinstance(values, StoredRows):
+        _read_through(values, seen, options)
     elif counts is not None:
-        warn_unless_logs(values, f"{type(estimator).__name__} expects log-normalised expression")
+        seen.add(values)
+    if counts:
+        _check_counts(seen, type(estimator).__name__)
+    elif counts is not None:
+        _check_logs(seen, f"{type(estimator).__name__} expects log-normalised expression")
     return values
+
+
+def _read_through(rows, seen, options):
+    """See all blocks of rows on disk, and keep the sums of rows."""
+    totals = []
+    for start, stop in rows.places():
+        options = options | ({"least": 1} if start else {})
+        block = read_matrix(
+            rows.block(start, stop), "X", accept_sparse=True, largest=LARGEST_SINGLE, **options
+        )
+        block = block if rows.columns is None else block[:, rows.columns]
+        seen.add(block)
+        totals.append(_library_size(block))
+    rows.totals = np.concatenate(totals)
+
+
+class Seen:
+    """What is known of values, which may come in blocks of rows.
+
+    Parameters
+    ----------
+    counts : bool or None
+        Whether all values that are not whole are counted, or one of them is enough.
+    """
+
+    def __init__(self, counts):
+        self.counts, self.smallest, self.largest = counts, np.inf, -np.inf
+        self.n_stored = self.n_fractional = self.n_nonzero = self.n_empty = self.n_rows = 0
+        self.example = self.negative_row = self.empty_row = None
+
+    def add(self, values):
+        """See a block."""
+        stored = values.data if issparse(values) else values
+        if stored.size:
+            self.smallest = min(self.smallest, stored.min())
+            self.largest = max(self.largest, stored.max())
+        if self.negative_row is None and self.smallest < 0:
+            self.negative_row = self.n_rows + int((values < 0).nonzero()[0][0])
+        if self.counts or not self.n_fractional:
+            n_found, example = fractional(stored, first_only=not self.counts)
+            self.example = example if self.example is None else self.example
+            self.n_fractional += n_found
+        if self.counts:
+            empty = np.flatnonzero(_library_size(values) == 0)
+            if len(empty) and not self.n_empty:
+                self.empty_row = self.n_rows + int(empty[0])
+            self.n_empty += len(empty)
+        elif not self.n_fractional:
+            self.n_nonzero += np.count_nonzero(stored)
+        self.n_rows += values.shape[0]
+        self.n_stored += stored.size
 
 
 def warn_unless_logs(values, expectation):
@@ -79,11 +149,16 @@ def warn_unless_logs(values, expectation):
 
     Values with a negative one among them, such as scaled expression, are neither.
     """
-    values = values.data if issparse(values) else values
-    if not values.size or values.max() <= 1 or values.min() < 0:
+    seen = Seen(counts=False)
+    seen.add(values)
+    _check_logs(seen, expectation)
+
+
+def _check_logs(seen, expectation):
+    largest = seen.largest
+    if not seen.n_stored or largest <= 1 or seen.smallest < 0:
         return
-    largest = values.max()
-    if fractional(values, first_only=True)[0] or np.count_nonzero(values) < FEW:
+    if seen.n_fractional or seen.n_nonzero < FEW:
         if largest <= LARGEST_LOG:
             return
         seen = f"expression before the logarithm: the largest value is {largest:g}"
@@ -105,31 +180,27 @@ def warn_if_logs(values, expectation):
         )
 
 
-def _check_counts(values, name):
-    stored = values.data if issparse(values) else values
-    if stored.size and stored.min() < 0:
-        row = int((values < 0).nonzero()[0][0])
+def _check_counts(seen, name):
+    if seen.negative_row is not None:
         raise ValueError(
-            f"Negative values in data passed to {name}: the smallest is {stored.min():g}, the "
-            f"first in row {row}. Give raw counts, or set likelihood='normal'."
+            f"Negative values in data passed to {name}: the smallest is {seen.smallest:g}, the "
+            f"first in row {seen.negative_row}. Give raw counts, or set likelihood='normal'."
         )
-    if stored.max(initial=0) > MOST_COUNTS:
+    if seen.largest > MOST_COUNTS:
         raise ValueError(
-            f"X holds {stored.max():g} as a count, more than {MOST_COUNTS:g}, which no experiment "
+            f"X holds {seen.largest:g} as a count, more than {MOST_COUNTS:g}, which no experiment "
             f"has and {name} cannot compute with: look where it comes from"
         )
-    n_fractional, example = fractional(stored)
-    if n_fractional:
+    if seen.n_fractional:
         warn_of_data(
-            f"X holds values that are not whole, such as {example:g} "
-            f"({n_fractional / stored.size:.0%} of those stored): {name} expects raw counts; for "
-            "normalised expression set likelihood='normal'"
+            f"X holds values that are not whole, such as {seen.example:g} "
+            f"({seen.n_fractional / seen.n_stored:.0%} of those stored): {name} expects raw "
+            "counts; for normalised expression set likelihood='normal'"
         )
-    empty = np.flatnonzero(_library_size(values) == 0)
-    if len(empty):
+    if seen.n_empty:
         warn_of_data(
-            f"{len(empty)} of {values.shape[0]} cells have no counts, the first is row "
-            f"{empty[0]}: they stay and carry no information"
+            f"{seen.n_empty} of {seen.n_rows} cells have no counts, the first is row "
+            f"{seen.empty_row}: they stay and carry no information"
         )
 
 

@@ -1,5 +1,6 @@
 """Reading expression, from whatever holds it, into an array or a canonical CSR matrix."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _get_feature_names
 
+from .stored import StoredRows, in_memory, is_path, on_disk, opened_file, streamed
 from .values import listed
 
 LARGEST = 1e100  # whose squares, and sums of them, float64 can hold
@@ -19,18 +21,23 @@ FLOATS = (np.float64, np.float32)  # float32 stays, everything else becomes floa
 class Expression(NamedTuple):
     """Expression with the names that its container has."""
 
-    values: np.ndarray | sparse.csr_matrix | sparse.csr_array  # (n_cells, n_genes) float
+    # (n_cells, n_genes) float; rows that stay on disk are not checked yet
+    values: np.ndarray | sparse.csr_matrix | sparse.csr_array | StoredRows
     genes: pd.Index | None  # None where the container has no names
     cells: pd.Index | None
 
 
-def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, name="X"):
-    """Expression of an array, sparse matrix, DataFrame or AnnData, with its names.
+def read_expression(
+    X, layer=None, *, dtype=FLOATS, least=1, estimator=None, name="X", memory="load"
+):
+    """Expression of an array, sparse matrix, DataFrame, AnnData or file, with its names.
 
     Anything with ``X``, ``layers`` and ``var_names`` is read as AnnData is, whether it is in
     memory, backed by a file or a view; ``layer`` chooses one of its layers, "raw" its
-    ``raw`` unless a layer has that name. Values are finite, dense or canonical CSR: indices are
-    within bounds and sorted, entries of the same place are added up. The caller's object does not
+    ``raw`` unless a layer has that name. A path is that of an AnnData in HDF5 or zarr. ``memory``
+    says what is done with expression on disk, as in the estimators; what stays there is not
+    checked. Values are finite, dense or canonical CSR: indices are within bounds and sorted,
+    entries of the same place are added up. The caller's object does not
     change. ``least`` is the least number of cells, ``dtype`` as in
     :func:`sklearn.utils.check_array`; ``estimator`` and ``name`` are used in messages.
 
@@ -40,13 +47,16 @@ def read_expression(X, layer=None, *, dtype=FLOATS, least=1, estimator=None, nam
         If X is not two-dimensional, holds text, NaN or infinity, has a malformed sparse
         structure, masked values, duplicate names of genes, or no such layer.
     TypeError
-        If X is not a container of expression, such as MuData, a path or a generator.
+        If X is not a container of expression, such as MuData or a generator.
     """
-    values, genes, cells = _opened(X, layer, name)
+    values, genes, cells = _opened(opened_file(X) if is_path(X) else X, layer, name)
     if genes is not None and not genes.is_unique:
         raise ValueError(_repeated_genes(genes, name))
+    stored = streamed(values, memory, name)
+    if stored is not None:
+        return Expression(stored, genes, cells)
     values = read_matrix(
-        values,
+        _loaded(values, name),
         name,
         dtype=dtype,
         accept_sparse=True,
@@ -123,6 +133,8 @@ def by_name(values, genes, wanted, owner, name="X"):
         )
     if len(columns) == len(genes) and (columns == np.arange(len(genes))).all():
         return values
+    if isinstance(values, StoredRows):
+        return values.with_columns(columns)
     values = values[:, columns]
     if sparse.issparse(values):
         values.sort_indices()
@@ -176,6 +188,7 @@ def with_cell_names(estimator, values, X):
     scikit-learn makes the DataFrame otherwise, but knows the index of a DataFrame only.
     """
     wanted = _get_output_config("transform", estimator)["dense"] == "pandas"
+    X = opened_file(X) if wanted and is_path(X) else X
     if wanted and hasattr(X, "obs_names") and not sparse.issparse(values):
         return pd.DataFrame(values, index=pd.Index(X.obs_names))
     return values
@@ -193,8 +206,9 @@ def _opened(X, layer, name):
             "give the AnnData, or set layer=None"
         )
     if hasattr(X, "var_names") and hasattr(X, "X"):  # adata.raw
-        return _in_memory(X, name), _as_text(X.var_names), cell_names(X)
-    _refuse_other_containers(X, name)
+        return _held(X, name), _as_text(X.var_names), cell_names(X)
+    if on_disk(X) is None:
+        _refuse_other_containers(X, name)
     if isinstance(X, pd.DataFrame):
         return X, _column_names(X, name), X.index
     genes = _get_feature_names(X)
@@ -223,26 +237,33 @@ def _chosen(adata, layer, name):
     raw = getattr(adata, "raw", None)
     known = [*sorted(adata.layers), *(["raw"] if raw is not None else [])]
     if layer is not None and layer in adata.layers:
-        return _in_memory(adata.layers[layer], name), adata.var_names
+        return _held(adata.layers[layer], name), adata.var_names
     if layer == "raw" and raw is not None:
-        return _in_memory(raw, name), raw.var_names
+        return _held(raw, name), raw.var_names
     if layer is not None:
         raise ValueError(f"no layer {layer!r} in {name}; its layers are {known}")
-    values = _in_memory(adata, name)
+    values = _held(adata, name)
     if values is None:
         remedy = f"name one of them, such as layer={known[0]!r}" if known else "it has no layers"
         raise ValueError(f"{name}.X is None; the layers of {name} are {known}: {remedy}")
     return values, adata.var_names
 
 
-def _in_memory(held, name):
-    """The ``X`` of an AnnData or of its raw, or a layer, read from the file that may back it."""
+def _held(held, name):
+    """The ``X`` of an AnnData or of its raw, or a layer, which may be on disk."""
+    with _backed(name):
+        return held.X if hasattr(held, "var_names") else held
+
+
+def _loaded(values, name):
+    with _backed(name):
+        return in_memory(values)
+
+
+@contextmanager
+def _backed(name):
     try:
-        values = held.X if hasattr(held, "var_names") else held
-        for read in ("to_memory", "compute"):  # sparse data on disk; an array of dask
-            if hasattr(values, read):
-                return getattr(values, read)()
-        return values
+        yield
     except Exception as error:
         raise ValueError(
             f"{name} is backed by a file that cannot be read like this ({error}): read "
@@ -262,7 +283,7 @@ def _refuse_other_containers(X, name):
     """TypeError for what is neither an array nor can be made one at once."""
     kind = _type_name(X)
     _refuse_modalities(X, name)
-    if isinstance(X, (str, bytes)) or hasattr(X, "__fspath__"):
+    if isinstance(X, bytes) or is_path(X):
         raise TypeError(f"{name} is the text or path {X!r}: read it with datasets.load_screen")
     if hasattr(X, "var_names"):
         raise TypeError(f"{name} must be an array, but is a {kind}: give its .X or a layer of it")

@@ -9,6 +9,7 @@ from scipy.sparse import csc_matrix, csr_matrix, issparse, vstack
 from sklearn.utils import gen_batches
 
 from .._input.files import reading
+from .._input.stored import check_is_whole
 from .._input.values import listed
 
 BLOCK = 512  # cells read at a time
@@ -113,7 +114,8 @@ def _read_mudata(group, path, layer, modality):
 def _read_anndata(group, path, layer):
     """Only what is asked for, of all that an AnnData may hold."""
     X, var = stored_matrix(group, layer, path)
-    _check_is_whole(X)
+    if not hasattr(X, "shape"):
+        check_is_whole(X)
     return Screen(_element(X), _element(group["obs"]), _element(var))
 
 
@@ -147,20 +149,6 @@ def _chosen(held, layer, path):
 
 def _element(stored):
     return readers()[0].io.read_elem(stored)
-
-
-def _check_is_whole(stored):
-    """Raise ValueError if chunks of a sparse matrix are missing, which zarr reads as zeros.
-
-    Of indices they may be so, where no row can have two.
-    """
-    if hasattr(stored, "shape") or not hasattr(stored["data"], "nchunks_initialized"):
-        return
-    one_each = stored["data"].shape[0] < stored["indptr"].shape[0]
-    for name in ["data"] if one_each else ["data", "indices"]:
-        n_missing = stored[name].nchunks - stored[name].nchunks_initialized
-        if n_missing:
-            raise ValueError(f"{n_missing} chunks of {stored[name].name} are missing")
 
 
 def _read_loom(file, layer, path):

@@ -9,6 +9,7 @@ from scipy.stats import false_discovery_control, norm
 from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .._input.cells import check_cells
 from .._input.expression import check_same_cells
 from .._input.values import as_list, check_columns, check_finite, check_number, listed, text
 from ..parameters import REAL_VALUED
@@ -181,11 +182,11 @@ def of_conditions(estimator, X, A, conditions, is_target, batch, min_expected):
     treated = ~control
     if not treated.any():
         raise ValueError("A has control cells only: there is no effect to measure")
-    values = estimator._expression(X, A)
+    counts = estimator.likelihood not in REAL_VALUED
+    values = check_cells(estimator, X, counts=counts, layer=estimator.layer, design=A)
     check_consistent_length(values, codes)
     strata, base = _strata(A, batch), control | null
     reference = base[codes] if base.any() else np.ones(len(codes), dtype=bool)
-    counts = estimator.likelihood not in REAL_VALUED
     data = sums(values, codes, len(names), strata, reference, counts)
     tested = np.broadcast_to(treated[:, None], is_target.shape).copy()
     if counts:

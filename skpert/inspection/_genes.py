@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.utils.validation import check_is_fitted
 
 from .._data import Cells
+from .._input.cells import check_cells
 from .._input.values import check_finite, check_integer, listed
 from ..parameters import REAL_VALUED
 from ._gradients import decoder_gradients, encoder_gradients, response
@@ -175,7 +176,8 @@ def _cells(estimator, X, n_cells):
     """Expression of cells to start from, and their environments, on the device of the module."""
     module, population = estimator.module_, estimator._population
     if X is not None:
-        values = estimator._expression(X)
+        counts = estimator.likelihood not in REAL_VALUED
+        values = check_cells(estimator, X, counts=counts, layer=estimator.layer)
         n_rows = values.shape[0]
         rows = np.unique(np.linspace(0, n_rows - 1, min(n_cells, n_rows)).round().astype(int))
         values, n_cells = values[rows], len(rows)

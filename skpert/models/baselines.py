@@ -118,7 +118,7 @@ class Baseline(BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Log-normalised expression.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             The design A: a label per cell, dosages (a row of zeros is a control cell), or a
@@ -157,7 +157,7 @@ class Baseline(BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Cells of the new perturbations.
         A : array-like of shape (n_cells,) or DataFrame
             Their design, in any form that ``fit`` takes. Control cells change nothing.
@@ -190,7 +190,7 @@ class Baseline(BaseEstimator, ABC):
         ----------
         A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
             Designs to predict; a bare string is one.
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes), default=None
             Control cells. If given, the predicted effect is added to these very cells, that of
             the one design of A, or of each cell's own row of A.
         library_size : None
@@ -227,7 +227,7 @@ class Baseline(BaseEstimator, ABC):
             Designs; a bare string is one.
         n_samples : int
             Cells per design.
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes), default=None
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes), default=None
             Control cells to draw from, with replacement; None draws from those of training, or
             from all training cells if they had no control.
         library_size : None
@@ -265,7 +265,7 @@ class Baseline(BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             The design A. Perturbations that were not trained on count too.

@@ -637,7 +637,7 @@ class _InvariantVAE(PerturbationVAE):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         Z : array-like of shape (n_cells, n_latent) or (n_candidates, n_cells, n_latent)
             All latents of each cell, the invariant ones first, as ``posterior`` gives them.

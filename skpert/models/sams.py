@@ -579,7 +579,7 @@ class _AdditiveVAE(PerturbationVAE):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Expression.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             Design, of known perturbations.

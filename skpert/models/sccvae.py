@@ -507,8 +507,8 @@ def blocks(cells: Cells) -> Callable[[int], Iterator[Cells]]:
             rows.append(torch.cat([shuffled, group[more]]).view(-1, BLOCK_SIZE))
         block = torch.cat(rows)
         block = block[torch.randperm(len(block), device=block.device)]
-        for chosen in block.split(max(batch_size // BLOCK_SIZE, 1)):
-            yield cells.take(chosen.flatten())
+        chosen = block.split(max(batch_size // BLOCK_SIZE, 1))
+        yield from cells.batches([rows.flatten() for rows in chosen])
 
     return minibatches
 
@@ -793,7 +793,7 @@ class SCCVAE(PerturbationVAE):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
             Cells of the new perturbations; control cells change nothing.
         A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
             Their design, in any form that ``fit`` takes.
