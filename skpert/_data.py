@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ._ranks import own_rows
-from ._rows import DiskRows, SparseRows, chosen_rows, dense_rows, random_order, rows_of
+from ._rows import (
+    DiskRows,
+    SparseRows,
+    chosen_rows,
+    dense_rows,
+    random_order,
+    rows_of,
+    small_counts,
+)
 from .distributions import Counts, log_saturated
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
@@ -80,6 +88,13 @@ class Cells(NamedTuple):
     def double(self) -> "Cells":
         """Cells with dense expression in float64, and all else that is not an index."""
         return self._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    def _resident(self) -> "Cells":
+        """The same; on a GPU counts are kept as small integers where half of it holds them."""
+        if self.dosage.device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(self.dosage.device)
+        return self._replace(x=small_counts(self.x, free / 2))
 
     def take(self, index: Tensor) -> "Cells":
         """Cells of these rows, with dense expression."""
@@ -157,7 +172,7 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     free[torch.from_numpy(first)] = False
     n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
     if n_validation == 0 or cells.n_cells - n_validation < 2:
-        return cells.to(device).with_saturated(), None
+        return cells.to(device)._resident().with_saturated(), None
     held_out = order[free][:n_validation]
     kept = torch.ones(cells.n_cells, dtype=torch.bool)
     kept[held_out] = False
@@ -165,7 +180,7 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     training, validation = (cells.subset(i).to(device) for i in parts)
     if isinstance(validation.x, DiskRows):
         validation = validation._replace(x=validation.x.loaded())
-    return training.with_saturated(), validation.with_saturated()
+    return training._resident().with_saturated(), validation.with_saturated()
 
 
 def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -14,6 +14,7 @@ import torch
 
 from ._data import Cells
 from ._ranks import rank_and_size, same
+from ._rows import DiskRows
 from .exceptions import TrainingWarning
 
 EVERY = 60.0  # seconds between two writings, at least
@@ -135,7 +136,7 @@ def progress_of(
     weights = {} if start is None else start.state_dict()  # of the module to begin with
     key = joblib.hash(
         [
-            type(estimator).__qualname__,
+            (type(estimator).__qualname__, isinstance(cells.x, DiskRows)),  # in another order
             {name: value for name, value in parameters.items() if name not in IRRELEVANT},
             (import_module(__package__).__version__, torch.__version__),
             None if estimator.random_state is None else seeds,

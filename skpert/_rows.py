@@ -96,6 +96,55 @@ class ChosenRows:
 
 
 @dataclass(frozen=True)
+class SmallCounts:
+    """Counts as 16-bit integers, half of the memory, of which rows are taken as floats."""
+
+    value: Tensor  # (n_rows, n_columns) int16
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        n_rows, n_columns = self.value.shape
+        return n_rows, n_columns
+
+    def to(self, device: torch.device) -> "SmallCounts":
+        """Rows on another device."""
+        return SmallCounts(self.value.to(device))
+
+    def index_select(self, dimension: int, index: Tensor) -> Tensor:
+        """Rows as a dense tensor, as a tensor's own ``index_select(0, index)`` gives."""
+        return self.value.index_select(0, index).float()
+
+
+def small_counts(x: Any, most_bytes: float) -> Any:
+    """The same rows as ``SmallCounts``, if they are counts below 2^15 that fit into the memory.
+
+    Dense rows of one shape for each minibatch are taken without waiting for the device.
+    """
+    n_rows, n_columns = x.shape
+    if isinstance(x, DiskRows) or 2 * n_rows * n_columns > most_bytes:
+        return x
+    value = None
+    n_at_once = max(2**24 // max(n_columns, 1), 1)
+    for start in range(0, n_rows, n_at_once):
+        device = x.index.device if isinstance(x, ChosenRows) else _device_of(x)
+        rows = torch.arange(start, min(start + n_at_once, n_rows), device=device)
+        block = x.index_select(0, rows)
+        small = block.to(torch.int16)
+        if not bool((small == block).all()):
+            return x
+        if value is None:
+            value = small.new_empty(n_rows, n_columns)
+        value[start : start + len(small)] = small
+    return x if value is None else SmallCounts(value)
+
+
+def _device_of(x: Any) -> torch.device:
+    device: torch.device = x.start.device if isinstance(x, SparseRows) else x.device
+    return device
+
+
+@dataclass(frozen=True)
 class DiskRows:
     """Rows on disk, which are read when they are taken.
 

@@ -214,6 +214,7 @@ def fake_cuda(monkeypatch):
             patch.setattr(module, "device_count", lambda: 1)
             patch.setattr(module, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
         patch.setattr(torch.cuda, "default_generators", (memory.generator,))
         with Called(memory), Dispatched(memory):
             yield memory

@@ -8,7 +8,7 @@ from scipy.special import gammaln, xlogy
 from torch.distributions import Independent, Normal
 
 from skpert._data import Cells, split
-from skpert._rows import ChosenRows, SparseRows
+from skpert._rows import ChosenRows, SparseRows, chosen_rows, rows_of, small_counts
 from skpert.distributions import Poisson
 
 
@@ -121,3 +121,27 @@ def test_data_without_cells_of_two_parts_hold_one_part_each():
     assert cells.part.shape == (3, 1)
     assert cells.dosage[:, 0].tolist() == [1, 0, 1]
     assert cells.part[[0, 2], 0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "chosen"])
+def test_counts_become_small_integers_where_nothing_is_lost(kind):
+    X = np.random.default_rng(0).poisson(1.0, (30, 7)).astype(np.float32)
+    X[3, 2] = 2**15 - 1
+    index = torch.tensor([5, 3, 3, 29])
+
+    def rows(X):
+        if kind == "chosen":
+            return chosen_rows(rows_of(sparse.csr_array(X)), torch.arange(len(X)))
+        return rows_of(X if kind == "dense" else sparse.csr_array(X))
+
+    small = small_counts(rows(X), 1e9)
+    assert small.value.dtype == torch.int16
+    assert small.shape == X.shape
+    found = small.to(torch.device("cpu")).index_select(0, index)
+    np.testing.assert_array_equal(found, X[index])
+    assert found.dtype == torch.float32
+    for value in (0.5, 2.0**15, 70_000.0):
+        odd = rows(np.where(X == 1, value, X).astype(np.float32))
+        assert small_counts(odd, 1e9) is odd
+    whole = rows(X)
+    assert small_counts(whole, 2 * X.size - 1) is whole
