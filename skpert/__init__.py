@@ -23,6 +23,7 @@ from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.sccvae import SCCVAE
 from .models.svae import IVAE, SVAE, VAE, BetaVAE, SVAEPlus
 from .persistence import load, save
+from .pipeline import PerturbationPipeline, make_perturbation_pipeline
 from .reporting import report
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "ControlMean",
     "InVAE",
     "InteractionRidge",
+    "PerturbationPipeline",
     "PerturbedMean",
     "SVAEPlus",
     "annotate",
@@ -50,6 +52,7 @@ __all__ = [
     "exceptions",
     "inspection",
     "load",
+    "make_perturbation_pipeline",
     "metrics",
     "model_selection",
     "plotting",

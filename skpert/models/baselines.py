@@ -372,7 +372,8 @@ class ControlMean(Baseline):
     """Predict that a perturbation does nothing.
 
     Any perturbation can be asked for, seen in training or not. Samples are control cells.
-    Expression is log-normalised, as by ``make_pipeline(LogNormalize(), ControlMean())``.
+    Expression is log-normalised, as by
+    ``make_perturbation_pipeline(LogNormalize(), ControlMean())``.
 
     Parameters
     ----------
@@ -404,7 +405,8 @@ class PerturbedMean(Baseline):
 
     Any perturbation can be asked for, seen in training or not. Each treatment of training, a
     combination being one, counts once, however many its cells. Samples are treated training
-    cells. Expression is log-normalised, as by ``make_pipeline(LogNormalize(), PerturbedMean())``.
+    cells. Expression is log-normalised, as by
+    ``make_perturbation_pipeline(LogNormalize(), PerturbedMean())``.
 
     Parameters
     ----------
@@ -477,7 +479,7 @@ class AdditiveEffects(SumOfParts):
     the mean of control cells: mean differences where every cell had one perturbation. Parts that
     only co-occur share their effect evenly. Samples are control cells, shifted by the
     effect. Expression is log-normalised, as by
-    ``make_pipeline(LogNormalize(), AdditiveEffects())``.
+    ``make_perturbation_pipeline(LogNormalize(), AdditiveEffects())``.
 
     Parameters
     ----------
@@ -540,7 +542,7 @@ class InteractionRidge(SumOfParts):
     :math:`i`, whose residuals a kernel ridge regression smooths: combinations whose sums are alike
     interact alike. Single perturbations, and everything without combinations in training, are as
     in ``AdditiveEffects(scale="learned")``. Expression is log-normalised, as by
-    ``make_pipeline(LogNormalize(), InteractionRidge())``.
+    ``make_perturbation_pipeline(LogNormalize(), InteractionRidge())``.
 
     Parameters
     ----------
@@ -621,7 +623,8 @@ class BilinearRidge(Baseline):
     modelled as ``c + G W E`` by ridge regression from both sides, with the embeddings of genes G
     and of targets E. Embeddings of the parts of a combination are added. The defaults learn each
     gene by itself, G = I, which is kernel ridge regression on the cosine similarity of targets.
-    Expression is log-normalised, as by ``make_pipeline(LogNormalize(), BilinearRidge())``.
+    Expression is log-normalised, as by
+    ``make_perturbation_pipeline(LogNormalize(), BilinearRidge())``.
 
     Parameters
     ----------
