@@ -23,8 +23,12 @@ class PerturbationPipeline(Pipeline):
     ----------
     steps : list of (str, estimator)
         Names and estimators; the last is a model of perturbations, or a baseline.
-    transform_input, memory, verbose
-        As in :class:`sklearn.pipeline.Pipeline`.
+    transform_input : list of str or None, default=None
+        Metadata that goes through the steps as X does; scikit-learn 1.6 or newer.
+    memory : str, joblib.Memory or None, default=None
+        Where fitted transformers are cached.
+    verbose : bool, default=False
+        Whether the time of each step is printed.
 
     See Also
     --------
@@ -127,8 +131,10 @@ def make_perturbation_pipeline(*steps, memory=None, verbose=False):
     ----------
     *steps : estimators
         Transformers, and last a model of perturbations or a baseline.
-    memory, verbose
-        As in :class:`sklearn.pipeline.Pipeline`.
+    memory : str, joblib.Memory or None, default=None
+        Where fitted transformers are cached.
+    verbose : bool, default=False
+        Whether the time of each step is printed.
 
     Returns
     -------

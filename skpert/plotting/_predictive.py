@@ -66,8 +66,20 @@ class PosteriorPredictiveDisplay:
 
         Parameters
         ----------
-        estimator, X, A, statistic, cells, n_replicates, random_state
+        estimator : fitted estimator
+            The model to be checked.
+        X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
+            Expression.
+        A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            Design.
+        statistic : str, callable or sequence of these
             As in :func:`skpert.inspection.posterior_predictive_check`.
+        cells : {"new", "same"}, default="new"
+            Whether replicates are of new cells, or of these.
+        n_replicates : int, default=100
+            Number of replicates.
+        random_state : int, RandomState instance or None, default=0
+            Seeds the replicates.
         axes, fdr : as in :meth:`plot`
             How it is drawn.
 
