@@ -21,8 +21,9 @@ from sklearn.model_selection import KFold
 from sklearn.utils import Bunch, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.expression import cell_names
-from .._input.values import check_number
+from .._input.expression import cell_names, check_same_cells
+from .._input.values import as_list, check_number, listed, text
+from ._direct import LEAST_NULLS
 
 LEAST_CONTROLS, LEAST_CELLS = 20, 10
 N_FOLDS = 5  # of cells, each scored along the direction of the others
@@ -31,10 +32,13 @@ SHARES = np.linspace(0, 1, 201)
 OUTLIERS, OUTLIER_SPREAD = 0.01, 4.0  # share and spread of control cells that are like no others
 N_POINTS = 512  # at which the density of control cells is known
 NOISE = 1e-4  # p value of a response, at most
+DRIFTS = np.append(0, np.geomspace(0.01, 3, 40))  # in standard deviations of control cells
+OFFSETS = np.linspace(-4, 4, 17)  # in standard errors
+LARGEST_COST = 10.0  # beyond which a drift is not looked at; of ``NOISE``, it is 9.2
 TINY = 1e-300
 
 
-def responders(estimator, X, A, *, guides=None, level=0.95):
+def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
     """Probability of each treated cell to have responded, and the share of those that did.
 
     Cells escape a perturbation, for instance as a guide did not cut both alleles. Mixscape [1]_
@@ -51,7 +55,12 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
         Their design. A combination is a perturbation of its own.
     guides : array-like of str of shape (n_cells,), default=None
         Guide of each cell. Shares are then those of guides, whose responders have the shift that
-        all cells of the perturbation say.
+        all cells of the perturbation say. Guides of control cells are non-targeting ones: five
+        or more say how far guides differ that do nothing.
+    nulls : str or list of str, default=None
+        Perturbations known to do nothing, such as non-targeting guides. Five or more say the
+        same; without, the cells of a perturbation count as independent, and those of a guide
+        that does nothing are detected too often.
     level : float, default=0.95
         Coverage of the intervals, strictly between 0 and 1.
 
@@ -65,14 +74,16 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
         ``shares``, a DataFrame with a row per perturbation, or per perturbation and guide:
         ``n_cells``; ``share`` of responders, in [0, 1], with its interval ``lower`` and ``upper``;
         ``shift`` of responders, in standard deviations of control cells; ``detected``, whether
-        the cells of the perturbation differ from control cells at all (p below 0.0001). Where they
-        do not, or are fewer than 10, share and shift are NaN and the interval is all of [0, 1].
+        the cells of the perturbation differ from control cells at all (p below 0.0001), further
+        than those of guides that do nothing, if these are known. Where they do not, or are fewer
+        than 10, share and shift are NaN and the interval is all of [0, 1].
 
     Raises
     ------
     ValueError
         If there are fewer than 20 control cells or no treated ones, lengths differ, a treated
-        cell has no guide among ``guides``, or ``level`` is out of range.
+        cell has no guide among ``guides``, a name in ``nulls`` has no cells, or ``level`` is out
+        of range.
 
     Notes
     -----
@@ -103,35 +114,32 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
     """
     check_is_fitted(estimator)
     check_number(level, "level", 0, 1, "neither")
+    check_same_cells(X, A)
     labels = pd.Series(estimator.design_.labels(A))
     Z = np.asarray(estimator.transform(X), dtype=np.float64)
     check_consistent_length(Z, labels)
-    if guides is not None:
-        guides = np.asarray(guides, dtype=object)
-        check_consistent_length(Z, guides)
-        missing = pd.isna(guides) & (labels != str(estimator.control)).to_numpy()
-        if missing.any():
-            raise ValueError(
-                f"{missing.sum()} treated cells have no guide, the first in row "
-                f"{missing.argmax()}: leave them out, or name what they have"
-            )
+    control = text(estimator.control)
+    guides = _guide_of_each(X, guides, labels, control)
     rows = {name: index.to_numpy() for name, index in labels.groupby(labels).groups.items()}
-    controls = rows.pop(str(estimator.control), np.array([], dtype=int))
+    controls = rows.pop(control, np.array([], dtype=int))
     if len(controls) < LEAST_CONTROLS or not rows:
         raise ValueError(
             f"A has {len(controls)} cells of the control {estimator.control!r} and {len(rows)} "
             f"perturbations: {LEAST_CONTROLS} control cells and one perturbation are needed"
         )
+    known = _null_groups(Z, controls, rows, guides, nulls)
     cells = pd.DataFrame(
         {"perturbation": labels.to_numpy(), "score": np.nan, "probability": np.nan}
     )
     shares = []
     for name, index in rows.items():
-        fitted = _fit(Z[controls], Z[index])
-        cells.loc[index, "score"] = fitted.score
         own = pd.Series(np.zeros(len(index)) if guides is None else guides[index])
-        for guide, part in own.groupby(own).groups.items():
-            row, probability = _share(fitted, part.to_numpy(), level)
+        parts = {guide: part.to_numpy() for guide, part in own.groupby(own).groups.items()}
+        weight = np.square([len(part) / len(index) for part in parts.values()]).sum()
+        fitted = _fit(Z[controls], Z[index], known.but(name), weight)
+        cells.loc[index, "score"] = fitted.score
+        for guide, part in parts.items():
+            row, probability = _share(fitted, part, level)
             cells.loc[index[part], "probability"] = probability
             shares.append({"perturbation": name, "guide": guide} | row)
     keys = ["perturbation"] if guides is None else ["perturbation", "guide"]
@@ -139,6 +147,63 @@ def responders(estimator, X, A, *, guides=None, level=0.95):
     cells.index = cells.index if names is None else names
     columns = ["n_cells", "share", "lower", "upper", "shift", "detected"]
     return Bunch(cells=cells, shares=pd.DataFrame(shares).set_index(keys)[columns])
+
+
+def _guide_of_each(X, guides, labels, control):
+    """Guide of each cell, of which only control cells may lack one; None if there are none."""
+    if guides is None:
+        return None
+    check_same_cells(X, guides, ("X", "guides"))
+    guides = np.asarray(guides, dtype=object)
+    check_consistent_length(labels, guides)
+    missing = pd.isna(guides) & (labels != control).to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"{missing.sum()} treated cells have no guide, the first in row "
+            f"{missing.argmax()}: leave them out, or name what they have"
+        )
+    return guides
+
+
+class _Nulls(NamedTuple):
+    """Groups of cells that are known to do nothing, such as those of non-targeting guides."""
+
+    label: np.ndarray  # (n_groups,) of their cells
+    shift: np.ndarray  # mean state less that of other control cells, (n_groups, n_latent)
+    variance: np.ndarray  # of the mean of a score, by sampling cells, (n_groups,)
+
+    def but(self, name):
+        """Without the groups of a perturbation; all or none are needed."""
+        others = _Nulls(*(part[self.label != name] for part in self))
+        return others if len(others.label) >= LEAST_NULLS else _Nulls(*(p[:0] for p in self))
+
+
+def _null_groups(Z, controls, rows, guides, nulls):
+    """Groups of the perturbations ``nulls``, and of the guides of control cells."""
+    nulls = [text(name) for name in as_list(nulls)]
+    absent = [name for name in nulls if name not in rows]
+    if absent:
+        raise ValueError(
+            f"nulls names {listed(absent, 5)}, which have no treated cells in A: its "
+            f"perturbations are {listed(list(rows), 5)}"
+        )
+    label, shift, variance = [], [np.empty((0, Z.shape[1]))], []
+    whole, n_whole = Z[controls].sum(0), len(controls)
+    for name in [*dict.fromkeys(nulls), None]:  # None is the control
+        index = controls if name is None else rows[name]
+        if guides is None:
+            groups = [] if name is None else [index]
+        else:
+            own = pd.Series(guides[index])
+            groups = [index[part] for part in own.groupby(own).indices.values()]
+        for group in groups:
+            total, n = Z[group].sum(0), len(group)
+            rest, n_rest = (whole - total, n_whole - n) if name is None else (whole, n_whole)
+            if min(n, n_rest) >= LEAST_CELLS:
+                label.append(name)
+                shift.append(total[None] / n - rest / n_rest)
+                variance.append(1 / n + 1 / n_rest)
+    return _Nulls(np.array(label, dtype=object), np.concatenate(shift), np.array(variance))
 
 
 class _Fit(NamedTuple):
@@ -152,8 +217,11 @@ class _Fit(NamedTuple):
     detected: bool
 
 
-def _fit(control, Z):
-    """Scores of cells, and the shift and share of maximum likelihood."""
+def _fit(control, Z, nulls, weight):
+    """Scores of cells, and the shift and share of maximum likelihood.
+
+    ``weight`` is the variance of the drift of these cells in that of one guide.
+    """
     if len(Z) < LEAST_CELLS:
         nothing = np.full(len(Z), np.nan)
         return _Fit(nothing, nothing, nothing[:, None], np.array([np.nan]), 0, False)
@@ -169,22 +237,40 @@ def _fit(control, Z):
     unmoved = np.interp(score, points, density)
     moved = np.interp(score[:, None] - shifts, points, density)
     value = np.array([_log_likelihood(unmoved, one) for one in moved.T])  # (n_shifts, n_shares)
-    gain = value.max() - _unmoved(score, points, density, len(control))
+    drift = _drift(nulls, _direction(control, Z)[1])
+    gain = value.max() - _unmoved(score, points, density, len(control), *drift, weight)
     best = int(value.max(1).argmax())
     return _Fit(score, unmoved, moved, shifts, best, bool(chi2.sf(2 * gain, 2) < NOISE))
 
 
-def _unmoved(score, points, density, n_controls):
+def _drift(nulls, direction):
+    """Standard deviations of the mean score of a guide that does nothing, and what each costs.
+
+    The cost is the log-likelihood of the scores of ``nulls`` less than the largest.
+    """
+    if not len(nulls.label):
+        return np.zeros(1), np.zeros(1)
+    square = (nulls.shift @ direction)[:, None] ** 2
+    variance = nulls.variance[:, None] + DRIFTS**2
+    value = -(square / variance + np.log(variance)).sum(0) / 2
+    return DRIFTS, value.max() - value
+
+
+def _unmoved(score, points, density, n_controls, drifts, costs, weight):
     """Log-likelihood without responders, where control cells may lie and spread otherwise.
 
-    So many of them say so only with an error, which the largest deviation pays for.
+    So many of them say so only with an error, and guides that do nothing drift, which the largest
+    deviation pays for.
     """
     best = -np.inf
-    for spread in np.exp(np.linspace(-4, 4, 17) / np.sqrt(2 * n_controls)):
-        off = np.linspace(-4, 4, 17) / np.sqrt(n_controls)
+    widths = np.sqrt(1 / n_controls + weight * drifts**2)
+    likely = widths[costs < LARGEST_COST]
+    off = np.concatenate([width * OFFSETS for width in likely])
+    paid = ((off[:, None] / widths) ** 2 / 2 + costs).min(1)
+    for spread in np.exp(OFFSETS / np.sqrt(2 * n_controls)):
         scaled = (score[:, None] - off) / spread
         value = np.log(np.interp(scaled, points, density) / spread).sum(0)
-        cost = n_controls * (off**2 / 2 + np.log(spread) ** 2)
+        cost = paid + n_controls * np.log(spread) ** 2
         best = max(best, (value - cost).max())
     return best
 

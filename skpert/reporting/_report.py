@@ -297,7 +297,7 @@ def _of_cells(screen, X, question, left_out, false):
         left_out.append(("Responders", why))
     else:
         guides = _guide_of_each(screen, question.guides)
-        section, detected = _sections.response(screen, X, guides)
+        section, detected = _sections.response(screen, X, question, guides)
         false["cells that responded"] = [name for name in question.nulls if name in detected]
         yield section
 

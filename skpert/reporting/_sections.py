@@ -397,9 +397,10 @@ def _verb(verdict, n):
     return f"{'is' if n == 1 else 'are'} {verdict}"
 
 
-def response(screen, X, of_cells):
+def response(screen, X, question, of_cells):
     """Shares of cells that responded."""
-    shares = responders(screen.model, X, screen.A, guides=of_cells).shares
+    asked = {"guides": of_cells, "nulls": question.nulls or None}
+    shares = responders(screen.model, X, screen.A, **asked).shares
     shares = shares.sort_values(["detected", "share"], ascending=False, kind="stable")
     n_detected = int(shares["detected"].sum())
     what = "perturbation" if shares.index.nlevels == 1 else "guide"

@@ -95,6 +95,55 @@ def test_null_perturbations_are_not_detected(n_controls, n_cells):
     assert responders(States().fit(A), Z, A).shares["detected"].sum() <= 1
 
 
+def drifting(drift, n_guides=16, n_cells=250, seed=0):
+    """States and labels of guides that do nothing, N0..., and of one that does, after control."""
+    random = np.random.default_rng(seed)
+    names = ["control", *(f"N{i}" for i in range(n_guides)), "works"]
+    A = np.repeat(names, [2000, *[n_cells] * (n_guides + 1)])
+    codes = np.repeat(np.arange(len(names)), [2000, *[n_cells] * (n_guides + 1)])
+    means = drift * random.normal(size=(len(names), 8))
+    Z = random.normal(size=(len(A), 8)) + means[codes]
+    Z[(A == "works") & (random.random(len(A)) < 0.7), 0] += 3
+    return Z, A, names[1:-1]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_guides_that_drift_are_not_detected_beside_others(seed):
+    Z, A, nulls = drifting(0.12, seed=seed)
+    model = States().fit(A)
+    alone = responders(model, Z, A).shares
+    beside = responders(model, Z, A, nulls=nulls).shares
+    assert alone.loc[nulls, "detected"].sum() >= 2
+    assert not beside.loc[nulls, "detected"].any()
+    assert beside.loc["works", "detected"]
+    assert beside.loc["works", "share"] == alone.loc["works", "share"]
+
+
+def test_guides_of_control_cells_say_how_far_guides_drift():
+    Z, A, nulls = drifting(0.12)
+    guides = A.astype(object)
+    controls = np.isin(A, nulls[:10])
+    labels = np.where(controls, "control", A)
+    guides[A == "control"] = None  # cells of no guide
+    found = responders(States().fit(labels), Z, labels, guides=guides).shares
+    assert found.loc["works", "detected"].all()
+    assert not found.loc[nulls[10:], "detected"].any()
+    without = responders(States().fit(labels), Z, labels).shares
+    assert without.loc[nulls[10:], "detected"].any()
+
+
+def test_nulls_without_drift_take_little_power():
+    Z, A, nulls = drifting(0.0)
+    rows = A == "works"
+    Z[rows] = np.random.default_rng(1).normal(size=(rows.sum(), 8))
+    Z[rows, 0] += 0.6
+    model = States().fit(A)
+    assert responders(model, Z, A).shares.loc["works", "detected"]
+    assert responders(model, Z, A, nulls=nulls).shares.loc["works", "detected"]
+    few = responders(model, Z, A, nulls=nulls[:4]).shares
+    pd.testing.assert_frame_equal(few, responders(model, Z, A).shares)
+
+
 def test_an_affine_map_of_the_states_changes_nothing():
     Z, A, _ = screen()
     first = responders(States().fit(A), Z, A)
@@ -146,6 +195,8 @@ def test_what_cannot_be_told_is_an_error():
     guides = np.where(A == "A", None, "g")
     with pytest.raises(ValueError, match="300 treated cells have no guide, the first in row 600"):
         responders(model, Z, A, guides=guides)
+    with pytest.raises(ValueError, match="nulls names 'NT', which have no treated cells in A"):
+        responders(model, Z, A, nulls=["NT", "D"])
     with pytest.raises(ValueError, match="level"):
         responders(model, Z, A, level=1.0)
 
