@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ._effects import effects
 from ._input.expression import check_same_cells
+from ._input.values import check_has_latents
 from .inspection import latent_genes, responders
 from .inspection._responders import LEAST_CONTROLS
 
@@ -64,7 +65,7 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     >>> annotate(adata, model, adata.obs).obsm["X_skpert"].shape
     (240, 3)
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     if not (hasattr(adata, "obsm") and hasattr(adata, "varm")):
         raise TypeError(f"adata must be an AnnData, got a {type(adata).__name__}")
     if not key or "/" in key:

@@ -5,6 +5,7 @@ import os
 import re
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .nn import LIKELIHOODS
@@ -20,7 +21,7 @@ CONSTRAINTS = {
     "control": [object],
     "sep": [str, None],
     "perturbation": [str],
-    "environment": [str, "array-like", None],
+    "environment": [str, list, tuple, np.ndarray, None],
     "layer": [str, None],
     "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],

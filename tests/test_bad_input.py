@@ -192,6 +192,8 @@ BAD = {
     "likelihood": (X, A, {"likelihood": "gaussian"}, "'likelihood' parameter"),
     "batch_size": (X, A, {"batch_size": 1}, "'batch_size' parameter"),
     "environment": (X, A, {"environment": 3}, "'environment' parameter"),
+    "environment without order": (X, A, {"environment": {"lane"}}, "'environment' parameter"),
+    "environment as an index": (X, A, {"environment": pd.Index(["a"])}, "'environment' parameter"),
     "sep": (X, A, {"sep": ""}, "sep=''"),
 }
 

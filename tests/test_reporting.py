@@ -259,7 +259,7 @@ def test_what_is_no_fitted_model_is_an_error(tmp_path):
     with pytest.raises(NotFittedError):
         report(SVAEPlus(), X, OBS, path)
     baseline = ControlMean().fit(np.log1p(X), OBS)
-    with pytest.raises(ValueError, match="ControlMean has no latents to report on"):
+    with pytest.raises(ValueError, match="ControlMean has no latents"):
         report(baseline, X, OBS, path)
     with pytest.raises(TypeError, match="path must be the name of a file"):
         report(SVAEPlus(), X, OBS, None)

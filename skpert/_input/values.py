@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils import check_scalar
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 BOOLS = (bool, np.bool_)
 VALUES = (str, bytes, *BOOLS, Real, Decimal, np.datetime64, np.timedelta64)
@@ -223,6 +223,16 @@ def check_range(value, must, kind, fits):
     if not of_kind or not fits(*limits):
         raise ValueError(f"{must}, got {value!r}")
     return limits
+
+
+def check_has_latents(estimator):
+    """Raise NotFittedError unless the estimator is fitted, ValueError unless it has latents."""
+    check_is_fitted(estimator)
+    if not (hasattr(estimator, "transform") and hasattr(estimator, "design_")):
+        raise ValueError(
+            f"{type(estimator).__name__} has no latents: give a fitted model such as SVAEPlus, of "
+            "a search or a pipeline the model within"
+        )
 
 
 def check_columns(frame, columns):

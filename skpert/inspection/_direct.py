@@ -7,11 +7,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, norm
 from sklearn.utils import Bunch, _safe_indexing
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length
 
 from .._input.cells import check_cells
 from .._input.expression import check_same_cells
-from .._input.values import as_list, check_columns, check_finite, check_number, listed, text
+from .._input.values import (
+    as_list,
+    check_columns,
+    check_finite,
+    check_has_latents,
+    check_number,
+    listed,
+    text,
+)
 from ..parameters import REAL_VALUED
 from ._pseudobulk import left_over, slopes, sums
 
@@ -163,7 +171,7 @@ def direct_effects(
 
 def measured(estimator, X, A, targets=None, nulls=None, batch=None, min_expected=5.0):
     """What is left of each gene under each condition of A, and what is needed to judge it."""
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     check_same_cells(X, A)
     labels = estimator.design_.labels(A)
     codes, names = pd.factorize(labels, sort=True)

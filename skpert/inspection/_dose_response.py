@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2, f, false_discovery_control, t
 from sklearn.utils import Bunch, check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 
 from .._input.expression import check_same_cells
-from .._input.values import check_number, listed
+from .._input.values import check_has_latents, check_number, listed
 from ..exceptions import warn_of_data
 from ..preprocessing._curves import (
     HILL_DOSES,
@@ -128,7 +127,7 @@ def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
     >>> best["shape"], bool(best["ec50_lower"] < 2 < best["ec50_upper"])
     ('hill', True)
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     check_number(fdr, "fdr", 0, 1, "both")
     check_number(level, "level", 0, 1, "neither")
     check_same_cells(X, A)

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.stats import false_discovery_control, hypergeom, norm, rankdata
 
-from .._input.values import check_integer, check_number, listed
+from .._input.values import check_integer, check_number, listed, text
 from ..preprocessing._genesets import _gene_sets
 
 MOST_TOP = 50  # genes, as in the paper
@@ -172,16 +172,31 @@ def latent_names(enriched, *, fdr=0.05):
     return {unit: f"{_number(unit, units)}: {words[name]}" for unit, name in found.items()}
 
 
-def names_of(names):
-    """Names of latents as a dict, from one or from the table of ``enrich``; None is empty."""
+def names_of(names, latents):
+    """New names of some latents, from a dict or the table of ``enrich``; None is empty.
+
+    No two latents have the same name then, the others keeping theirs.
+    """
     if isinstance(names, pd.DataFrame):
-        return latent_names(names)
+        names = latent_names(names)
     if names is not None and not isinstance(names, Mapping):
         raise ValueError(
             "names must be a dict of names of latents, or the table of enrich; got "
             f"{type(names).__name__}"
         )
-    return dict(names or {})
+    given = {text(latent): text(name) for latent, name in (names or {}).items()}
+    found = {latent: given[str(latent)] for latent in latents if str(latent) in given}
+    if given and not found:
+        raise ValueError(
+            f"names has {listed(list(given), 5)}, and latents are {listed(list(latents), 5)}"
+        )
+    shown = pd.Series([found.get(latent, str(latent)) for latent in latents], dtype=object)
+    if shown.duplicated().any():
+        raise ValueError(
+            f"names calls several latents {listed(shown[shown.duplicated()].unique(), 5)}: give "
+            "each a name of its own"
+        )
+    return found
 
 
 def in_words(names):

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
-from sklearn.utils.validation import check_is_fitted
 
 from .._data import Cells
 from .._input.cells import check_cells
-from .._input.values import check_finite, check_integer, listed
+from .._input.values import BOOLS, check_finite, check_has_latents, check_integer, listed
 from ..parameters import REAL_VALUED
 from ._gradients import decoder_gradients, encoder_gradients, response
 
@@ -116,9 +115,7 @@ def latent_genes(
     >>> len(top)
     10
     """
-    check_is_fitted(estimator)
-    if not hasattr(estimator, "module_"):
-        raise ValueError(f"{type(estimator).__name__} has no latents")
+    check_has_latents(estimator)
     check_finite(step, "step", "neither")
     check_finite(pseudocount, "pseudocount")
     check_integer(n_cells, "n_cells", 2)
@@ -148,9 +145,9 @@ def _chosen(estimator, latents):
     of_module[of_module >= estimator.n_latent_] = -1
     if latents is None:
         return names, of_module
-    latents = [latents] if isinstance(latents, str | Integral) else list(latents)
+    latents = [latents] if isinstance(latents, (str, Integral, *BOOLS)) else list(latents)
     known = {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
-    unknown = [latent for latent in latents if latent not in known]
+    unknown = [latent for latent in latents if not _is_place(latent) or latent not in known]
     if unknown or not latents:
         raise ValueError(
             f"latents must be names among {listed(names, 5)} or positions below {len(names)}; got "
@@ -158,6 +155,13 @@ def _chosen(estimator, latents):
         )
     rows = [known[latent] for latent in latents]
     return names[rows], of_module[rows]
+
+
+def _is_place(latent):
+    """Whether this is a name or a position; True is none, though it equals 1."""
+    return isinstance(latent, str) or (
+        isinstance(latent, Integral) and not isinstance(latent, BOOLS)
+    )
 
 
 def _gene_names(estimator, genes):

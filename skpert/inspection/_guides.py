@@ -17,10 +17,10 @@ import pandas as pd
 from scipy.special import softmax, xlogy
 from scipy.stats import chi2, false_discovery_control, norm
 from sklearn.utils import Bunch
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length
 
 from .._input.expression import check_same_cells
-from .._input.values import as_list, check_columns, check_number, listed, text
+from .._input.values import as_list, check_columns, check_has_latents, check_number, listed, text
 from ._direct import LEAST_NULLS, Conditions, gene_names, of_conditions, target_genes
 
 SHARES = np.linspace(-0.995, 0.995, 399)  # lost (negative) or gained
@@ -118,7 +118,7 @@ def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05,
     >>> table.loc[["P3_1", "P3_2", "P3_3"], "verdict"].tolist()
     ['works', 'dead', 'works']
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     check_number(fdr, "fdr", 0, 1, "both")
     check_number(level, "level", 0, 1, "neither")
     conditions, genes = _read(estimator, X, A, guides, nulls)

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._effects import stability_of_axes
 from .._input.cells import check_cells, log_normalised, median_library_size
-from .._input.values import listed
+from .._input.values import check_has_latents, listed
 from ..metrics import maximum_mean_discrepancy
 from ..metrics.distances import kernel_bandwidths
 from ..parameters import REAL_VALUED
@@ -49,7 +49,8 @@ def latent_summary(estimator, *, fdr=0.05, names=None):
     Raises
     ------
     ValueError
-        If the estimator calls no edges, ``fdr`` is out of range, or ``names`` are of neither form.
+        If the estimator calls no edges, ``fdr`` is out of range, or ``names`` are of neither form,
+        of none of its latents, or the same for two of them.
 
     References
     ----------
@@ -84,7 +85,7 @@ def latent_summary(estimator, *, fdr=0.05, names=None):
         },
         index=pd.Index(effects.columns, name="latent"),
     )
-    summary = summary.rename(index=names_of(names))
+    summary = summary.rename(index=names_of(names, effects.columns))
     return summary.sort_values(["n_perturbations", "expected"], ascending=False, kind="stable")
 
 
@@ -274,7 +275,7 @@ def latent_shifts(estimator, A):
     >>> latent_shifts(model, ["P0", "P7", "control"]).shape  # P7 was not seen
     (3, 4)
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     A = [A] if isinstance(A, str) else A
     labels = estimator.design_.labels(A)
     # What shifts a cell is not its expression.
@@ -345,7 +346,7 @@ def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
     >>> distances.columns.tolist(), len(distances)
     (['latent', 'expression', 'n_cells'], 8)
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     if max_cells < 2:
         raise ValueError(f"max_cells must be at least 2, got {max_cells!r}")
     values, _ = on_log_scale(estimator, X, A)

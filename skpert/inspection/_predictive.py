@@ -10,7 +10,7 @@ is uniform on held-out cells. A statistic with a value per gene is reduced to on
 perturbation in a way that treats the data and all replicates alike, which keeps that true.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,10 +19,9 @@ import pandas as pd
 import torch
 from scipy.stats import false_discovery_control
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from .._input.parts import parts_of_names
-from .._input.values import check_integer, check_number, listed
+from .._input.values import check_has_latents, check_integer, check_number, listed
 from .._prediction import posterior_draw, replicated
 from ..metrics.cells import SCALE, log_relative_counts
 from ..models.invae import InvariantModule
@@ -66,7 +65,8 @@ def posterior_predictive_check(
         "zero_fraction"; and "ate", the average treatment effect: the mean of
         ``log2(1 + 1e4 * x / x.sum())`` minus that of control cells [1]_. With a normal likelihood
         all are of x as it is. A callable gets x of all cells of a perturbation, (n_cells,
-        n_genes), and returns a number or a vector.
+        n_genes), and returns a number or a vector. What is not finite counts as NaN: a gene that
+        has one anywhere is left out, and a number has no p-value.
     cells : {"new", "same"}, default="new"
         Where latent states come from. "new": their prior under the design, as for cells never
         seen. "same": their posterior given these cells, as scvi-tools' posterior predictive
@@ -314,12 +314,16 @@ def _read_statistics(statistic, alternative):
             f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}"
         )
     single = isinstance(statistic, str) or callable(statistic)
+    if not single and not isinstance(statistic, Iterable):
+        raise ValueError(
+            f"statistic must be a name, a function, or a list of these, got {statistic!r}"
+        )
     statistics = {}
-    for one in [statistic] if single else list(statistic):
+    for one in [statistic] if single else statistic:
         if callable(one):
             name, found = getattr(one, "__name__", type(one).__name__), None
             found = _Statistic(one, None, None, alternative)
-        elif one in NAMED:
+        elif isinstance(one, str) and one in NAMED:
             name, found = one, NAMED[one]
         else:
             raise ValueError(
@@ -353,17 +357,13 @@ READERS = {  # expression of a state of the guide
 
 def _reader(estimator, cells):
     """What makes expression of the states of the same cells; None for new cells."""
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     if cells not in ("new", "same"):
         raise ValueError(f"cells must be 'new' or 'same', got {cells!r}")
-    name = type(estimator).__name__
-    if not hasattr(estimator, "module_"):
-        raise ValueError(
-            f"{name} is no model of cells with latent states, from which replicates are drawn"
-        )
     if cells == "new":
         return None
     if type(estimator.module_) not in READERS:
+        name = type(estimator).__name__
         raise ValueError(f"{name} does not draw the states of the same cells: give cells='new'")
     return READERS[type(estimator.module_)]
 
@@ -384,10 +384,21 @@ def _summaries(batches, *, groups, statistics, counts):
             sums[key][index] += of_batch
         for cells in _complete(held, np.split(x, begins[1:]), ends) if whole else ():
             for name, value in whole.items():
-                found[name].append(np.asarray(value(cells), dtype=np.float64))
+                found[name].append(_numbers(value(cells), name))
     kinds = statistics.items()
     named = {name: kind.value(sums, groups) for name, kind in kinds if kind.sums is not None}
     return found | {name: value.astype(np.float32) for name, value in named.items()}
+
+
+def _numbers(value, name):
+    """What a callable returned, as numbers that are finite or NaN."""
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"statistic {name!r} must return numbers: {error}") from error
+    if not numbers.size:
+        raise ValueError(f"statistic {name!r} returned an empty array")
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _complete(held, parts, ends):

@@ -19,10 +19,9 @@ import pandas as pd
 from scipy.stats import chi2, norm
 from sklearn.model_selection import KFold
 from sklearn.utils import Bunch, check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 
 from .._input.expression import cell_names, check_same_cells
-from .._input.values import as_list, check_number, listed, text
+from .._input.values import as_list, check_has_latents, check_number, listed, text
 from ._direct import LEAST_NULLS
 
 LEAST_CONTROLS, LEAST_CELLS = 20, 10
@@ -112,7 +111,7 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
     >>> bool(share["lower"] < 0.5 < share["upper"])
     True
     """
-    check_is_fitted(estimator)
+    check_has_latents(estimator)
     check_number(level, "level", 0, 1, "neither")
     check_same_cells(X, A)
     labels = pd.Series(estimator.design_.labels(A))

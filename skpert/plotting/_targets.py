@@ -123,10 +123,10 @@ class TargetsDisplay:
         ------
         ValueError
             If ``kind`` is neither, or "intervals" without ``edges`` of all targets, or ``names``
-            are of neither form.
+            are of neither form, of none of the latents, or the same for two of them.
         """
         check_matplotlib(type(self))
-        named = names_of(names)
+        named = names_of(names, self.targets.columns)
         if kind not in ("map", "intervals"):
             raise ValueError(f"kind must be 'map' or 'intervals', got {kind!r}")
         values = self.targets.to_numpy(dtype=np.float64)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length
 
 from .._archive import file_name, replaced
 from .._input.expression import check_same_cells
-from .._input.values import as_list, check_number, listed, text
+from .._input.values import as_list, check_has_latents, check_number, listed, text
 from ..inspection import latent_genes
 from ..inspection._direct import gene_names
 from ..inspection._responders import LEAST_CONTROLS
@@ -205,12 +205,7 @@ def _distinct(caught):
 
 def _screen(estimator, X, A):
     """Cells as the estimator reads them; ValueError if it cannot."""
-    check_is_fitted(estimator)
-    if not hasattr(estimator, "module_"):
-        raise ValueError(
-            f"{type(estimator).__name__} has no latents to report on: give a fitted model such as "
-            "SVAEPlus, of a search or a pipeline the model within"
-        )
+    check_has_latents(estimator)
     check_same_cells(X, A)
     labels = np.asarray(estimator.design_.labels(A), dtype=object)
     values = estimator._expression(X, A)

@@ -2,6 +2,7 @@
 
 from inspect import getmembers, isclass
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import spearmanr
 
 import skpert
-from skpert import IVAE, NFIVAE, SCCVAE, VAE, InVAE, SVAEPlus
+from skpert import IVAE, NFIVAE, SCCVAE, VAE, InVAE, SVAEPlus, inspection
 from skpert.base import PerturbationVAE
 from skpert.inspection import latent_genes
 from skpert.inspection._gradients import encoder_gradients
@@ -240,6 +241,9 @@ def test_environments_are_those_of_training():
         ({"latents": ["vae7"]}, "vae7"),
         ({"latents": [3]}, "positions below 3"),
         ({"latents": []}, "none"),
+        ({"latents": True}, "got 'True'"),
+        ({"latents": np.array([True, False, True])}, "got 'True', 'False', 'True'"),
+        ({"latents": [1.0]}, "got '1.0'"),
         ({"genes": ["one"]}, "20 genes"),
         ({"step": 0}, "step"),
         ({"pseudocount": -1}, "pseudocount"),
@@ -253,6 +257,18 @@ def test_bad_input_is_a_clear_error(settings, message):
         latent_genes(model, **settings)
 
 
-def test_baselines_have_no_latents():
+@pytest.mark.parametrize(
+    "function",
+    [
+        latent_genes,
+        lambda model: inspection.dose_response(model, COUNTS, np.eye(len(COUNTS))),
+        lambda model: inspection.responders(model, COUNTS, A),
+        lambda model: inspection.direct_effects(model, COUNTS, A),
+        lambda model: inspection.guide_efficacy(model, COUNTS, A, {"A": "GENE"}),
+        lambda model: inspection.latent_shifts(model, A),
+        lambda model: skpert.annotate(anndata.AnnData(COUNTS), model, A),
+    ],
+)
+def test_baselines_have_no_latents(function):
     with pytest.raises(ValueError, match="ControlMean has no latents"):
-        latent_genes(skpert.ControlMean().fit(COUNTS, A))
+        function(skpert.ControlMean().fit(np.log1p(COUNTS), A))

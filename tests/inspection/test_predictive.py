@@ -257,7 +257,7 @@ def test_other_models(sparse_shift):
     assert len(posterior_predictive_check(sccvae, X, A, "ate", n_replicates=2).table) == 8
     with pytest.raises(ValueError, match="SCCVAE does not draw the states of the same cells"):
         posterior_predictive_check(sccvae, X, A, cells="same")
-    with pytest.raises(ValueError, match="ControlMean is no model of cells with latent states"):
+    with pytest.raises(ValueError, match="ControlMean has no latents"):
         posterior_predictive_check(ControlMean().fit(np.log1p(X), A), X, A)
 
 
@@ -281,6 +281,10 @@ def test_real_values_have_effects_in_their_own_units():
             "two statistics have the name 'share_of_first'",
         ),
         ({"statistic": lambda cells: cells}, "must return a number or a vector"),
+        ({"statistic": None}, "statistic must be a name, a function, or a list of these"),
+        ({"statistic": [["mean"]]}, r"statistic \['mean'\] is neither callable nor"),
+        ({"statistic": lambda cells: "high"}, "statistic '<lambda>' must return numbers"),
+        ({"statistic": lambda cells: []}, "statistic '<lambda>' returned an empty array"),
         ({"cells": "old"}, "cells must be 'new' or 'same', got 'old'"),
         ({"n_replicates": 1}, "n_replicates must be an integer of at least 2, got 1"),
         ({"alternative": "less than"}, "alternative must be 'two-sided'"),
@@ -290,6 +294,14 @@ def test_real_values_have_effects_in_their_own_units():
 def test_bad_input(changed, message, additive, screen):
     with pytest.raises(ValueError, match=message):
         posterior_predictive_check(additive, screen.X, screen.A, **{"n_replicates": 2} | changed)
+
+
+def test_values_that_are_not_finite_have_no_p(additive, screen):
+    def ratio(cells):
+        return np.inf
+
+    check = posterior_predictive_check(additive, screen.X, screen.A, ratio, n_replicates=2)
+    assert check.table[["observed", "p", "q"]].isna().all(axis=None)
 
 
 def test_control_cells_alone(additive, screen):

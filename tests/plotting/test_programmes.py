@@ -108,3 +108,7 @@ def test_targets_are_shown_with_names_of_latents(screen, kind):
     assert "1: x" in labels(display.ax_.xaxis)
     with pytest.raises(ValueError, match="names must be a dict"):
         TargetsDisplay(targets).plot(names=["a"])
+    with pytest.raises(ValueError, match="names calls several latents 'a'"):
+        TargetsDisplay(targets).plot(names=dict.fromkeys(targets.columns[:2], "a"))
+    with pytest.raises(ValueError, match="names has 'svae7', and latents are"):
+        TargetsDisplay(targets).plot(names={"svae7": "a"})
