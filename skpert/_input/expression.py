@@ -11,7 +11,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _get_feature_names
 
 from .stored import StoredRows, in_memory, is_path, on_disk, opened_file, streamed
-from .values import listed
+from .values import check_columns, listed
 
 LARGEST = 1e100  # whose squares, and sums of them, float64 can hold
 LARGEST_SINGLE = 1e15  # the same for float32
@@ -173,6 +173,26 @@ def check_same_cells(X, A, names=("X", "A")):
         f"{x}. Select the cells that both have, in one order; if rows belong together as they "
         f"stand, give {a} without its index (.to_numpy())"
     )
+
+
+def of_each_cell(values, A, n_cells, name):
+    """One value per cell, or those of a column of A, as an array of objects, some of them missing.
+
+    ValueError unless there are ``n_cells`` of them, of the same cells as A.
+    """
+    if isinstance(values, str):
+        if not isinstance(A, pd.DataFrame):
+            raise ValueError(f"{name}={values!r} names a column, and A is no DataFrame")
+        check_columns(A, [values])
+        values = A[values]
+    check_same_cells(A, values, ("A", name))
+    array = np.asarray(values, dtype=object)
+    if array.shape != (n_cells,):
+        raise ValueError(
+            f"{name} must have one value for each of the {n_cells} cells, got an array of the "
+            f"shape {array.shape}"
+        )
+    return array
 
 
 def cell_names(data):

@@ -228,7 +228,7 @@ def check_range(value, must, kind, fits):
 def check_has_latents(estimator):
     """Raise NotFittedError unless the estimator is fitted, ValueError unless it has latents."""
     check_is_fitted(estimator)
-    if not (hasattr(estimator, "transform") and hasattr(estimator, "design_")):
+    if not (hasattr(estimator, "transform") and hasattr(estimator, "control")):
         raise ValueError(
             f"{type(estimator).__name__} has no latents: give a fitted model such as SVAEPlus, of "
             "a search or a pipeline the model within"

@@ -10,10 +10,9 @@ from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 
 from .._input.cells import check_cells
-from .._input.expression import check_same_cells
+from .._input.expression import check_same_cells, of_each_cell
 from .._input.values import (
     as_list,
-    check_columns,
     check_finite,
     check_has_latents,
     check_number,
@@ -254,21 +253,12 @@ def _null_conditions(names, nulls):
 
 def _strata(A, batch):
     """Number of the batch of each cell."""
-    if isinstance(batch, str):
-        if not isinstance(A, pd.DataFrame):
-            raise ValueError(f"batch={batch!r} names a column, and A is no DataFrame")
-        check_columns(A, [batch])
-        batch = A[batch]
     n_cells = A.shape[0] if hasattr(A, "shape") else len(A)
     if batch is None:
         return np.zeros(n_cells, dtype=np.int64)
-    check_same_cells(A, batch, ("A", "batch"))
-    codes = pd.factorize(np.asarray(batch))[0]
-    if len(codes) != n_cells or (codes < 0).any():
-        raise ValueError(
-            f"batch must have a value for each of the {n_cells} cells, none of them missing: got "
-            f"{len(codes)}, of which {(codes < 0).sum()} are missing"
-        )
+    codes = pd.factorize(of_each_cell(batch, A, n_cells, "batch"))[0]
+    if (codes < 0).any():
+        raise ValueError(f"{(codes < 0).sum()} of {n_cells} cells have no batch: leave them out")
     return codes
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import chi2, f, false_discovery_control, t
 from sklearn.utils import Bunch, check_consistent_length
 
-from .._input.expression import check_same_cells
+from .._input.expression import check_same_cells, of_each_cell
 from .._input.values import check_has_latents, check_number, listed
 from ..exceptions import warn_of_data
 from ..preprocessing._curves import (
@@ -136,7 +136,7 @@ def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
     Z = np.asarray(estimator.transform(X), dtype=np.float64)
     check_consistent_length(Z, dosage)
     latents = [str(name) for name in estimator.get_feature_names_out()]
-    groups = _grouped(names, dosage, Z, _codes(replicate, X, len(Z)))
+    groups = _grouped(names, dosage, Z, _codes(replicate, A, len(Z)))
     p = np.array([response_p(means)[0] for means in groups.values()])
     q = false_discovery_control(p.ravel()).reshape(p.shape)
     curves, doses = [], []
@@ -160,13 +160,11 @@ def _of_estimator(names, A, estimator):
     return estimator.perturbations_
 
 
-def _codes(replicate, X, n_cells):
+def _codes(replicate, A, n_cells):
     """Number of the replicate of each cell, which is its own without any."""
     if replicate is None:
         return np.arange(n_cells)
-    check_same_cells(X, replicate, ("X", "replicate"))
-    codes, _ = pd.factorize(np.asarray(replicate, dtype=object))
-    check_consistent_length(codes, np.empty(n_cells))
+    codes, _ = pd.factorize(of_each_cell(replicate, A, n_cells, "replicate"))
     if (codes < 0).any():
         raise ValueError(f"{(codes < 0).sum()} cells have no replicate: leave them out")
     return codes

@@ -17,10 +17,9 @@ import pandas as pd
 from scipy.special import softmax, xlogy
 from scipy.stats import chi2, false_discovery_control, norm
 from sklearn.utils import Bunch
-from sklearn.utils.validation import check_consistent_length
 
-from .._input.expression import check_same_cells
-from .._input.values import as_list, check_columns, check_has_latents, check_number, listed, text
+from .._input.expression import check_same_cells, of_each_cell
+from .._input.values import as_list, check_has_latents, check_number, listed, text
 from ._direct import LEAST_NULLS, Conditions, gene_names, of_conditions, target_genes
 
 SHARES = np.linspace(-0.995, 0.995, 399)  # lost (negative) or gained
@@ -172,14 +171,7 @@ def _read(estimator, X, A, guides, nulls):
 
 def _guide_of_each(A, guides, n_cells):
     """Guide of each cell as text."""
-    if isinstance(guides, str):
-        if not isinstance(A, pd.DataFrame):
-            raise ValueError(f"guides={guides!r} names a column, and A is no DataFrame")
-        check_columns(A, [guides])
-        guides = A[guides]
-    check_same_cells(A, guides, ("A", "guides"))
-    check_consistent_length(guides, np.empty(n_cells))
-    values = pd.Series(np.asarray(guides, dtype=object))
+    values = pd.Series(of_each_cell(guides, A, n_cells, "guides"))
     if values.isna().any():
         raise ValueError(
             f"{values.isna().sum()} of {n_cells} cells have no guide: leave them out, or give "

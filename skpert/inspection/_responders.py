@@ -20,7 +20,7 @@ from scipy.stats import chi2, norm
 from sklearn.model_selection import KFold
 from sklearn.utils import Bunch, check_consistent_length
 
-from .._input.expression import cell_names, check_same_cells
+from .._input.expression import cell_names, check_same_cells, of_each_cell
 from .._input.values import as_list, check_has_latents, check_number, listed, text
 from ._direct import LEAST_NULLS
 
@@ -52,10 +52,10 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
         Expression of treated and of at least 20 control cells.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
         Their design. A combination is a perturbation of its own.
-    guides : array-like of str of shape (n_cells,), default=None
-        Guide of each cell. Shares are then those of guides, whose responders have the shift that
-        all cells of the perturbation say. Guides of control cells are non-targeting ones: five
-        or more say how far guides differ that do nothing.
+    guides : str or array-like of str of shape (n_cells,), default=None
+        Guide of each cell, or its column in A. Shares are then those of guides, whose responders
+        have the shift that all cells of the perturbation say. Guides of control cells are
+        non-targeting ones: five or more say how far guides differ that do nothing.
     nulls : str or list of str, default=None
         Perturbations known to do nothing, such as non-targeting guides. Five or more say the
         same; without, the cells of a perturbation count as independent, and those of a guide
@@ -118,7 +118,7 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
     Z = np.asarray(estimator.transform(X), dtype=np.float64)
     check_consistent_length(Z, labels)
     control = text(estimator.control)
-    guides = _guide_of_each(X, guides, labels, control)
+    guides = _guide_of_each(A, guides, labels, control)
     rows = {name: index.to_numpy() for name, index in labels.groupby(labels).groups.items()}
     controls = rows.pop(control, np.array([], dtype=int))
     if len(controls) < LEAST_CONTROLS or not rows:
@@ -126,6 +126,7 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
             f"A has {len(controls)} cells of the control {estimator.control!r} and {len(rows)} "
             f"perturbations: {LEAST_CONTROLS} control cells and one perturbation are needed"
         )
+    nulls = [name for name in map(text, as_list(nulls)) if name != control]
     known = _null_groups(Z, controls, rows, guides, nulls)
     cells = pd.DataFrame(
         {"perturbation": labels.to_numpy(), "score": np.nan, "probability": np.nan}
@@ -148,13 +149,11 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
     return Bunch(cells=cells, shares=pd.DataFrame(shares).set_index(keys)[columns])
 
 
-def _guide_of_each(X, guides, labels, control):
+def _guide_of_each(A, guides, labels, control):
     """Guide of each cell, of which only control cells may lack one; None if there are none."""
     if guides is None:
         return None
-    check_same_cells(X, guides, ("X", "guides"))
-    guides = np.asarray(guides, dtype=object)
-    check_consistent_length(labels, guides)
+    guides = of_each_cell(guides, A, len(labels), "guides")
     missing = pd.isna(guides) & (labels != control).to_numpy()
     if missing.any():
         raise ValueError(
@@ -179,7 +178,6 @@ class _Nulls(NamedTuple):
 
 def _null_groups(Z, controls, rows, guides, nulls):
     """Groups of the perturbations ``nulls``, and of the guides of control cells."""
-    nulls = [text(name) for name in as_list(nulls)]
     absent = [name for name in nulls if name not in rows]
     if absent:
         raise ValueError(

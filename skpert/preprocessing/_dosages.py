@@ -192,6 +192,8 @@ def read_dosages(A, control="control"):
             "of drugs and one of doses: "
             'pd.get_dummies(drug).drop(columns="control").mul(dose, axis=0)'
         )
+    if not len(design.names):
+        raise ValueError("A has no columns: give one of dosages for each perturbation")
     return design.names, csr_array(design.dosage)
 
 

@@ -281,7 +281,7 @@ def _adjusted(p):
         ({"nulls": "nothing"}, "nulls names 'nothing'"),
         ({"targets": ["P00"]}, "targets must map"),
         ({"batch": "lane"}, "A is no DataFrame"),
-        ({"batch": [1, 2]}, "a value for each of the 1400 cells"),
+        ({"batch": [1, 2]}, "one value for each of the 1400 cells"),
         ({"fdr": 2}, "fdr"),
         ({"level": 1}, "level"),
         ({"min_expected": -1}, "min_expected"),

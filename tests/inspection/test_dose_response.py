@@ -193,6 +193,11 @@ def test_other_bad_input():
         dose_response(model, Z, A, fdr=2)
     with pytest.raises(ValueError, match="1 cells have no replicate"):
         dose_response(model, Z, A, replicate=[None, *wells[1:]])
+    for of_cells in (wells[1:], np.column_stack([wells, wells])):
+        with pytest.raises(ValueError, match="replicate must have one value for each of the"):
+            dose_response(model, Z, A, replicate=of_cells)
+    with pytest.raises(ValueError, match="A has no columns"):
+        dose_response(model, Z, A.iloc[:, :0])
 
 
 def test_latents_that_never_vary_have_no_response():

@@ -176,7 +176,7 @@ def test_a_gene_that_shows_nowhere_is_unknown():
 
 def test_bad_input(model, screen):
     X, gene, guide = screen
-    with pytest.raises(ValueError, match="inconsistent"):
+    with pytest.raises(ValueError, match="guides must have one value for each of the"):
         guide_efficacy(model, X, gene, guide[:-1])
     with pytest.raises(ValueError, match="names a column"):
         guide_efficacy(model, X, gene, "sgrna")

@@ -128,6 +128,9 @@ def test_guides_of_control_cells_say_how_far_guides_drift():
     found = responders(States().fit(labels), Z, labels, guides=guides).shares
     assert found.loc["works", "detected"].all()
     assert not found.loc[nulls[10:], "detected"].any()
+    design = pd.DataFrame({"perturbation": labels, "guide": guides})
+    named = responders(States().fit(design), Z, design, guides="guide", nulls="control").shares
+    pd.testing.assert_frame_equal(named, found)
     without = responders(States().fit(labels), Z, labels).shares
     assert without.loc[nulls[10:], "detected"].any()
 
@@ -190,8 +193,10 @@ def test_what_cannot_be_told_is_an_error():
         responders(model, Z[few], A[few])
     with pytest.raises(ValueError, match="600 cells of the control 'control' and 0 perturbations"):
         responders(model, Z[:N_CONTROLS], A[:N_CONTROLS])
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="guides must have one value for each of the 1800 cells"):
         responders(model, Z, A, guides=A[:-1])
+    with pytest.raises(ValueError, match="guides='guide' names a column, and A is no DataFrame"):
+        responders(model, Z, A, guides="guide")
     guides = np.where(A == "A", None, "g")
     with pytest.raises(ValueError, match="300 treated cells have no guide, the first in row 600"):
         responders(model, Z, A, guides=guides)
