@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_array
 from sklearn.exceptions import NotFittedError
 
 from skpert import (
@@ -195,6 +196,24 @@ def test_comparisons_follow_the_model(cls, tmp_path):
     assert ("no effect" in rows) == (cls is not InVAE)
 
 
+@pytest.mark.parametrize("form", [pd.DataFrame, np.asarray, csr_array])
+def test_doses_are_compared_with_a_model_of_labels(form, tmp_path):
+    doses = np.random.default_rng(0).choice([0.5, 1.0], len(DATA.A))
+    A = form(pd.get_dummies(DATA.A).drop(columns="control").mul(doses, axis=0))
+    page = Page(report(SAMSVAE(**FAST).fit(X, A), X, A, tmp_path / "page.html"))
+    rows = [row[0] for row in page.cells("Is the model better than simpler ones?")]
+    assert rows[:2] == ["SAMSVAE", "VAE"]
+    assert "additive effects" in rows
+
+
+def test_letters_that_figures_lack_are_no_warnings(tmp_path):
+    A = np.where(DATA.A == "P1", "日本", DATA.A)
+    model = SVAEPlus(**FAST).fit(X, A)
+    page = Page(report(model, X, A, tmp_path / "page.html", compare=False))
+    assert "No warning came up." in page.text
+    assert "日本" in page.text
+
+
 def test_names_cannot_break_the_page(tmp_path):
     evil = "<script>alert('x')</script>"
     A = np.where(DATA.A == "P1", evil, DATA.A)
@@ -236,11 +255,11 @@ def test_warnings_are_in_the_page_and_not_given(tmp_path):
         ({"fdr": 2}, "fdr == 2"),
         ({"sets": {"NONE": ["a", "b", "c"]}}, "None of the 1 gene sets"),
         ({"guides": "guide"}, "guides='guide' is no column of A"),
-        ({"guides": ["g"] * 3}, "inconsistent numbers of samples"),
+        ({"guides": ["g"] * 3}, "guides must have one value for each of the 420 cells"),
         ({"batch": "site"}, "site"),
         ({"compare": "half"}, "compare must be True, False or a pair of rows"),
         ({"compare": ([0, 1, 2], [2, 3])}, "got 3 and 2 rows, 1 in both"),
-        ({"A": OBS.iloc[:20]}, "inconsistent numbers of samples"),
+        ({"A": OBS.iloc[:20]}, "guides must have one value for each of the 420 cells"),
         ({"A": ["control"] * len(OBS)}, "A has control cells only"),
         ({"A": ["P9"] * len(OBS)}, "P9"),
         ({"X": X.iloc[:, :9]}, "g9"),

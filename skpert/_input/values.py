@@ -49,8 +49,10 @@ def _decoded(label):
 
 
 def as_list(names):
-    """List of names, of which a single one may be given as text; none for None."""
-    return [names] if isinstance(names, str) else list([] if names is None else names)
+    """List of names, of which a single one may be given as it is; none for None."""
+    if isinstance(names, (str, bytes, Number)):
+        return [names]
+    return list([] if names is None else names)
 
 
 def listed(names, limit):

@@ -147,9 +147,10 @@ def _read(estimator, X, A, guides, nulls):
         guide, gene = labels, [gene_of.get(name, text(estimator.control)) for name in labels]
         gene = np.array(gene, dtype=object)
         if not set(gene_of) & set(labels):
+            given = listed(list(gene_of), 3) or "nothing"
             raise ValueError(
-                f"guides is a table of {listed(list(gene_of), 3)}, none of which is a label in A, "
-                f"such as {listed(list(pd.unique(labels)), 3)}"
+                f"guides is a table of {given}, none of which is a label in A, such as "
+                f"{listed(list(pd.unique(labels)), 3)}"
             )
     else:
         guide, gene = _guide_of_each(A, guides, len(labels)), labels

@@ -234,7 +234,6 @@ def draw_colorbar(ax, im, label):
     colorbar = ax.figure.colorbar(im, cax=scale_ax, orientation="horizontal")
     scale_ax.xaxis.set_ticks_position("top")
     scale_ax.xaxis.set_label_position("top")
-    scale_ax.locator_params(axis="x", nbins=max(2, int(1.7 * width / inch_x)))
     colorbar.set_label(label)
     colorbar.outline.set_visible(False)
     return colorbar

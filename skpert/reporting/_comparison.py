@@ -15,7 +15,6 @@ from ..metrics.calibration import GREATER_IS_BETTER
 from ..model_selection import (
     PerturbationKFold,
     evaluate_perturbations,
-    fit_many,
     paired_differences,
 )
 from ..models.baselines import AdditiveEffects, ControlMean
@@ -135,19 +134,15 @@ def _fitted(screen, train):
     X, A = screen.some(train)
     model = clone(screen.model).set_params(layer=None)
     if type(model) is VAE:
-        return fit_many([model], X, A, n_jobs=1)
+        return [model.fit(X, A)]
     shared = set(VAE().get_params()) & set(model.get_params())
     floor = VAE(**{key: model.get_params()[key] for key in shared})
-    if screen.covariates:  # of which the floor knows nothing
-        return [
-            model.fit(X, A),
-            floor.set_params(sep=None).fit(X, _relabelled(screen, train, floor)),
-        ]
-    return fit_many([model, floor], X, A, n_jobs=1)
+    floor.set_params(sep=None)
+    return [model.fit(X, A), floor.fit(X, _relabelled(screen, train, floor))]
 
 
 def _relabelled(screen, rows, floor):
-    """Design of some cells with one label for all covariates."""
+    """Design of some cells by labels, which a VAE can read where covariates or doses are given."""
     A, name = screen.some(rows)[1], floor.perturbation
     frame = A if hasattr(A, "assign") else pd.DataFrame(index=range(len(rows)))
     return frame.assign(**{name: screen.labels[rows]})
@@ -157,7 +152,7 @@ def _likelihood(screen, fitted, test):
     """Table and sentence on the likelihood of held-out cells, and the verdict."""
     X, A = screen.some(test)
     model, floor = fitted
-    known = _relabelled(screen, test, floor) if screen.covariates else A
+    known = _relabelled(screen, test, floor)
     scores = model.score_cells(X, A), floor.score_cells(X, known)
     name, difference = type(model).__name__, scores[0] - scores[1]
     gain, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))

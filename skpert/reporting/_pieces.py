@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,9 @@ def picture(draw, alt, caption=""):
     """What a display draws, whatever the reader's own style of matplotlib is."""
     import matplotlib.pyplot as plt
 
-    with plt.style.context("default"), plt.rc_context({"svg.hashsalt": "skpert"}):
+    plain = plt.style.context("default"), plt.rc_context({"svg.hashsalt": "skpert"})
+    with plain[0], plain[1], warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # of names, no doubt of results
         figure = draw().figure_
         try:
             uri, width = _encoded(figure)

@@ -325,7 +325,9 @@ def _of_direct(called, table, fdr):
         )
     own = table[table["target"] & table["p"].notna()]
     if len(own):
-        text += f" Of {count(len(own), 'targeted gene')} tested, {own['called'].sum()} do so."
+        n = int(own["called"].sum())
+        verb = "does" if n == 1 else "do"
+        text += f" Of {count(len(own), 'targeted gene')} tested, {n} {verb} so."
     return text
 
 

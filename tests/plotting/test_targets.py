@@ -68,6 +68,18 @@ def test_colours_are_symmetric_about_zero(targets):
     assert display.colorbar_.ax.get_xlabel() == "shift (prior s.d.)"
 
 
+@pytest.mark.parametrize(("n_latents", "length"), [(1, 30), (3, 5), (15, 5)])
+def test_numbers_of_the_scale_do_not_overlap(n_latents, length):
+    effects = np.random.default_rng(0).normal(scale=3, size=(5, n_latents))
+    display = TargetsDisplay(pd.DataFrame(effects, index=[i * length for i in "ABCDE"])).plot()
+    display.figure_.canvas.draw()
+    labels = display.colorbar_.ax.xaxis.get_ticklabels()
+    boxes = sorted(label.get_window_extent().extents[[0, 2]].tolist() for label in labels)
+    inside = [box for box in boxes if box[1] > box[0]]
+    assert len(inside) >= 2
+    assert all(one[1] < other[0] for one, other in zip(inside[:-1], inside[1:], strict=True))
+
+
 def test_columns_follow_the_rows_that_are_moved():
     display = TargetsDisplay(pd.DataFrame(np.eye(12)[::-1])).plot()
     np.testing.assert_array_equal(display.im_.get_array(), np.eye(12))
