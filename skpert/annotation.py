@@ -68,7 +68,7 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     check_has_latents(estimator)
     if not (hasattr(adata, "obsm") and hasattr(adata, "varm")):
         raise TypeError(f"adata must be an AnnData, got a {type(adata).__name__}")
-    if not key or "/" in key:
+    if not isinstance(key, str) or not key or "/" in key:
         raise ValueError(
             f"key must be a name without '/', which HDF5 files part names at: {key!r}"
         )

@@ -259,7 +259,7 @@ def test_warnings_are_in_the_page_and_not_given(tmp_path):
         ({"batch": "site"}, "site"),
         ({"compare": "half"}, "compare must be True, False or a pair of rows"),
         ({"compare": ([0, 1, 2], [2, 3])}, "got 3 and 2 rows, 1 in both"),
-        ({"A": OBS.iloc[:20]}, "guides must have one value for each of the 420 cells"),
+        ({"A": OBS.iloc[:20]}, "inconsistent numbers of samples"),
         ({"A": ["control"] * len(OBS)}, "A has control cells only"),
         ({"A": ["P9"] * len(OBS)}, "P9"),
         ({"X": X.iloc[:, :9]}, "g9"),

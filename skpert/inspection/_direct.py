@@ -199,6 +199,8 @@ def of_conditions(estimator, X, A, conditions, is_target, batch, min_expected):
     if counts:
         enough = data.expected >= min_expected
         tested &= enough | (is_target & (data.observed >= min_expected))
+    elif len(names) == len(codes):  # of one cell each, which do not say how far cells differ
+        tested[:] = False
     Z = np.asarray(estimator.posterior(X, A).z, dtype=np.float64)
     J = slopes(values, Z, codes, len(names), counts)
     predicted = _predicted(estimator, A, codes, control, counts)

@@ -236,6 +236,8 @@ def _spread_of_null(square, variance, null, treated):
 
 def _shift_p(size, null, n_used):
     """P-values of squared lengths, by the scaled chi-square of the null's mean and variance."""
+    if not n_used:  # cells of a guide do not vary, or it has a single one
+        return np.ones(len(size))
     if len(null) < LEAST_NULLS:
         return chi2.sf(size, n_used)
     df = np.clip(2 * null.mean() ** 2 / max(null.var(ddof=1), 1e-12), 1, n_used)

@@ -145,7 +145,7 @@ def _noise(X, groups, library, total, size, counts):
     A gene that few cells of a condition have in plenty, as those of one clone, has more there.
     Over the mean of counts, or of real values.
     """
-    squares = X.multiply(X) if hasattr(X, "multiply") else np.square(X, dtype=np.float64)
+    squares = X.power(2, np.float64) if hasattr(X, "power") else np.square(X, dtype=np.float64)
     share = total / np.where(size > 0, size, 1)[:, None]
     scaled = csr_array(groups.multiply(library[None, :]))
     spread = dense(groups @ squares) - 2 * share * dense(scaled @ X)
@@ -171,7 +171,7 @@ def slopes(X, Z, codes, n_conditions, counts):
     size = groups @ library
     means = (groups @ (Z * library[:, None])) / np.where(size > 0, size, 1)[:, None]
     centred = Z - means[codes]
-    covariance = centred.T @ (centred * library[:, None]) / library.sum()
+    covariance = centred.T @ (centred * library[:, None]) / max(library.sum(), 1e-300)
     values, axes = np.linalg.eigh(covariance)
     used = values > 1e-6 * max(values.max(initial=0), 1e-300)
     projected = centred @ (axes[:, used] / np.sqrt(values[used]))

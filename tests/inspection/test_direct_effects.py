@@ -292,6 +292,17 @@ def test_bad_input(options, message, untrained, screen):
         direct_effects(untrained, screen.X, screen.A, **options)
 
 
+def test_real_values_of_one_cell_each_are_not_tested():
+    X = np.random.default_rng(0).normal(size=(4, 20))
+    A = ["control", "A", "B", "C"]
+    model = SVAEPlus(n_latent=2, max_epochs=1, likelihood="normal", random_state=0)
+    with pytest.warns(UserWarning, match="one cell only"):
+        model = model.fit(X, A)
+    table = direct_effects(model, X, A)
+    assert table["p"].isna().all()
+    assert not table["called"].any()
+
+
 def test_cells_that_do_not_fit(untrained, screen):
     control = screen.A == "control"
     with pytest.raises(ValueError, match="control cells only"):

@@ -174,6 +174,14 @@ def test_a_gene_that_shows_nowhere_is_unknown():
     assert (table.loc[["G03_1", "G03_2", "G03_3"], "verdict"] == "unknown").all()
 
 
+def test_a_guide_of_every_cell_says_nothing(model, screen):
+    X, gene, guide = screen
+    some = np.flatnonzero(np.isin(gene, ["control", "G00"]))[::20]
+    table = guide_efficacy(model, X[some], gene[some], np.arange(len(some)))
+    assert set(table["verdict"][table["gene"] != "control"]) == {"unknown"}
+    assert (table["q_shift"] == 1).all()
+
+
 def test_bad_input(model, screen):
     X, gene, guide = screen
     with pytest.raises(ValueError, match="guides must have one value for each of the"):

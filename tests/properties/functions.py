@@ -6,9 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from skpert import (
+    SAMSVAE,
     SCCVAE,
+    VAE,
     ControlMean,
     InVAE,
     PerturbedMean,
@@ -19,6 +22,7 @@ from skpert import (
     metrics,
     model_selection,
     preprocessing,
+    report,
     save,
 )
 
@@ -259,6 +263,59 @@ def _penetrance(d):
     return model_selection.select_penetrance(_fitted(d, SCCVAE), name, means).errors
 
 
+def _check(d):
+    statistic = d.one_of("mean", "zero_fraction", "ate", ["variance", "coefficient_of_variation"])
+    cells, model = d.one_of("new", "same"), _fitted(d, d.one_of(SVAEPlus, SAMSVAE))
+    options = {"cells": cells, "n_replicates": 2, "random_state": 0}
+    X, A = d.matrix(), d.labels()
+    check = inspection.posterior_predictive_check(model, X, A, statistic, **options)
+    return check.table[["n_cells", "observed", "expected"]], check.pooled.drop(columns="p")
+
+
+def _doses(d):
+    """Doses of the cells of this call, three of each treatment, the control having none."""
+    A = Arguments(d.call, plainly=True).labels()
+    doses = pd.get_dummies(pd.Series(A)).drop(columns="control", errors="ignore")
+    return doses.mul(d.rng.choice([0.1, 1.0, 10.0], len(A)), axis=0)
+
+
+def _dose_response(d):
+    response = inspection.dose_response(_fitted(d), d.matrix(), _doses(d).to_numpy())
+    return response.curves[["n_cells", "n_doses"]], response.doses.drop(columns="fitted")
+
+
+def _dosage_transform(d):
+    doses, kind = _doses(d), d.one_of("linear", "log", "hill")
+    make = d.one_of(np.asarray, csr_array, pd.DataFrame)
+    responses = d.matrix() if kind == "hill" else None
+    transform = preprocessing.DosageTransform(kind).fit(make(doses), responses)
+    return transform.transform(make(doses)), transform.smallest_, transform.largest_
+
+
+def _direct(d):
+    table = inspection.direct_effects(_fitted(d), d.matrix(), d.labels())
+    table = table.sort_values(["perturbation", "gene"])  # not by p, of which rounding decides
+    return table[["perturbation", "log2_fold_change", "standard_error", "p", "q"]]
+
+
+def _guides(d):
+    genes = {name: f"G{i % 2}" for i, name in enumerate(NAMES[d.call.names])}
+    return inspection.guide_efficacy(_fitted(d), d.matrix(), d.labels(), genes)
+
+
+def _responders(d):
+    d.call = d.call._replace(rows=max(d.rows, 12) * 9)  # 20 control cells and more
+    X, A = d.matrix(), d.labels()
+    nulls = d.one_of(None, NAMES[d.call.names][:1])
+    return inspection.responders(_fitted(d), X, A, nulls=nulls).cells
+
+
+def _report(d):
+    model, A, path = _fitted(d, d.one_of(SVAEPlus, SAMSVAE, VAE)), d.labels(), FOLDER / "page.html"
+    page = report(model, d.matrix(), A, path, compare=False).read_text(encoding="utf-8")
+    return page.count("<section"), page.count("<table")
+
+
 def _udr(d):
     models = [_fitted(d, random_state=seed) for seed in (0, 1)]
     return model_selection.udr_score(models, d.matrix())
@@ -418,7 +475,14 @@ FUNCTIONS = {
     "load_screen of AnnData": _h5ad,
     "read_gmt": _read_sets,
     "norman_split": lambda d: datasets.norman_split(d.labels(names="combinations")),
+    "DosageTransform": _dosage_transform,
     "average_treatment_effect": _treatment_effect,
+    "direct_effects": _direct,
+    "dose_response": _dose_response,
+    "guide_efficacy": _guides,
+    "posterior_predictive_check": _check,
+    "report": _report,
+    "responders": _responders,
     "latent_distances": _inspected(inspection.latent_distances),
     "latent_genes": lambda d: inspection.latent_genes(_fitted(d)),
     "latent_shifts": lambda d: inspection.latent_shifts(_fitted(d), d.labels()),
@@ -458,12 +522,18 @@ GROUP_FAULTS = [
 ]
 OF_A_MODEL = [  # fitted on plain input
     "average_treatment_effect",
+    "direct_effects",
+    "dose_response",
+    "guide_efficacy",
     "interventional_nll",
     "latent_distances",
     "latent_genes",
     "latent_shifts",
     "latent_summary",
+    "posterior_predictive_check",
     "posterior_search",
+    "report",
+    "responders",
     "stability",
     "udr_score",
 ]
@@ -486,8 +556,12 @@ MAY_BE_NAN = [  # where the documentation says so
     "de_recovery",
     "delta_pearson",
     "detectable_perturbations",
+    "direct_effects",
     "evaluate_perturbations",
     "expression_error",
+    "guide_efficacy",
+    "posterior_predictive_check",
+    "responders",
     "latent_distances",
     "profile_pearson",
     "weighted_r2",
