@@ -615,7 +615,8 @@ def calls(draw):
         kinds = [("X", which) for which in faults.EXPRESSION], [("A", which) for which in of_a]
         fault = draw(st.sampled_from(kinds).flatmap(st.sampled_from))
         return call._replace(rows=12, columns=4, values="counts", fault=fault)
-    x_forms = set(forms.EXPRESSION) - (set(forms.LAYERS) if name in OF_A_MODEL else set())
+    by_layer = name in OF_ONE_SCREEN and name not in OF_A_MODEL
+    x_forms = set(forms.EXPRESSION) - (set() if by_layer else set(forms.LAYERS))
     call = call._replace(x_form=draw(st.sampled_from(sorted(x_forms))))
     return call._replace(a_form=draw(st.sampled_from(_a_forms(call))))
 
