@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import Pipeline
 
 import skpert
 from skpert.nn import LIKELIHOODS
@@ -16,7 +17,9 @@ from .oracle import Wrong, agree, check_clear, check_finite, named, well_behaved
 from .screens import COUNTS, NAMES, REALS, Screen
 
 ESTIMATORS = {
-    name: cls for name, cls in getmembers(skpert, isclass) if issubclass(cls, BaseEstimator)
+    name: cls
+    for name, cls in getmembers(skpert, isclass)
+    if issubclass(cls, BaseEstimator) and not issubclass(cls, Pipeline)
 }
 BASELINES = [
     "AdditiveEffects",
