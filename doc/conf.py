@@ -36,6 +36,8 @@ numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["check
 html_theme = "pydata_sphinx_theme"
 html_title = "skpert"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_static_path = ["_static"]
+html_css_files = ["skpert.css"]
 html_sidebars = {"getting_started": [], "index": []}
 
 if any(EXAMPLES.glob("plot_*.py")):

@@ -91,18 +91,23 @@ def posterior_predictive_check(
         included): ``n_cells``; ``observed``, the value of the data; ``expected``, the mean of the
         replicates, with the interval from ``lower`` to ``upper`` of these; ``p`` in (0, 1]; and
         ``q``, the smallest false discovery rate at which it is found, among the perturbations.
-        A statistic of genes is summed up in one value, in which 1 is what the model expects: the
-        root mean square, over genes, of the distance from the mean of the data and all
-        replicates, in standard deviations of these; large values have small p. "ate" is
-        the Pearson correlation, over genes, with the effect that the model expects; small
-        values have small p, and one above ``upper`` says that the effect is larger than the
-        model has it. ``pooled``, the same for all perturbations together, for
-        single perturbations and, where there are any, of combinations: "single", "double"...;
-        "ate" is then one correlation over perturbations and genes, the ATE-Pearson of [1]_.
+
+        A statistic of genes is summed up in one value, which is about 1 if the model is right:
+        the root mean square, over genes, of the distance from the mean of the data and all
+        replicates, in standard deviations of these; large values have small p. "ate" is the
+        Pearson correlation, over genes, with the effect that the model expects; small values
+        have small p, and one above ``upper`` says that the effect is larger than the model has
+        it.
+
+        ``pooled``, the same for all perturbations together, for single perturbations and, where
+        there are any, for combinations: "single", "double"...; "ate" is then one correlation
+        over perturbations and genes, the ATE-Pearson of [1]_.
+
         ``genes``, a DataFrame with a row per statistic, perturbation and gene: ``observed``,
         ``expected``, ``lower``, ``upper`` and ``z``, the difference of the first two in standard
-        deviations of replicates. ``replicates``, a DataFrame with a row per replicate and a
-        column per row of ``table``.
+        deviations of replicates.
+
+        ``replicates``, a DataFrame with a row per replicate and a column per row of ``table``.
 
     Raises
     ------

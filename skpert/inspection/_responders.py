@@ -57,9 +57,9 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
         have the shift that all cells of the perturbation say. Guides of control cells are
         non-targeting ones: five or more say how far guides differ that do nothing.
     nulls : str or list of str, default=None
-        Perturbations known to do nothing, such as non-targeting guides. Five or more say the
-        same; without, the cells of a perturbation count as independent, and those of a guide
-        that does nothing are detected too often.
+        Perturbations known to do nothing, such as non-targeting guides. Five or more say how far
+        such perturbations differ, too. Without any, all cells count as independent, and
+        perturbations that do nothing are detected too often.
     level : float, default=0.95
         Coverage of the intervals, strictly between 0 and 1.
 
@@ -70,6 +70,7 @@ def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
         along the shift of its perturbation, in standard deviations of control cells; and the
         ``probability`` that it responded. Both are NaN for control cells, and the probability
         also where no response is detected: none can be told then from a cell that escaped.
+
         ``shares``, a DataFrame with a row per perturbation, or per perturbation and guide:
         ``n_cells``; ``share`` of responders, in [0, 1], with its interval ``lower`` and ``upper``;
         ``shift`` of responders, in standard deviations of control cells; ``detected``, whether
