@@ -160,7 +160,11 @@ class Cells(NamedTuple):
 
     def shift(self, effect: Tensor) -> Tensor:
         """Sum over each cell's parts of dosage times effect, (n_cells, n_latent)."""
-        return (self.dosage[:, :, None] * effect[self.part]).sum(-2)
+        return self.summed(effect[self.part])
+
+    def summed(self, effect: Tensor) -> Tensor:
+        """The same of effects of each part of each cell, (..., n_cells, n_parts, n_latent)."""
+        return (self.dosage[:, :, None] * effect).sum(-2)
 
 
 def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, Cells | None]:

@@ -336,7 +336,11 @@ def _check_target_features(features):
         return
     _demand(features.kind_ in ("genes", "one_hot", "table"), f"kind_ is {features.kind_!r}")
     _check_names(features.names_, what="names_")
-    _check_shapes(features, {"table_": (len(features.names_), features.n_features_out_)})
+    shape = len(features.names_), features.n_features_out_
+    if issparse(features.table_):
+        _demand(features.table_.shape == shape, "table_ has another shape")
+    else:
+        _check_shapes(features, {"table_": shape})
 
 
 def _check_gene_sets(features):

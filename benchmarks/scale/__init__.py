@@ -11,12 +11,13 @@
     python -m benchmarks.scale ranks        # several processes under torchrun, beside one
     python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
     python -m benchmarks.scale disk         # cells on disk: memory, time, loading beside others
+    python -m benchmarks.scale growth       # exponents of time and memory, of every estimator
 
 ``-h`` after a name says what it measures and lists its options.
 """
 
 NAMES = (
     *("throughput", "fit_many", "scoring", "precision", "particles"),
-    *("faults", "ranks", "gpu", "disk"),
+    *("faults", "ranks", "gpu", "disk", "growth"),
 )
 PARTS = {name: name for name in NAMES}

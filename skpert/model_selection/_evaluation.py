@@ -125,7 +125,8 @@ def evaluate_perturbations(
       unseen perturbations may come out below 0.5, as it is a mean of all but the one asked for.
     * Distances are unbiased, and NaN where one cell was measured. The bandwidths of a split are
       those of its measured test cells and training controls, the same for all estimators.
-    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``.
+    * Cells are predicted from training controls, ``sample_intervention(a, n, X=controls)``, of
+      which 2,000 are drawn at random where there are more.
     * A pipeline's last step is fitted on, and predicts, expression that the ``LogNormalize`` of
       the split makes, whatever its own target sum.
 

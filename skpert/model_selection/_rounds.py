@@ -19,8 +19,9 @@ from ..preprocessing import LogNormalize
 from ._splits import LeavePerturbationsOut
 from ._truth import METRICS, Prediction, Truth, label_means, screen_weights
 
+MOST_CONTROLS = 2000  # training controls from which cells are predicted
 METHODS = ("fit", "predict_intervention", "sample_intervention")
-MEASURED, CONTROLS, HALVES, FLOOR_CELLS, SAMPLES, FIT = range(6)  # what a draw is for
+MEASURED, CONTROLS, HALVES, FLOOR_CELLS, SAMPLES, FIT, SOURCE = range(7)  # what a draw is for
 
 
 class Screen:
@@ -198,7 +199,11 @@ class Split:
         model, lognorm = unwrapped(name, estimator, self.screen)
         model = _seeded(model, self.random(FIT).integers(2**31))
         model.fit(self.given(self.train, lognorm), self.screen.design(self.train))
-        controls = self.given(self.controls, lognorm) if len(self.controls) else None
+        controls = self.controls
+        if len(controls) > MOST_CONTROLS:  # each of many perturbations reads them
+            order = self.random(SOURCE).permutation(controls)
+            controls = np.sort(order[:MOST_CONTROLS])
+        controls = self.given(controls, lognorm) if len(controls) else None
         predict = self._of_lognorm if lognorm else self._of_counts
         means, cells, unknown = {}, {}, {}
         for i, label in enumerate(self.tested):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, eye_array, issparse
+from scipy.sparse import csr_array, diags_array, eye_array, issparse
 from sklearn.base import BaseEstimator
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from sklearn.utils import check_consistent_length, check_random_state, gen_batches
@@ -35,6 +35,7 @@ from .._input.design import FOLDS, Design, check_received, distinct, read_design
 from .._input.expression import check_same_cells
 from .._input.transaction import restored_on_failure
 from .._input.values import check_weights, is_positive_integer, listed
+from .._least_squares import least_squares, ridge_operator
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
 
 N_CELLS = 4096  # that are summed at once
@@ -461,7 +462,7 @@ class SumOfParts(Baseline):
         return np.where(several[:, None], self.scale_, 1.0) * effects
 
     def _measured(self, bulk, centre):
-        return _least_squares(bulk, centre, self.scale_)
+        return _measured_effects(bulk, centre, self.scale_)
 
     def _unseen(self, names):
         raise ValueError(
@@ -725,25 +726,26 @@ class BilinearRidge(Baseline):
             if controls.shape[0]:
                 means = np.vstack([means, self.control_mean_])
             G = self.gene_embedding_ = _components(means.T, self.n_gene_components)
-            residual = (G @ (_ridge(G, self.alpha_genes) @ residual.T)).T
+            residual = (G @ (ridge_operator(G, self.alpha_genes) @ residual.T)).T
             features = self._own_features(gene_names) if features is None else features
-        self.target_features_ = TargetFeatures(features)
+        self.target_features_ = TargetFeatures(features, sparse_output=True)
         self.target_features_.fit(self.perturbations_, controls, gene_names)
         embedding = self._embedding(self.perturbations_)
         self._smoothed = residual
-        self._solution = _ridge(bulk.dosage.astype(np.float64) @ embedding, self.alpha_targets)
-        return self.center_, embedding @ self._solution @ self._smoothed
+        received = bulk.dosage.astype(np.float64) @ embedding
+        self._solution = ridge_operator(received, self.alpha_targets)
+        return self.center_, embedding @ (self._solution @ self._smoothed)
 
     def _measured(self, bulk, centre):
-        return _least_squares(bulk, centre)
+        return _measured_effects(bulk, centre)
 
     def _unseen(self, names):
-        return self._embedding(names) @ self._solution @ self._smoothed
+        return self._embedding(names) @ (self._solution @ self._smoothed)
 
     def _embedding(self, names):
-        """Features of targets, (n_names, n_features)."""
+        """Features of targets, (n_names, n_features); one-hot ones are sparse."""
         values = self.target_features_.transform(names)
-        if self.normalize_features:
+        if self.normalize_features and not issparse(values):
             norm = np.linalg.norm(values, axis=1, keepdims=True)
             values = values / np.where(norm > 0, norm, 1)
         return values
@@ -785,31 +787,31 @@ def _pseudobulk(X, dosage, weight=None):
     n_treatments = design.dosage.shape[0]
     total = np.zeros((n_treatments, X.shape[1]))
     for cells in gen_batches(X.shape[0], N_CELLS):
-        codes = design.codes[cells]
+        some, codes = np.unique(design.codes[cells], return_inverse=True)
         member = (weight[cells], (codes, np.arange(len(codes))))
-        part = csr_array(member, shape=(n_treatments, len(codes))) @ X[cells]
-        total += part.toarray() if issparse(part) else part
+        part = csr_array(member, shape=(len(some), len(codes))) @ X[cells]
+        total[some] += part.toarray() if issparse(part) else part
     weights = np.bincount(design.codes, weights=weight, minlength=n_treatments)
     mean = total / np.where(weights > 0, weights, 1)[:, None]
     return Pseudobulk(design.dosage, mean, weights, design.codes)
 
 
-def _least_squares(bulk, centre, scale=1.0):
+def _measured_effects(bulk, centre, scale=1.0):
     """Responses of least squared error over cells, the smallest of them, (n_names, n_genes).
 
     Sums of several are multiplied by a scale.
     """
-    root = np.sqrt(bulk.weight)[:, None]
-    factor = np.where(np.diff(bulk.dosage.indptr) > 1, scale, 1.0)[:, None]
-    dosage, effect = root * factor * bulk.dosage.toarray(), root * (bulk.mean - centre)
-    return np.linalg.lstsq(dosage, effect, rcond=None)[0]
+    root = np.sqrt(bulk.weight)
+    factor = np.where(np.diff(bulk.dosage.indptr) > 1, scale, 1.0)
+    dosage = diags_array(root * factor) @ bulk.dosage.astype(np.float64)
+    return least_squares(dosage, root[:, None] * (bulk.mean - centre))
 
 
 def _scaled_sum(bulk, scale):
     """Scale of sums, and responses; both by least squares in turns if it is to be learned."""
     several, learned = np.diff(bulk.dosage.indptr) > 1, scale == "learned"
     scale = 1.0 if learned else float(scale)
-    responses = _least_squares(bulk, 0, scale)
+    responses = _measured_effects(bulk, 0, scale)
     if not learned or not several.any():
         return scale, responses
     weight, measured = bulk.weight[several], bulk.mean[several]
@@ -819,7 +821,7 @@ def _scaled_sum(bulk, scale):
         if size == 0:
             break
         before, scale = scale, float(weight @ (sums * measured).sum(1) / size)
-        responses = _least_squares(bulk, 0, scale)
+        responses = _measured_effects(bulk, 0, scale)
         if abs(scale - before) < CLOSE:
             break
     return scale, responses
@@ -846,14 +848,6 @@ def _smoothed(sums, rest, gamma, alpha):
             if error < best[0]:
                 best = error, g / unit, a, weights
     return best[1:]
-
-
-def _ridge(M, alpha):
-    """Solution operator ``(M'M + alpha I)^-1 M'``, the least norm one for alpha = 0."""
-    U, s, Vt = np.linalg.svd(M, full_matrices=False)
-    kept = s > s.max(initial=0) * max(M.shape) * np.finfo(np.float64).eps
-    gain = np.divide(s, s**2 + alpha, out=np.zeros_like(s), where=kept)
-    return (Vt.T * gain) @ U.T
 
 
 def _components(M, n_components):

@@ -200,7 +200,7 @@ class AdditiveModule(SampledModule):
         """
         shape = self._sample_shape()
         effect, costs = self._effects(cells.part, shape)
-        shift = _sum_of_parts(cells, effect)
+        shift = cells.summed(effect)
         q_z, prior_mean = self._read(cells, shift)
         z = reparametrised(q_z, shape if self.columns is None else ())
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
@@ -252,7 +252,7 @@ class AdditiveModule(SampledModule):
     ) -> Tensor:
         """Log p(x, z | a, m, e) - log q(z | x, a, m, e) at samples of all."""
         shared = self.draw(n_particles) if shared is None else shared
-        shift = _sum_of_parts(cells, shared.effect[:, cells.part])
+        shift = cells.summed(shared.effect[:, cells.part])
         q_z, prior_mean = self._read(cells, shift)
         z, log_ratio = _sampled(q_z, prior_mean, n_particles)
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
@@ -266,7 +266,7 @@ class AdditiveModule(SampledModule):
 
     def log_joint(self, cells: Cells, z: Tensor, shared: Any = None) -> Tensor:
         """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
-        shift = _sum_of_parts(cells, shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
+        shift = cells.summed(shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
         log_p_z = log_unit_normal_around(z, shift)
         p_x = self.decoder(z, cells.library, cells.environment)
         return cells.log_prob(p_x) + log_p_z
@@ -284,14 +284,14 @@ class AdditiveModule(SampledModule):
             total = total + self.log_weights(batch, n_particles, shared).double().sum(-1)
         return total.cpu()
 
-    def effect(self) -> Tensor:
-        """Posterior mean of each effect under the most probable mask."""
-        mask = self.masks.most_probable().to(self.n_treated)
-        return mask * self.embeddings.posterior(None, mask).mean
+    def effect(self, part: Tensor | None = None) -> Tensor:
+        """Posterior mean of these effects, or all, under the most probable mask."""
+        mask = (self.masks.acting(part) > 0).to(self.n_treated)
+        return mask * self.embeddings.posterior(part, mask).mean
 
     def shift(self, cells: Cells) -> Tensor:
         """Sum of the expected effects on each cell, (n_cells, n_latent)."""
-        return cells.shift(self.effect())
+        return cells.summed(self.effect(cells.part))
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the effects of ``cells``."""
@@ -299,7 +299,7 @@ class AdditiveModule(SampledModule):
         if sampled:
             mask, _ = self.masks.draw(cells.part, (), False)
             embedding, _ = self.embeddings.draw(cells.part, mask, False)
-            shift = _sum_of_parts(cells, mask * embedding)
+            shift = cells.summed(mask * embedding)
         z = z_basal + shift
         p_x: Distribution = self.decoder(z, cells.library, cells.environment)
         return p_x
@@ -458,11 +458,6 @@ class ConditionalModule(SampledModule):
         extra = cells.shift(self.decoder_columns())
         p_x: Distribution = self.decoder(z_basal, cells.library, cells.environment, extra)
         return p_x
-
-
-def _sum_of_parts(cells, effect):
-    """Dosage times effect, summed over the parts of each cell, (..., n_cells, n_latent)."""
-    return (cells.dosage[:, :, None] * effect).sum(-2)
 
 
 def _sampled(q_z, prior_mean, n_particles):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.preprocessing import normalize
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -37,15 +37,16 @@ from ..nn import NormalHead, Table
 from ..objectives import block_mmd, kl_from_unit_normal, log_unit_normal
 from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..preprocessing import TargetFeatures
+from ..preprocessing._target_features import similarity_weights
 
 BLOCK_SIZE = 32  # cells of one perturbation that are compared with as many counterfactuals
 MAX_CONTROLS = 10_000  # control cells that components of genes are computed from
 N_BASAL_STATES = 1000  # of control cells, kept for predictions
 RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
+N_RESPONSES, LEAST_BASAL_STATES = 100_000, 100  # states decoded for all mean responses, for each
 N_ROUNDS = 3  # of fitting penetrances to mean responses
 N_CHOICES = 61  # penetrances that are tried for a perturbation that is added
-RIDGE = 0.1  # penalty of the regression on similarities of features
 LARGEST_ROW = 0.9  # sum of absolute weights of a row of a cyclic graph
 
 
@@ -123,13 +124,17 @@ def causal_order(graph: Tensor) -> Tensor | None:
 class FreeShifts(nn.Module):
     """A shift of its own for every perturbation; unseen ones share those of similar ones."""
 
-    def __init__(self, features: Tensor, n_latent: int):
+    def __init__(self, n_perturbations: int, n_latent: int):
         super().__init__()
-        self.logits = Table(0.1 * torch.randn(len(features), n_latent))
+        self.logits = Table(0.1 * torch.randn(n_perturbations, n_latent))
 
     def forward(self) -> Tensor:
         """Shifts on the simplex, (n_perturbations, n_latent)."""
-        return torch.softmax(self.logits(), -1)
+        return self.of(None)
+
+    def of(self, part: Tensor | None) -> Tensor:
+        """Shifts of these perturbations, (*part.shape, n_latent), or all."""
+        return torch.softmax(self.logits.of(part), -1)
 
     def extend(self, shift: Tensor) -> None:
         """Append perturbations with these shifts, and freeze all."""
@@ -155,6 +160,10 @@ class ShiftNetwork(nn.Module):
     def forward(self) -> Tensor:
         """Shifts on the simplex, (n_perturbations, n_latent)."""
         return torch.cat([torch.softmax(self.network(self.features), -1), self.added()])
+
+    def of(self, part: Tensor) -> Tensor:
+        """Shifts of these perturbations, (*part.shape, n_latent)."""
+        return nn.functional.embedding(part, self())
 
     def extend(self, shift: Tensor) -> None:
         """Append perturbations with these shifts, and freeze all."""
@@ -210,7 +219,7 @@ class CausalModule(PerturbationModule):
 
     def shift(self, cells: Cells) -> Tensor:
         """Sum of dosage times c S over each cell's perturbations, (n_cells, n_latent)."""
-        return cells.shift(self.penetrance() * self.shifts())
+        return cells.summed(self.penetrance.of(cells.part) * self.shifts.of(cells.part))
 
     def minibatches(self, cells: Cells) -> Callable[[int], Iterator[Blocks]]:
         """Blocks of cells, each minibatch with control cells of its own to be compared with."""
@@ -412,14 +421,20 @@ class CausalModule(PerturbationModule):
         return total / dosage.clamp(min=1e-12)[:, None], dosage > 0
 
     def _changes(self, shifts: Tensor) -> Tensor:
-        """Mean change of expression by each shift over the basal states, (n_shifts, n_genes)."""
-        basal = self.structure(self.basal)
+        """Mean change of expression by each shift over the basal states, (n_shifts, n_genes).
+
+        Of many shifts, each is seen in fewer of the states.
+        """
+        n_states = max(N_RESPONSES // max(len(shifts), 1), LEAST_BASAL_STATES)
+        basal = self.structure(self.basal[:: -(-len(self.basal) // n_states)])
         environment = basal.new_zeros(len(basal), self.decoder.hidden.n_environments)
-        levels = [
-            self._levels(self.decoder.hidden(basal + shift, environment)).mean(0)
-            for shift in self.structure(torch.cat([torch.zeros_like(shifts[:1]), shifts]))
-        ]
-        return torch.stack(levels[1:]) - levels[0]
+        shifts = self.structure(torch.cat([torch.zeros_like(shifts[:1]), shifts]))
+        hidden = (self.decoder.hidden(basal + shift, environment) for shift in shifts)
+        if self.decoder.head.counts:
+            levels = torch.stack([self._levels(h).mean(0) for h in hidden])
+        else:  # the mean is linear in the last layer
+            levels = self._levels(torch.stack([h.mean(0) for h in hidden]))
+        return levels[1:] - levels[0]
 
     def _fit_observations(self, cells: Cells, environment: Tensor) -> None:
         head: Any = self.decoder.head
@@ -496,35 +511,23 @@ def blocks(cells: Cells) -> Callable[[int], Iterator[Cells]]:
     amount = torch.where(cells.dosage > 0, cells.dosage, 0)
     design = torch.cat([torch.where(amount > 0, cells.part, -1).to(amount), amount], 1)
     condition = design.unique(dim=0, return_inverse=True)[1]
-    groups = [(condition == i).nonzero()[:, 0] for i in range(int(condition.max()) + 1)]
+    size = condition.bincount()  # of each group of cells with the same design
+    end, n_places = size.cumsum(0), -(-size // BLOCK_SIZE) * BLOCK_SIZE
+    group = torch.arange(len(size), device=size.device).repeat_interleave(n_places)
+    place = torch.arange(len(group), device=size.device) - (n_places.cumsum(0) - n_places)[group]
+    size, start = size[group], (end - size)[group]
+    filled = place < size
 
     def minibatches(batch_size: int) -> Iterator[Cells]:
-        rows = []
-        for group in groups:
-            missing = -len(group) % BLOCK_SIZE
-            more = torch.randint(len(group), (missing,), device=group.device)
-            shuffled = group[torch.randperm(len(group), device=group.device)]
-            rows.append(torch.cat([shuffled, group[more]]).view(-1, BLOCK_SIZE))
-        block = torch.cat(rows)
+        order = torch.randperm(len(condition), device=condition.device)
+        order = order[condition[order].argsort(stable=True)]  # groups in turn, shuffled within
+        other = (torch.rand(len(group), dtype=torch.float64).to(size.device) * size).long()
+        block = order[start + torch.where(filled, place, other)].view(-1, BLOCK_SIZE)
         block = block[torch.randperm(len(block), device=block.device)]
         chosen = block.split(max(batch_size // BLOCK_SIZE, 1))
         yield from cells.batches([rows.flatten() for rows in chosen])
 
     return minibatches
-
-
-def similarity_weights(features: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """How much each known perturbation counts for new ones, rows that sum to one.
-
-    Weights of a ridge regression on the cosine similarity of features, with the mean of all for
-    what nothing is similar to; negative ones are set to zero. (n_new, n_known).
-    """
-    known, new = normalize(features), normalize(new)
-    gram = known @ known.T + RIDGE * np.eye(len(known))
-    weights = np.linalg.solve(gram, known @ new.T).T
-    weights += (1 - weights.sum(1, keepdims=True)) / len(known)
-    weights = weights.clip(min=0)
-    return weights / weights.sum(1, keepdims=True)
 
 
 @with_shared_parameters
@@ -685,17 +688,20 @@ class SCCVAE(PerturbationVAE):
         if self._counts:
             values = log_normalised(values, median_library_size(values))
         names = getattr(self, "feature_names_in_", None)
-        self.features_ = TargetFeatures(self.features, n_components=self.n_components)
+        settings = {"n_components": self.n_components, "sparse_output": True}
+        self.features_ = TargetFeatures(self.features, **settings)
         self.features_.fit(self.perturbations_, values, names)
         self._features_of_targets = self.features_.transform(self.perturbations_)
         self._graph = _graph(self)
 
     def _make_module(self, cells):
         networks = self._networks(cells)
-        features = torch.from_numpy(self._features_of_targets).float()
+        features, n_known = self._features_of_targets, self._features_of_targets.shape[0]
         if self.shift_encoder == "kernel":
-            shifts = FreeShifts(features, self.n_latent)
+            shifts = FreeShifts(n_known, self.n_latent)
         else:
+            features = features.toarray() if issparse(features) else features
+            features = torch.from_numpy(features).float()
             sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
             shifts = ShiftNetwork(features, self.n_latent, **sizes)
         structure = Independence()
@@ -705,7 +711,7 @@ class SCCVAE(PerturbationVAE):
             *networks,
             structure,
             shifts,
-            len(features),
+            n_known,
             cells.n_genes,
             objective=self.objective,
             mmd_weight=self.mmd_weight,
@@ -843,7 +849,7 @@ class SCCVAE(PerturbationVAE):
     def _expected_effects(self, names):
         """Shift and penetrance of unseen perturbations, from those of similar features."""
         new = self.features_.transform(names)
-        n_known = len(self._features_of_targets)
+        n_known = self._features_of_targets.shape[0]
         shift, penetrance = self.module_.shifts(), self.module_.penetrance()
         weights = similarity_weights(self._features_of_targets, new)
         weights = torch.from_numpy(weights).to(shift)

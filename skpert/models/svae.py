@@ -151,7 +151,7 @@ class ShiftModule(PerturbationModule):
         """Shift of each cell under the most probable mask, (n_cells, n_latent)."""
         if self.embedding is None:
             return super().shift(cells)
-        return cells.shift(self.embedding() * self.masks.most_probable())
+        return cells.summed(self.embedding.of(cells.part) * (self.masks.acting(cells.part) > 0))
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the shifts of ``cells``."""

@@ -52,9 +52,10 @@ def inflation(design, environments):
     n_cells = np.bincount(design.codes, minlength=n_treatments)
     total, scatter = np.zeros((n_treatments, width)), np.zeros((width, width))
     for some in gen_batches(len(design.codes), N_CELLS):
-        values, codes = environments[some].astype(np.float64), design.codes[some]
+        values = environments[some].astype(np.float64)
+        present, codes = np.unique(design.codes[some], return_inverse=True)
         place = codes, np.arange(len(codes))
-        total += csr_array((np.ones(len(codes)), place), shape=(n_treatments, len(codes))) @ values
+        total[present] += csr_array((np.ones(len(codes)), place)) @ values
         scatter += values.T @ values
     means = total / np.maximum(n_cells, 1)[:, None]
     within = scatter - total.T @ means

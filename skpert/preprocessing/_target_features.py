@@ -4,9 +4,10 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array, eye_array, issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
@@ -16,6 +17,7 @@ from .._input.values import check_integer, listed, text
 from ..exceptions import warn_of_data
 from ._genesets import as_names
 
+RIDGE = 0.1  # penalty of the regression on similarities of features
 MAX_CONTROLS = 10_000  # control cells that gene components are computed from
 MISSING = {  # what is wrong with a name, and what to do, by kind
     "genes": (
@@ -54,6 +56,9 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     n_components : int, default=50
         Number of components for "genes"; fewer if there are not as many control cells, or not
         more genes.
+    sparse_output : bool, default=False
+        Whether one-hot features come as a sparse array, whose size grows with the number of
+        names and not with its square.
 
     Attributes
     ----------
@@ -63,8 +68,8 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         Number of features.
     names_ : ndarray of shape (n_known,) and dtype object
         Names with features, where the kind is not "transformer".
-    table_ : ndarray of shape (n_known, n_features) and dtype float64
-        Features of these names.
+    table_ : ndarray or CSR array of shape (n_known, n_features) and dtype float64
+        Features of these names, sparse where they are one-hot.
     transformer_ : estimator
         Fitted copy of ``features``, where the kind is "transformer".
 
@@ -98,9 +103,10 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     __metadata_request__fit = {"names": UNUSED, "X_control": UNUSED, "gene_names": UNUSED}
     __metadata_request__transform = {"names": UNUSED}
 
-    def __init__(self, features=None, *, n_components=50):
+    def __init__(self, features=None, *, n_components=50, sparse_output=False):
         self.features = features
         self.n_components = n_components
+        self.sparse_output = sparse_output
 
     def fit(self, names, X_control=None, gene_names=None):
         """Learn the features of the training names.
@@ -145,7 +151,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             if self.kind_ == "genes":
                 known, self.table_ = _gene_components(X_control, gene_names, self.n_components)
             elif self.kind_ == "one_hot":
-                known, self.table_ = names, np.eye(len(names))
+                known, self.table_ = names, eye_array(len(names), format="csr")
             else:
                 known, self.table_ = _table(self.features)
             self.names_ = np.array(known, dtype=object)
@@ -166,7 +172,8 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         Returns
         -------
         features : ndarray of shape (n_names, n_features) and dtype float64
-            A row per name. A transformer may give zeros for a name that it does not know.
+            A row per name; a CSR array where they are one-hot and ``sparse_output`` is true. A
+            transformer may give zeros for a name that it does not know.
 
         Raises
         ------
@@ -180,7 +187,8 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         row = self._rows(names)
         if (row < 0).any():
             raise ValueError(self._missing_message(pd.unique(names[row < 0])))
-        return self.table_[row]
+        values = self.table_[row]
+        return values.toarray() if issparse(values) and not self.sparse_output else values
 
     def has(self, names):
         """Whether there are features of names.
@@ -344,3 +352,21 @@ def _table(features):
             f"place; names with NaN or infinity: {listed(bad, 10) or 'none'}."
         )
     return names, values
+
+
+def similarity_weights(features, new):
+    """How much each known perturbation counts for new ones, rows that sum to one.
+
+    Weights of a ridge regression on the cosine similarity of features, with the mean of all for
+    what nothing is similar to; negative ones are set to zero. (n_new, n_known).
+    """
+    known, new = normalize(features), normalize(new)
+    if len(known) > known.shape[1]:
+        gram = known.T @ known + RIDGE * np.eye(known.shape[1])
+        weights = (known @ np.linalg.solve(gram, new.T)).T
+    else:
+        gram = known @ known.T + RIDGE * np.eye(len(known))
+        weights = np.linalg.solve(gram, known @ new.T).T
+    weights += (1 - weights.sum(1, keepdims=True)) / len(known)
+    weights = weights.clip(min=0)
+    return weights / weights.sum(1, keepdims=True)

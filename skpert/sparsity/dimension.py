@@ -41,6 +41,7 @@ MOVED = 1.5  # variance of such an axis, in that among equally treated cells
 LEAST_VARIANCE = 0.1  # of an axis in use, where the model has 1; what is below is hardly known
 LEAST_KNOWN = 1e-3  # variance of an axis that straightens others, of the largest
 LEAST_LENGTH = 1e-6  # of an axis of which directions can be told
+N_GROUPS = 500  # of equally treated cells at most, whose covariances are made equal
 STRAIGHTNESS_PENALTY = 0.1  # lambda
 SHRINKAGE = 10.0  # cells per latent that the common covariance counts in that of a perturbation
 
@@ -193,9 +194,14 @@ def _straightened(equals, kept):
 
 
 def _covariances(equals):
-    """Of each group of two cells or more, (n_groups, n_latent, n_latent), and their sizes."""
+    """Of groups of two cells or more, (n_groups, n_latent, n_latent), and their sizes.
+
+    Of many groups the largest count, whose covariances are known best.
+    """
     Z, member = equals.deviation, equals.member.tocsc()
     parts = np.split(member.indices, member.indptr[1:-1])
     parts = [part for part in parts if len(part) > 1]
+    if len(parts) > N_GROUPS:
+        parts = sorted(parts, key=len, reverse=True)[:N_GROUPS]
     covariances = [Z[part].T @ Z[part] / len(part) for part in parts]
     return np.array(covariances), np.array([len(part) for part in parts])

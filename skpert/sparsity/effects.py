@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from .._data import ENCODE_SIZE, Cells
+from .._least_squares import with_intercept
 from ..module import Phase
 from .dimension import Alike, alike, independent_axes
 from .edges import edge_probability
@@ -24,7 +25,6 @@ N_ROUNDS = 4  # of the search for axes and their centre
 LARGEST_CROSS_TALK = 0.2  # of an effect into other latents before sparsity straightens the axes
 LEAST_SPREAD = 0.4  # variance among equally treated cells, in the median of axes that are moved
 USUAL_CROSS_TALK = 0.12  # after that
-SINGULAR = 1e-10  # of the largest eigenvalue of a design; what is below is not identifiable
 LEAST_STABILITY = 0.95  # of an axis without a fifth of the perturbations; below it says nothing
 N_EM, SHARE_START = 50, 0.7  # steps, and share of responders to begin with
 TINY_SHARE, JITTER = 1e-6, 1e-6
@@ -104,8 +104,7 @@ def _alike(cells: Cells, Z: NDArray[Any]) -> Alike:
             equals: Alike = alike(Z, group.cpu().numpy())
             return equals
     design = _design(cells, int(part.max()) + 1)
-    gram, product = (design.T @ design).toarray(), design.T @ Z
-    effect = np.linalg.lstsq(gram, product, rcond=SINGULAR)[0]
+    effect, _ = with_intercept(design, design.T @ Z)
     deviation: NDArray[Any] = Z - design @ effect
     return Alike(deviation, (design[:, :-1] > 0).tocsc())
 
@@ -232,8 +231,9 @@ def latent_effects(
         z = states(batch).double()
         z = torch.cat([z, torch.ones_like(z[:, :1])], 1)
         row = torch.where(batch.dosage[:, 0] > 0, batch.part[:, 0], n_perturbations)
-        group = z.new_zeros(n_perturbations + 1, z.shape[1]).index_add_(0, row, z)
-        total, square = total.to(z) + group, square.to(z) + z.T @ z
+        total = total if total.ndim else z.new_zeros(n_perturbations + 1, z.shape[1])
+        total.index_add_(0, row, z)
+        square = square.to(z) + z.T @ z
     n_cells = total[:, -1:]
     mean = total[:, :-1] / n_cells.clamp(min=1)
     within = square[:-1, :-1] - mean.T @ (n_cells * mean)
@@ -312,23 +312,16 @@ def additive_effects(
     if cells.dosage.shape[1] == 1 and ((cells.dosage == 0) | (cells.dosage == 1)).all():
         return latent_effects(states, cells, n_perturbations)
     n = n_perturbations
-    design, place, products, square = _design(cells, n), 0, [], torch.zeros(())
-    for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
-        z = states(batch).double()
-        rows = design[place : place + len(z)]
-        products.append(torch.from_numpy(rows.T @ z.cpu().numpy()))
-        square, place = square.to(z) + z.T @ z, place + len(z)
-    gram = torch.from_numpy((design.T @ design).toarray()).to(square)
-    product = torch.stack(products).sum(0).to(square)
-    if not (cells.dosage == 0).all(1).any():
-        gram[n], gram[:, n], product[n] = 0, 0, 0
-    seen = (gram.diagonal() > 0).sum()
-    # Co-occurring perturbations get the minimum-norm solution.
-    inverse = torch.linalg.pinv(gram, rtol=SINGULAR, hermitian=True)
-    effect = inverse @ product
-    within = square - effect.T @ product
-    freedom = (cells.n_cells - seen).clamp(min=1)
-    share = inverse.diagonal()[:n, None]
+    design = _design(cells, n)
+    Z = torch.cat([states(b).double() for b in cells.minibatches(ENCODE_SIZE, shuffle=False)])
+    controlled = bool((cells.dosage == 0).all(1).any())
+    values = Z.cpu().numpy()
+    found, variance = with_intercept(design, design.T @ values, intercept=controlled)
+    rest = torch.from_numpy(values - design @ found)
+    n_seen = int((design[:, :-1].sum(0) > 0).sum()) + controlled
+    within = (rest.T @ rest).to(Z)
+    freedom = max(cells.n_cells - n_seen, 1)
+    effect, share = torch.from_numpy(found).to(Z), torch.from_numpy(variance).to(Z)[:, None]
     reference = effect[n]  # and no median, on which sums of effects would not agree
     return LatentEffects(
         effect[:n] + reference, reference, within / freedom, share, torch.tensor(True)

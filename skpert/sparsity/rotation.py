@@ -27,6 +27,7 @@ FINE = 2.5  # scale of the last, in medians of the entries' sizes
 FINE_RANGE = 0.01, 0.2  # limits of the last, in usual lengths of a row
 __all__ = ["axis_stability", "sparse_rotation"]
 
+N_SEARCHED = 1000  # rows at most that searches from several starts look at
 N_FEW_STARTS = 5  # where many searches tell of one
 N_ANGLES = 8  # of the search over the plane of two columns
 MAX_JUMPS = 20  # from a valley to a lower one
@@ -90,7 +91,7 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     if M.shape[1] == 1 or length == 0:
         return np.eye(M.shape[1])
     rough = max(ROUGH * length, scale or 0.0)
-    R = _best_valley(M / rough, n_starts, check_random_state(random_state))
+    R = _best_valley(_largest(M) / rough, n_starts, check_random_state(random_state))
     fine = scale or _fine_scale(M @ R, length)
     n_steps = 1 + int(abs(math.log(rough / fine)))
     for level in np.geomspace(rough, fine, n_steps + 1)[1:]:
@@ -182,6 +183,14 @@ def _fine_scale(Y, length):
     """Scale just above the noise, by the median size of an entry."""
     lowest, highest = FINE_RANGE
     return np.clip(FINE * np.median(np.abs(Y)), lowest * length, highest * length)
+
+
+def _largest(M):
+    """Rows for searches from several starts, all or the longest."""
+    if len(M) <= N_SEARCHED:
+        return M
+    length = np.square(M / np.abs(M).max()).sum(1)
+    return M[np.sort(np.argsort(-length, kind="stable")[:N_SEARCHED])]
 
 
 def _penalty(Y):

@@ -43,7 +43,7 @@ def make_shifts(kind):
     torch.manual_seed(3)
     features = torch.randn(N_PERTURBATIONS, 5)
     if kind == "kernel":
-        return FreeShifts(features, N_LATENT)
+        return FreeShifts(len(features), N_LATENT)
     return ShiftNetwork(features, N_LATENT, **SIZES)
 
 
@@ -308,7 +308,7 @@ def linear_module(scale=1.0, shift=(0.0, 0.0)):
     gain = covariance @ LOADINGS.T / NOISE
     bias = covariance @ torch.as_tensor(shift, dtype=torch.float64) - gain @ BIAS
     encoder = LinearEncoder(gain, bias, covariance.diagonal().sqrt() * scale)
-    shifts = FreeShifts(torch.zeros(2, 1), 2)
+    shifts = FreeShifts(2, 2)
     shifts.logits.rows.data = torch.tensor([[0.3, 0.7], [0.9, 0.1]]).log()
     settings = {"objective": "matched", "mmd_weight": 10.0, "library": 1.0}
     module = CausalModule(encoder, decoder, structure, shifts, 2, 3, **settings).double()

@@ -129,7 +129,7 @@ def make_shifts(kind):
     torch.manual_seed(3)
     features = torch.randn(N_PERTURBATIONS, 5)
     if kind == "kernel":
-        return FreeShifts(features, N_LATENT)
+        return FreeShifts(len(features), N_LATENT)
     return ShiftNetwork(features, N_LATENT, **SIZES)
 
 
