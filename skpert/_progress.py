@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import joblib
 import torch
@@ -80,12 +81,13 @@ class Progress:
         on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         self.random = torch.get_rng_state(), on_device
         state = {k: v for k, v in vars(self).items() if k not in ("path", "device", "written")}
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        partial = self.path.with_suffix(f".{uuid4().hex}.partial")  # machines may share the folder
         with open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        with suppress(FileNotFoundError):  # the same fit elsewhere has ended and removed it
+            os.replace(partial, self.path)
         self.written = time.monotonic()
 
     def finish(self) -> None:

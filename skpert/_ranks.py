@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from joblib.parallel import get_active_backend
 from torch import Tensor
 
 from .exceptions import TrainingWarning
@@ -40,13 +41,21 @@ def rank_and_size() -> tuple[int, int]:
     """Number of this process among those that train together, and how many they are."""
     if not dist.is_available():
         return 0, 1
-    if not dist.is_initialized():
-        launched = dist.is_torchelastic_launched()
-        own = multiprocessing.current_process().name == "MainProcess"  # a worker's has another
-        if not (launched and own and int(os.environ["WORLD_SIZE"]) > 1):
+    joined = dist.is_initialized()
+    if not (joined or dist.is_torchelastic_launched()) or get_active_backend()[0].nesting_level:
+        return 0, 1  # a task of joblib trains by itself
+    if not joined:
+        if not _is_launched():
             return 0, 1
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def _is_launched() -> bool:
+    """Whether this is a process of torchrun, not a worker of one, which has its variables, too."""
+    own = multiprocessing.current_process().name == "MainProcess"  # a worker's has another
+    main = threading.current_thread() is threading.main_thread()  # Dask's tasks are in others
+    return own and main and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def same(value: Any) -> Any:

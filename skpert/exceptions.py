@@ -39,11 +39,15 @@ def warn_of_data(message, category=DataWarning):
     warnings.warn(message, category, stacklevel=level)
 
 
-def recorded(name, call):
-    """What a call returns and its warnings, (category, text); its error has a note of ``name``."""
+def recorded(name, call, *arguments):
+    """What a call returns and its warnings, (category, text); its error has a note of ``name``.
+
+    Arguments are not bound to the call, so that joblib's Dask and Ray backends find data among
+    them, and send these once.
+    """
     with warnings.catch_warnings(record=True) as caught:
         try:
-            result = call()
+            result = call(*arguments)
         except Exception as error:
             error.add_note(f"in {name}")
             raise

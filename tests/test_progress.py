@@ -101,6 +101,18 @@ def test_fits_of_other_cells_and_parameters_do_not_meet(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.checkpoint"))) == len(others) - 1
 
 
+def test_the_same_fit_elsewhere_may_end_while_this_one_writes(tmp_path, monkeypatch):
+    model = VAE(**FAST, checkpoint=tmp_path)
+    elsewhere = clone(model)
+    calls = iter(range(10**6))
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: elsewhere.fit(X, A) if next(calls) == 0 else None
+    )
+    assert same(outputs(model.fit(X, A)), outputs(elsewhere))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_that_was_interrupted_can_go_on(tmp_path, monkeypatch):
     settings = FAST | {"max_epochs": 8, "checkpoint": tmp_path}
     told = Monitor.__call__

@@ -9,6 +9,7 @@
     python -m benchmarks.scale particles    # what a particle of the IWELBO is worth
     python -m benchmarks.scale faults       # trainings that are killed and go on
     python -m benchmarks.scale ranks        # several processes under torchrun, beside one
+    python -m benchmarks.scale cluster      # many fits on a Dask cluster, a worker of which dies
     python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
     python -m benchmarks.scale disk         # cells on disk: memory, time, loading beside others
     python -m benchmarks.scale growth       # exponents of time and memory, of every estimator
@@ -18,6 +19,6 @@
 
 NAMES = (
     *("throughput", "fit_many", "scoring", "precision", "particles"),
-    *("faults", "ranks", "gpu", "disk", "growth"),
+    *("faults", "ranks", "cluster", "gpu", "disk", "growth"),
 )
 PARTS = {name: name for name in NAMES}

@@ -1,7 +1,5 @@
 """How often edges and latents come back when a model is fitted again."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
@@ -104,13 +102,13 @@ def stability(
     """
     _check(estimator, A, n_refits, resample)
     estimator.targets(fdr=fdr)  # refuses what is no rate
-    Z, first = recorded("the estimator", partial(estimator.transform, X))
+    Z, first = recorded("the estimator", estimator.transform, X)
     Z = np.asarray(Z, dtype=np.float64)
     seeds = check_random_state(random_state).randint(2**31 - 1, size=n_refits)
     names = [f"refit {i}" for i in range(n_refits)]
-    jobs = [partial(_refit, estimator, X, A, Z, resample, fdr, int(seed)) for seed in seeds]
     results = Parallel(n_jobs=n_jobs)(
-        delayed(recorded)(name, job) for name, job in zip(names, jobs, strict=True)
+        delayed(recorded)(name, _refit, estimator, X, A, Z, resample, fdr, int(seed))
+        for name, seed in zip(names, seeds, strict=True)
     )
     found, caught = zip(*results, strict=True)
     warn_once([first, *caught], ["the estimator", *names])

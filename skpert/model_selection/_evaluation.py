@@ -2,7 +2,6 @@
 
 import warnings
 from collections import defaultdict
-from functools import partial
 from numbers import Integral
 
 import pandas as pd
@@ -264,7 +263,7 @@ def _scored(rows, screen, splits, plan, n_jobs):
         for index, (train, test) in enumerate(splits)
     ]
     found = Parallel(n_jobs=n_jobs)(
-        delayed(recorded)(f"{job[0]!r}, split {job[3]}", partial(_evaluate, *job)) for job in jobs
+        delayed(recorded)(f"{job[0]!r}, split {job[3]}", _evaluate, *job) for job in jobs
     )
     scored, caught = zip(*found, strict=True)
     tables, unknown = zip(*scored, strict=True)

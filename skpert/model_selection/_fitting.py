@@ -1,7 +1,5 @@
 """Many estimators fitted on the same cells at once."""
 
-from functools import partial
-
 from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length
@@ -30,8 +28,9 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
         Its design.
     n_jobs : int or None, default=None
-        Number of processes; 1 fits here, one after another. None and -1 start one per core, and
-        never more than there are estimators.
+        Number of processes; 1 fits here, one after another. None and -1 start one per core, or
+        take all workers of a ``joblib.parallel_config`` such as Dask's, and never more than there
+        are estimators.
 
     Returns
     -------
@@ -78,7 +77,7 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     check_consistent_length(X, A)
     n_jobs = min(effective_n_jobs(-1 if n_jobs is None else n_jobs), len(estimators))
     results = Parallel(n_jobs=n_jobs)(
-        delayed(recorded)(f"estimators[{i}], {estimator!r}", partial(clone(estimator).fit, X, A))
+        delayed(recorded)(f"estimators[{i}], {estimator!r}", clone(estimator).fit, X, A)
         for i, estimator in enumerate(estimators)
     )
     fitted, caught = zip(*results, strict=True)

@@ -40,6 +40,13 @@ class Screen:
         self.control = text(control)
         self._A = A if isinstance(A, pd.DataFrame) else np.asarray(A, dtype=object)
 
+    def __sizeof__(self):
+        """Bytes with those of the expression, by which Dask decides what to send only once."""
+        values = self.values
+        return object.__sizeof__(self) + (
+            values.data.nbytes if issparse(values) else values.nbytes
+        )
+
     def like_given(self, values):
         """Expression of some cells, with names of genes where the screen has them."""
         if hasattr(self._container, "var_names"):
