@@ -64,7 +64,7 @@ def train(
             _check_finite(row | {"a weight": optimizer.total()}, epoch)
             history.append(row)
             best.keep(row.get("validation_elbo"), epoch)
-            stop = anywhere(on_epoch is not None and on_epoch(row), module.device)
+            stop = anywhere(on_epoch is not None and on_epoch(row), cells.dosage.device)
             if stop or (patience is not None and epoch - best.epoch >= patience):
                 break
             progress.stands(history, before, best, optimizer.state())

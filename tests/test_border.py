@@ -28,7 +28,11 @@ from skpert.preprocessing import HighlyVariableGenes, LogNormalize, detectable_p
 
 FAST = {"n_latent": 2, "n_hidden": 8, "n_layers": 1, "max_epochs": 1, "batch_size": 32}
 FAST |= {"n_particles": 3, "device": "cpu", "random_state": 0}
-CLASSES = [cls for _, cls in getmembers(skpert, isclass) if hasattr(cls, "predict_intervention")]
+CLASSES = [
+    cls
+    for _, cls in getmembers(skpert, isclass)
+    if hasattr(cls, "predict_intervention") and cls is not skpert.PerturbationPipeline
+]
 A = np.array(["P0", "P1", "P2", "P3", "control"] * 16)
 COUNTS = np.random.default_rng(0).negative_binomial(2, 0.2, (80, 6)).astype(np.float32)
 LOGS = LogNormalize().fit_transform(COUNTS)

@@ -118,6 +118,9 @@ class AdditiveVAE(PerturbationVAE):
         n_init=1,
         n_particles=100,
         device="auto",
+        memory="auto",
+        checkpoint=None,
+        warm_start=False,
         random_state=None,
         verbose=0,
     ):

@@ -39,7 +39,7 @@ from .._least_squares import least_squares, ridge_operator
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
 
 N_CELLS = 4096  # that are summed at once
-N_TURNS, CLOSE = 100, 1e-8  # in which effects and the scale of their sums are found, and how well
+N_TURNS, CLOSE = 100, 1e-6  # in which effects and the scale of their sums are found, and how well
 GAMMAS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the kernel of sums, over their mean squared distance
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # penalties of its ridge regression
 SHARED = {
@@ -573,10 +573,10 @@ class InteractionRidge(SumOfParts):
     --------
     >>> import numpy as np
     >>> from skpert import InteractionRidge
-    >>> labels = np.array(["control", "A", "B", "C", "A+B", "A+C"])
-    >>> X = np.array([[0.0, 0], [2, 0], [2, 0], [0, 3], [1, 0], [2, 3]])
-    >>> InteractionRidge().fit(X, labels).predict_intervention(["A", "A+B"]).round(1).tolist()
-    [[2.0, 0.0], [1.0, 0.0]]
+    >>> labels = np.repeat(["control", "A", "B", "C", "A+B", "A+C"], 2)
+    >>> X = np.repeat([[0.0, 0], [2, 0], [0, 2], [2, 2], [1, 1], [2, 1]], 2, axis=0)
+    >>> InteractionRidge().fit(X, labels).predict_intervention(["B+C"]).round(1).tolist()
+    [[1.0, 2.0]]
     """
 
     def __init__(
@@ -822,7 +822,7 @@ def _scaled_sum(bulk, scale):
             break
         before, scale = scale, float(weight @ (sums * measured).sum(1) / size)
         responses = _measured_effects(bulk, 0, scale)
-        if abs(scale - before) < CLOSE:
+        if abs(scale - before) < CLOSE**2:
             break
     return scale, responses
 
@@ -845,7 +845,7 @@ def _smoothed(sums, rest, gamma, alpha):
             inverse = (vectors / (np.maximum(values, 0) + a)) @ vectors.T
             weights = inverse @ rest
             error = float(((weights / inverse.diagonal()[:, None]) ** 2).sum())
-            if error < best[0]:
+            if error < (1 - CLOSE) * best[0]:  # of equal ones the first
                 best = error, g / unit, a, weights
     return best[1:]
 

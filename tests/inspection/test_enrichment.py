@@ -256,7 +256,7 @@ def test_the_first_set_is_that_of_gseapy(scores):
 def test_names_are_the_first_sets_in_words(scores):
     table = enrich(scores, SETS)
     expected = {"model0": "0: up", "model1": "1: low end"}
-    assert latent_names(table) == names_of(table) == expected
+    assert latent_names(table) == names_of(table, ["model0", "model1"]) == expected
     assert latent_names(table, fdr=0) == {}
     assert latent_names(enrich(-scores, SETS)) == expected
     other = table.assign(unit=table["unit"].replace("model0", "invariant0"))
@@ -267,10 +267,10 @@ def test_names_are_the_first_sets_in_words(scores):
 
 
 def test_names_of_other_forms_are_errors():
-    assert names_of(None) == {}
-    assert names_of({"a": "b"}) == {"a": "b"}
+    assert names_of(None, ["a"]) == {}
+    assert names_of({"a": "b"}, ["a", "c"]) == {"a": "b"}
     with pytest.raises(ValueError, match="names must be a dict"):
-        names_of(["a"])
+        names_of(["a"], ["a"])
     with pytest.raises(ValueError, match="no column 'q'"):
         latent_names(pd.DataFrame({"unit": [], "set": [], "p": []}))
     with pytest.raises(ValueError, match="must be the table of enrich"):

@@ -97,7 +97,7 @@ def test_a_linear_model_may_be_the_reference(screen, model):
     means = select_penetrance(model, UNSEEN, ridge.predict_intervention(UNSEEN))
     pd.testing.assert_frame_equal(selection.errors, means.errors)
     none = select_penetrance(model, UNSEEN, ControlMean().fit(X, screen.A[screen.train]))
-    assert none.penetrance.abs().max() < select_penetrance(model, UNSEEN).penetrance.min()
+    assert none.penetrance.max() < none.errors.columns.max() / 10  # hardly any
 
 
 def test_the_default_grid_spans_what_was_learned(model, bulk):

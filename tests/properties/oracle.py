@@ -123,6 +123,9 @@ def check_finite(result, *, nan=False):
                 raise Wrong("the result holds NaN or infinity")
 
 
+ZERO = 1e-12  # what is below is rounding
+
+
 def same(one, other, what, *, rtol=1e-5, texts=True):
     """Wrong if two results differ by more than rounding; texts count only if so wanted."""
     one, other = flat(one), flat(other)
@@ -131,7 +134,7 @@ def same(one, other, what, *, rtol=1e-5, texts=True):
     for a, b in zip(one, other, strict=True):
         if a.dtype.kind in "fciub" and b.dtype.kind in "fciub":
             size = np.abs(b[np.isfinite(b)]).max(initial=0) if b.size else 0
-            close = np.allclose(a, b, rtol=rtol, atol=rtol * size, equal_nan=True)
+            close = np.allclose(a, b, rtol=rtol, atol=max(rtol * size, ZERO), equal_nan=True)
         else:
             close = not texts or np.array_equal(a.astype(str), b.astype(str))
         if not close:
