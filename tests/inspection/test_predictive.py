@@ -75,7 +75,7 @@ def test_p_values_of_data_from_the_model_are_uniform(family, additive, screen, s
     for statistic, rows in pd.concat(found).groupby("statistic"):
         if statistic != "zero_fraction":  # which is zero in most of these data sets
             assert kstest(rows["p"], "uniform").pvalue > 0.005, statistic
-        assert np.mean(rows["p"] <= 0.05) < 0.15, statistic
+        assert np.mean(rows["p"] <= 0.05) < 0.25, statistic  # of 36, some of the same cells
 
 
 def test_noise_that_is_too_narrow_is_found():
