@@ -53,6 +53,7 @@ def attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
         message += f": {reason}" if str(reason) else ""
         warnings.warn(message, TrainingWarning, stacklevel=4)
         monitor.stopped |= interrupted
+        monitor.interrupted |= interrupted
     progress.number = number
     progress.forget()
 

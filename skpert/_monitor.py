@@ -36,6 +36,8 @@ class Monitor:
     ----------
     stopped : bool
         Whether a callback or the user has asked to stop, so that no training begins after this.
+    interrupted : bool
+        Whether it was the user, by Ctrl-C.
     """
 
     def __init__(self, estimator, X, y, n_epochs):
@@ -43,7 +45,7 @@ class Monitor:
         self.data = {"X": X, "y": y}
         self.training, self.epoch, self.start = 0, 0, time.monotonic()
         self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
-        self.stopped = False
+        self.stopped, self.interrupted = False, False
         self.verbose = estimator.verbose and rank_and_size()[0] == 0
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
@@ -64,7 +66,7 @@ class Monitor:
     def __call__(self, row):
         """Report an epoch's terms, none for an interrupt; True asks to stop."""
         if not row:
-            self.stopped = True
+            self.stopped = self.interrupted = True
             return True
         self.epoch += 1
         if self.context is not None:

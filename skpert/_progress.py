@@ -19,6 +19,7 @@ from ._rows import DiskRows
 from .exceptions import TrainingWarning
 
 EVERY = 60.0  # seconds between two writings, at least
+OWN = {"path", "device", "written"}  # what is of this process, not of the training
 IRRELEVANT = {"checkpoint", "device", "memory", "random_state", "verbose"}  # to what is learned
 
 
@@ -80,7 +81,7 @@ class Progress:
         assert self.path is not None
         on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         self.random = torch.get_rng_state(), on_device
-        state = {k: v for k, v in vars(self).items() if k not in ("path", "device", "written")}
+        state = {k: v for k, v in vars(self).items() if k not in OWN}
         partial = self.path.with_suffix(f".{uuid4().hex}.partial")  # machines may share the folder
         with open(partial, "wb") as file:
             torch.save(state, file)
@@ -152,5 +153,7 @@ def progress_of(
 def _with_seeds(progress: Progress, seeds: list[int]) -> Progress:
     """The seeds of a training that has begun stay; processes that train together have the same."""
     progress.seeds = progress.seeds or seeds
-    vars(progress).update(same(vars(progress)))
+    vars(progress).update(same({k: v for k, v in vars(progress).items() if k not in OWN}))
+    if progress.module is not None:
+        progress.module.to(progress.device)
     return progress

@@ -164,7 +164,7 @@ class PerturbationVAE(
         module, history, *elbo = progress.kept
         warn_if_worse(*elbo)
         warn_if_few(module.n_found, self._n_most, len(history) * training.n_cells / batch_size)
-        if not monitor.stopped:
+        if not monitor.interrupted:
             progress.finish()
         if start is not None:
             history = before["history_"].to_dict("records") + history

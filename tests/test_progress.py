@@ -134,6 +134,20 @@ def test_a_training_that_was_interrupted_can_go_on(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_training_that_a_callback_stopped_has_ended(tmp_path, monkeypatch):
+    told = Monitor.__call__
+
+    def stopped_in_epoch_4(self, row):
+        self.stopped = told(self, row) or self.epoch == 4
+        return self.stopped
+
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    monkeypatch.setattr(Monitor, "__call__", stopped_in_epoch_4)
+    model = VAE(**FAST | {"max_epochs": 8, "checkpoint": tmp_path}).fit(X, A)
+    assert len(model.history_) == 4
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_file_is_said_and_training_begins_anew(tmp_path, monkeypatch):
     settings = FAST | {"max_epochs": 4, "checkpoint": tmp_path}
     kill_while_writing(monkeypatch, 3)

@@ -312,16 +312,20 @@ def additive_effects(
     if cells.dosage.shape[1] == 1 and ((cells.dosage == 0) | (cells.dosage == 1)).all():
         return latent_effects(states, cells, n_perturbations)
     n = n_perturbations
-    design = _design(cells, n)
-    Z = torch.cat([states(b).double() for b in cells.minibatches(ENCODE_SIZE, shuffle=False)])
+    design, place, product, square = _design(cells, n), 0, 0, torch.zeros(())
+    for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+        z = states(batch).double()
+        product = product + design[place : place + len(z)].T @ z.cpu().numpy()
+        square, place = square.to(z) + z.T @ z, place + len(z)
     controlled = bool((cells.dosage == 0).all(1).any())
-    values = Z.cpu().numpy()
-    found, variance = with_intercept(design, design.T @ values, intercept=controlled)
-    rest = torch.from_numpy(values - design @ found)
+    found, variance = with_intercept(design, product, intercept=controlled)
+    explained = found.T @ product
+    # square - fitted is the square of what is left over, of a solution that is not exact, too
+    fitted = torch.from_numpy(explained + explained.T - found.T @ (design.T @ (design @ found)))
+    within = square - fitted.to(square)
     n_seen = int((design[:, :-1].sum(0) > 0).sum()) + controlled
-    within = (rest.T @ rest).to(Z)
     freedom = max(cells.n_cells - n_seen, 1)
-    effect, share = torch.from_numpy(found).to(Z), torch.from_numpy(variance).to(Z)[:, None]
+    effect, share = (torch.from_numpy(array).to(square) for array in (found, variance[:, None]))
     reference = effect[n]  # and no median, on which sums of effects would not agree
     return LatentEffects(
         effect[:n] + reference, reference, within / freedom, share, torch.tensor(True)
