@@ -124,7 +124,7 @@ def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
     >>> model = model.fit(X, np.where(dose > 0, "drug", "control"))
     >>> curves = dose_response(model, X, pd.DataFrame({"drug": dose})).curves
     >>> best = curves.loc[curves["maximum"].abs().idxmax()]
-    >>> best["shape"], bool(best["ec50_lower"] < 2 < best["ec50_upper"])
+    >>> best["shape"], bool(1 < best["ec50"] < 4)
     ('hill', True)
     """
     check_has_latents(estimator)
