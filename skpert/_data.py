@@ -20,6 +20,7 @@ from ._rows import (
     rows_of,
     small_counts,
 )
+from ._tally import Tally, Tallying
 from .distributions import Counts, log_saturated
 
 ENCODE_SIZE = 4096  # cells that are encoded at once
@@ -39,6 +40,7 @@ class Cells(NamedTuple):
     dosage: Tensor  # (n_cells, n_parts) how much of it
     environment: Tensor  # (n_cells, n_environments), of width zero when there is none
     log_saturated: Tensor | None = None  # (n_cells,) of the counts, if it is known
+    tally: Tally | None = None  # of the counts of all cells, in these and in their minibatches
 
     @classmethod
     def from_arrays(cls, X: Any, dosage: Any, environment: Any) -> "Cells":
@@ -46,7 +48,8 @@ class Cells(NamedTuple):
         part, amount = _parts(dosage)
         library = np.asarray(X.sum(1, dtype=np.float64), dtype=np.float32).reshape(-1, 1)
         arrays = (library, part, amount, np.asarray(environment, dtype=np.float32))
-        return cls(rows_of(X), *(torch.from_numpy(array) for array in arrays))
+        tensors: list[Any] = [torch.from_numpy(array) for array in arrays]
+        return cls(rows_of(X), *tensors)
 
     @classmethod
     def of_design(cls, X: Any, encoder: Any, A: Any) -> "Cells":
@@ -106,20 +109,28 @@ class Cells(NamedTuple):
 
     def _with(self, index: Tensor, x: Any) -> "Cells":
         """Cells of these rows, whose expression is ``x``."""
-        others: list[Any] = [
-            None if part is None else part.index_select(0, index) for part in self[1:]
-        ]
-        return Cells(x, *others)
+        others = self._replace(x=None)._each(lambda part: part.index_select(0, index))
+        return others._replace(x=x)
 
-    def with_saturated(self) -> "Cells":
-        """Cells that know the term of a likelihood of counts that no parameter changes."""
+    def with_saturated(self, *, tallied: bool = False) -> "Cells":
+        """Cells that know the term of a likelihood of counts that no parameter changes.
+
+        If ``tallied``, for training, they have a tally, too.
+        """
         n_rows = max(2**18 // max(self.n_genes, 1), 1)
         blocks = torch.arange(self.n_cells, device=self.dosage.device).split(n_rows)
-        terms = [log_saturated(x) for x in dense_rows(self.x, blocks)]
-        return self._replace(log_saturated=torch.cat(terms))
+        terms, tallying = [], Tallying(self.n_genes, self.dosage.device)
+        for x in dense_rows(self.x, blocks):
+            terms.append(log_saturated(x))
+            if tallied:
+                tallying.add(x)
+        tally = tallying.tally() if tallied else None
+        return self._replace(log_saturated=torch.cat(terms), tally=tally)
 
     def _each(self, function: Callable[[Any], Any]) -> "Cells":
-        fields: list[Any] = [None if field is None else function(field) for field in self]
+        """Cells of which each tensor of rows was changed; a tally, of all, they have no more."""
+        rows = self._replace(tally=None)
+        fields: list[Any] = [None if field is None else function(field) for field in rows]
         return Cells(*fields)
 
     def minibatches(self, batch_size: int, *, shuffle: bool = True) -> Iterator["Cells"]:
@@ -144,7 +155,7 @@ class Cells(NamedTuple):
         of_this_process = [own_rows(index) for index in indices]  # all, since some are read ahead
         for index, batch in zip(indices, self.batches(of_this_process), strict=True):
             own_rows(index)  # noise is from now on that of these rows
-            yield batch
+            yield batch._replace(tally=self.tally)
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator["Cells"]:
         """Cells of each of the indices in turn, with dense expression."""
@@ -152,11 +163,18 @@ class Cells(NamedTuple):
             yield self._with(index, x)
 
     def log_prob(self, p_x: Distribution) -> Tensor:
-        """Log-probability of each cell's expression, nats, (..., n_cells)."""
+        """Log-probability of each cell's expression, nats, (..., n_cells).
+
+        In minibatches of cells with a tally, the part of it that dispersions alone change is the
+        mean over all of these: so is that of the mean of minibatches, whose noise it is without.
+        """
         if self.log_saturated is None or not isinstance(p_x, Counts):
             log_prob: Tensor = p_x.log_prob(self.x)
             return log_prob
-        return (p_x.log_kernel(self.x) + self.log_saturated).to(self.x.dtype)
+        if self.tally is None or p_x.theta is None:
+            return (p_x.log_kernel(self.x) + self.log_saturated).to(self.x.dtype)
+        constant = self.log_saturated + self.tally.dispersion_term(p_x.theta)
+        return (p_x.latent_term(self.x) + constant).to(self.x.dtype)
 
     def shift(self, effect: Tensor) -> Tensor:
         """Sum over each cell's parts of dosage times effect, (n_cells, n_latent)."""
@@ -164,6 +182,8 @@ class Cells(NamedTuple):
 
     def summed(self, effect: Tensor) -> Tensor:
         """The same of effects of each part of each cell, (..., n_cells, n_parts, n_latent)."""
+        if self.dosage.shape[1] == 1:
+            return self.dosage * effect[..., 0, :]
         return (self.dosage[:, :, None] * effect).sum(-2)
 
 
@@ -176,7 +196,7 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     free[torch.from_numpy(first)] = False
     n_validation = min(int(fraction * cells.n_cells), int(free.sum()))
     if n_validation == 0 or cells.n_cells - n_validation < 2:
-        return cells.to(device)._resident().with_saturated(), None
+        return cells.to(device)._resident().with_saturated(tallied=True), None
     held_out = order[free][:n_validation]
     kept = torch.ones(cells.n_cells, dtype=torch.bool)
     kept[held_out] = False
@@ -184,7 +204,7 @@ def split(cells: Cells, fraction: float, device: torch.device) -> tuple[Cells, C
     training, validation = (cells.subset(i).to(device) for i in parts)
     if isinstance(validation.x, DiskRows):
         validation = validation._replace(x=validation.x.loaded())
-    return training._resident().with_saturated(), validation.with_saturated()
+    return training._resident().with_saturated(tallied=True), validation.with_saturated()
 
 
 def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, constraints
 from torch.distributions.utils import lazy_property
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import hardtanh, logsigmoid
 
 LOG_THETA = (-40.0, 20.0)  # bounds of log dispersions; above, it is Poisson long before
 LARGEST_RATE = 1e18  # that is drawn from: torch holds Poisson draws in 64 bits
@@ -165,7 +165,7 @@ class _PoissonOfLogits(torch.autograd.Function):
         return None, grad[..., None] * of_logits, None
 
 
-def _correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
+def correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
     r""":math:`c` up to a constant for each theta, and slopes in theta if asked for.
 
     With :math:`z = x + \theta`, after one step of the recurrence of the gamma function,
@@ -188,6 +188,12 @@ def _correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]
     return value.sub_((x / theta).log1p_(), alpha=0.5), slope
 
 
+def exact_correction(x: Tensor, theta: Tensor, sloped: bool) -> tuple[Tensor, Tensor]:
+    """The same by the functions of torch, for float64."""
+    z = x + theta
+    return torch.lgamma(z) - z * z.log() + z, torch.digamma(z) - z.log()
+
+
 def _polynomial(u: Tensor, coefficients: list[Tensor]) -> Tensor:
     """Polynomial in u, the constant coefficient first, by Horner's rule."""
     *lower, last = coefficients
@@ -203,7 +209,7 @@ class _Correction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, counts: Tensor, theta: Tensor) -> Tensor:
         x = torch.cat([counts.new_zeros(1, counts.shape[-1]), counts])
-        value, slope = _correction(x, theta, ctx.needs_input_grad[1])
+        value, slope = correction(x, theta, ctx.needs_input_grad[1])
         if ctx.needs_input_grad[1]:
             ctx.save_for_backward(slope[1:].sub_(slope[0]))
         return value[1:].sub_(value[0]).sum(-1, dtype=torch.float64)
@@ -227,9 +233,9 @@ class _CorrectionOfFew(torch.autograd.Function):
         ctx: Any, ones: Tensor, few: Tensor, cell: Tensor, gene: Tensor, theta: Tensor
     ) -> Tensor:
         sloped = ctx.needs_input_grad[-1]
-        value, slope = _correction(few, theta.index_select(0, gene), sloped)
-        of_none, slope_of_none = _correction(torch.zeros_like(theta), theta, sloped)
-        of_one, slope_of_one = _correction(torch.ones_like(theta), theta, sloped)
+        value, slope = correction(few, theta.index_select(0, gene), sloped)
+        of_none, slope_of_none = correction(torch.zeros_like(theta), theta, sloped)
+        of_one, slope_of_one = correction(torch.ones_like(theta), theta, sloped)
         of_one -= of_none
         counted = few.clamp(max=1)  # among the ones
         if sloped:
@@ -321,11 +327,17 @@ def log_saturated(x: Tensor) -> Tensor:
     return step.sum(-1, dtype=torch.float64).neg_()
 
 
+def _inverse(log_dispersion: Tensor) -> Tensor:
+    """Inverse dispersions within bounds; this function has the bounds' derivative in one node."""
+    return hardtanh(log_dispersion, *LOG_THETA).exp()
+
+
 class Counts(Distribution, ABC):
     """Counts of one cell with expected counts ``exp(log_mean)``, (..., n_genes)."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     support = constraints.independent(constraints.nonnegative, 1)
+    theta: Tensor | None = None  # (n_genes,) inverse dispersions; None of a Poisson
 
     def __init__(self, log_mean: Tensor):
         self.log_mean = log_mean
@@ -337,8 +349,13 @@ class Counts(Distribution, ABC):
         return self.log_mean.exp()
 
     @abstractmethod
+    def latent_term(self, value: Tensor) -> Tensor:
+        """The part of ``log_kernel`` that depends on what is expected, nats, (...)."""
+
     def log_kernel(self, value: Tensor) -> Tensor:
         """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+        of_latent = self.latent_term(value)
+        return of_latent if self.theta is None else of_latent + dispersion_term(value, self.theta)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of a cell, nats, (...)."""
@@ -359,8 +376,8 @@ class PoissonCounts(Counts):
 class Poisson(PoissonCounts):
     """Poisson counts of given means."""
 
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+    def latent_term(self, value: Tensor) -> Tensor:
+        """Minus half the deviance of a cell, nats, (...)."""
         of_genes: Tensor = _PoissonOfMeans.apply(value, self.log_mean)
         return of_genes.sum(-1)
 
@@ -378,8 +395,8 @@ class PoissonShares(PoissonCounts):
         """Logarithm of the expected counts, (..., n_genes)."""
         return torch.log_softmax(self.logits, -1) + self.log_library
 
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
+    def latent_term(self, value: Tensor) -> Tensor:
+        """Minus half the deviance of a cell, nats, (...)."""
         return _of_logits(_PoissonOfLogits, value, self.logits, self.log_library)
 
 
@@ -390,6 +407,7 @@ class NegativeBinomialCounts(Counts):
     """
 
     log_dispersion: Tensor
+    theta: Tensor
 
     @property
     def variance(self) -> Tensor:
@@ -412,13 +430,12 @@ class NegativeBinomial(NegativeBinomialCounts):
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
         super().__init__(log_mean)
-        self.log_dispersion = log_dispersion
+        self.log_dispersion, self.theta = log_dispersion, _inverse(log_dispersion)
 
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
-        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
-        of_genes: Tensor = _OfMeans.apply(value, self.log_mean, theta)
-        return of_genes.sum(-1) + dispersion_term(value, theta)
+    def latent_term(self, value: Tensor) -> Tensor:
+        """Minus half the deviance of a cell, nats, (...)."""
+        of_genes: Tensor = _OfMeans.apply(value, self.log_mean, self.theta)
+        return of_genes.sum(-1)
 
 
 class NegativeBinomialShares(NegativeBinomialCounts):
@@ -427,7 +444,7 @@ class NegativeBinomialShares(NegativeBinomialCounts):
     def __init__(self, logits: Tensor, log_library: Tensor, log_dispersion: Tensor):
         self.logits = logits
         self.log_library = log_library
-        self.log_dispersion = log_dispersion
+        self.log_dispersion, self.theta = log_dispersion, _inverse(log_dispersion)
         Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     @lazy_property
@@ -435,11 +452,9 @@ class NegativeBinomialShares(NegativeBinomialCounts):
         """Logarithm of the expected counts, (..., n_genes)."""
         return torch.log_softmax(self.logits, -1) + self.log_library
 
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
-        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
-        of_latent = _of_logits(_OfLogits, value, self.logits, self.log_library, theta)
-        return of_latent + dispersion_term(value, theta)
+    def latent_term(self, value: Tensor) -> Tensor:
+        """Minus half the deviance of a cell, nats, (...)."""
+        return _of_logits(_OfLogits, value, self.logits, self.log_library, self.theta)
 
 
 class ZeroInflatedNegativeBinomial(Counts):
@@ -447,7 +462,7 @@ class ZeroInflatedNegativeBinomial(Counts):
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor, dropout_logit: Tensor):
         super().__init__(log_mean)
-        self.log_dispersion = log_dispersion
+        self.log_dispersion, self.theta = log_dispersion, _inverse(log_dispersion)
         self.dropout_logit = dropout_logit
 
     @property
@@ -455,15 +470,13 @@ class ZeroInflatedNegativeBinomial(Counts):
         """Expected counts after dropout, (..., n_genes)."""
         return self.log_mean.exp() * torch.sigmoid(-self.dropout_logit)
 
-    def log_kernel(self, value: Tensor) -> Tensor:
-        """Log-probability of a cell relative to the saturated Poisson, nats, (...)."""
-        theta = self.log_dispersion.clamp(*LOG_THETA).exp()
+    def latent_term(self, value: Tensor) -> Tensor:
+        """What is left of ``log_kernel`` without the term of the dispersions, nats, (...)."""
         kept = logsigmoid(-self.dropout_logit)
-        seen = kept + _OfMeans.apply(value, self.log_mean, theta)
+        seen = kept + _OfMeans.apply(value, self.log_mean, self.theta)
         zero = torch.logaddexp(logsigmoid(self.dropout_logit), seen)
         of_genes = torch.where(value > 0, seen, zero)
-        of_latent = of_genes.sum(-1, dtype=torch.float64)
-        return of_latent + dispersion_term(value, theta)
+        return of_genes.sum(-1, dtype=torch.float64)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -494,9 +507,14 @@ class StraightThroughBernoulli(Bernoulli):
 
     def relaxed(self, u: Tensor) -> Tensor:
         """Mask that the uniform draws ``u`` give."""
-        eps = torch.finfo(u.dtype).eps
-        mask: Tensor = _StraightThrough.apply(self.logits, torch.logit(u, eps), self.temperature)
-        return mask
+        return straight_through(self.logits, u, self.temperature)
+
+
+def straight_through(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:
+    """Sample of ``StraightThroughBernoulli`` that the uniform draws ``u`` give."""
+    noise = torch.logit(u, torch.finfo(u.dtype).eps)
+    mask: Tensor = _StraightThrough.apply(logits, noise, temperature)
+    return mask
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -188,8 +188,8 @@ class GaussianEncoder(nn.Module):
         (..., n_cells, n_hidden); its leading dimensions are those of the result.
         """
         mean, log_variance = self.moments(self.hidden(x, x[:, :0], extra)).chunk(2, -1)
-        variance = log_variance.clamp(max=15).exp() + 1e-4
-        return Normal(mean, variance.sqrt(), validate_args=False)
+        scale: Tensor = _Scale.apply(log_variance)
+        return Normal(mean, scale, validate_args=False)
 
     @torch.no_grad()
     def project(self, projection: Tensor, centre: Tensor, *, restart: bool = True) -> None:
@@ -210,6 +210,24 @@ class GaussianEncoder(nn.Module):
         if not restart:
             self.moments.weight[n_kept:] = share.T @ old.weight[n:]
             self.moments.bias[n_kept:] = share.T @ old.bias[n:]
+
+
+class _Scale(torch.autograd.Function):
+    """Standard deviation for a log-variance, of at least 0.01, as one node instead of four."""
+
+    @staticmethod
+    def forward(ctx: Any, log_variance: Tensor) -> Tensor:
+        variance = log_variance.clamp(max=15).exp_()
+        scale = (variance + 1e-4).sqrt_()
+        ctx.save_for_backward(variance, scale)
+        return scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        variance, scale = ctx.saved_tensors
+        slope: Tensor = variance.div(scale).mul_(grad).mul_(0.5)
+        return slope
 
 
 class CountHead(nn.Module, ABC):
@@ -289,7 +307,7 @@ class HeteroscedasticHead(nn.Module):
 
     def forward(self, h: Tensor, library: Tensor) -> Distribution:
         """Distribution of the expression of each cell."""
-        scale = (self.log_variance(h).clamp(max=15).exp() + 1e-4).sqrt()
+        scale = _Scale.apply(self.log_variance(h))
         return Independent(Normal(self.mean(h), scale, validate_args=False), 1)
 
 

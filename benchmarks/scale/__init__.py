@@ -12,6 +12,7 @@
     python -m benchmarks.scale cluster      # many fits on a Dask cluster, a worker of which dies
     python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
     python -m benchmarks.scale disk         # cells on disk: memory, time, loading beside others
+    python -m benchmarks.scale optimisers   # quality against time by optimiser, on a screen
     python -m benchmarks.scale growth       # exponents of time and memory, of every estimator
 
 ``-h`` after a name says what it measures and lists its options.
@@ -19,6 +20,6 @@
 
 NAMES = (
     *("throughput", "fit_many", "scoring", "precision", "particles"),
-    *("faults", "ranks", "cluster", "gpu", "disk", "growth"),
+    *("faults", "ranks", "cluster", "gpu", "disk", "growth", "optimisers"),
 )
 PARTS = {name: name for name in NAMES}

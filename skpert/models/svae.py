@@ -134,8 +134,7 @@ class ShiftModule(PerturbationModule):
         if self.embedding is None:
             return cells.dosage.new_zeros(1)
         effect = self.embedding.of(cells.part)  # a row per part
-        effect = effect * self.masks.sample(cells.part, sample_shape)
-        return (cells.dosage[:, :, None] * effect).sum(-2)
+        return cells.summed(effect * self.masks.sample(cells.part, sample_shape))
 
     def log_weights(self, cells: Cells, n_particles: int) -> Tensor:
         """Log p(x, z | a) - log q(z | x) at samples of q and of the masks."""

@@ -17,7 +17,7 @@ from torch.distributions import Bernoulli, Beta, kl_divergence
 from torch.nn.functional import logsigmoid
 
 from .._ranks import drawn
-from ..distributions import StraightThroughBernoulli
+from ..distributions import straight_through
 from ..nn import Table
 from ..objectives import Costs, beta_log_prob
 from .effects import LEAST_STABILITY, LatentEffects, edge_logit, not_sparse
@@ -294,7 +294,7 @@ def _sampled(logit: Tensor, part: Tensor | None, sample_shape: tuple[int, ...]) 
     """Masks of these logits, (*sample_shape, *logit.shape), of parts of cells or of all."""
     shape, rows = (*sample_shape, *logit.shape), None if part is None else -3
     u = drawn(torch.rand, shape, rows, logit.device)
-    return StraightThroughBernoulli(logit).relaxed(u.to(logit.dtype))
+    return straight_through(logit, u.to(logit.dtype))
 
 
 def _bernoulli_log_prob(mask: Tensor, logit: Tensor) -> Tensor:
