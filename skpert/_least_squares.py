@@ -193,3 +193,57 @@ def _conjugate_gradients(gram, right):
             rest + np.divide(size, before, out=np.zeros_like(size), where=before > 0) * direction
         )
     return None
+
+
+def without_covariates(values, part, amount, covariate):
+    """Residuals of least squares on covariates and an intercept, and the rank of these.
+
+    The covariate of most columns, which may be thousands, is taken out as means of its groups.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_targets)
+        What is to be explained.
+    part, amount : ndarray of shape (n_rows, n_parts)
+        Columns of the design in each row, and what they hold there.
+    covariate : ndarray of shape (n_columns,)
+        To which covariate a column belongs, an index.
+
+    Returns
+    -------
+    residual : ndarray of shape (n_rows, n_targets)
+        What no linear function of the covariates explains.
+    rank : int
+        Of the design.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpert._least_squares import without_covariates
+    >>> values, category = np.array([[1.0], [3.0], [7.0]]), np.array([[0], [0], [1]])
+    >>> residual, rank = without_covariates(values, category, np.ones((3, 1)), np.zeros(2, int))
+    >>> residual.ravel(), rank
+    (array([-1.,  1.,  0.]), 2)
+    """
+    n_rows, n_columns = len(values), len(covariate)
+    if n_columns == 0:
+        return values - values.mean(0), 1
+    given = amount != 0
+    own = given & (covariate[part] == np.bincount(covariate).argmax())
+    own &= (own.sum(1) < 2).all()  # a number has two columns
+    entries = (amount * own).sum(1), (np.arange(n_rows), (part * own).sum(1))
+    groups = csr_array(entries, shape=(n_rows, n_columns))
+    size = groups.multiply(groups).sum(0)
+
+    def within(values):
+        mean = (groups.T @ values) / np.where(size > 0, size, 1)[:, None]
+        return values - groups @ mean
+
+    columns, place = np.unique(part[given & ~own], return_inverse=True)
+    others = np.zeros((n_rows, len(columns) + 1))
+    others[:, -1] = 1
+    np.add.at(others, ((given & ~own).nonzero()[0], place), amount[given & ~own])
+    smallest = np.linalg.norm(others) * n_rows * np.finfo(np.float64).eps
+    basis, length, _ = np.linalg.svd(within(others), full_matrices=False)
+    basis, rest = basis[:, length > smallest], within(values)
+    return rest - basis @ (basis.T @ rest), int((size > 0).sum()) + basis.shape[1]

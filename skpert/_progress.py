@@ -119,10 +119,15 @@ def progress_of(
     """Progress of a fit to these cells, as far as it came before it was killed.
 
     The name of its file is a digest of all on which the result depends: parameters, cells,
-    versions, seeds unless these are to differ at each call, and weights to begin with.
+    versions, seeds, and weights to begin with.
     """
     if estimator.checkpoint is None:
         return _with_seeds(Progress(None, device), seeds)
+    if estimator.random_state is None:
+        raise ValueError(
+            f"checkpoint={str(estimator.checkpoint)!r} needs a random_state: without one, fits to "
+            "the same cells at the same time would go on from each other's file. Give an int"
+        )
     folder = Path(os.path.expanduser(estimator.checkpoint))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +147,7 @@ def progress_of(
             (type(estimator).__qualname__, isinstance(cells.x, DiskRows)),  # in another order
             {name: value for name, value in parameters.items() if name not in IRRELEVANT},
             (import_module(__package__).__version__, torch.__version__),
-            None if estimator.random_state is None else seeds,
+            seeds,
             [part.numpy() for part in (*parts, *(w.cpu() for w in weights.values()))],
         ]
     )

@@ -165,7 +165,8 @@ SHARED = {
         training that was killed goes on from there when ``fit`` is called again with the same
         parameters and data, and ends as if nothing had happened; then its file is removed. Fits
         of different data or parameters have different files, so that a search may share a folder.
-        Files are pickles: name no folder that others can write to.
+        It needs a ``random_state``, by which fits to the same data are distinguished. Files are
+        pickles: name no folder that others can write to.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the fit before, of the same genes and
         perturbations, for ``max_epochs`` more, rather than from random ones.

@@ -75,16 +75,24 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_of_no_seed_keeps_the_one_it_began_with(tmp_path, monkeypatch):
-    settings = FAST | LONG | {"random_state": None, "checkpoint": tmp_path}
-    kill_while_writing(monkeypatch, 4)
-    with pytest.raises(Killed):
-        VAE(**settings).fit(X, A)
-    (path,) = tmp_path.glob("*.checkpoint")
-    seeds = _progress.Progress(path).seeds
-    model = VAE(**settings).fit(X, A)
-    alike = VAE(**settings).set_params(random_state=None).fit(X, A)
-    assert model._seed == seeds[0] != alike._seed
+def test_a_checkpoint_needs_a_seed(tmp_path):
+    model = VAE(**FAST | {"random_state": None, "checkpoint": tmp_path / "new"})
+    with pytest.raises(ValueError, match="needs a random_state.*Give an int"):
+        model.fit(X, A)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fits_of_other_seeds_have_other_files(tmp_path, monkeypatch):
+    settings = FAST | {"max_epochs": 4, "checkpoint": tmp_path}
+    random = np.random.RandomState(0)  # from which every fit draws another seed
+    for _ in range(2):
+        kill_while_writing(monkeypatch, 2)
+        with pytest.raises(Killed):
+            VAE(**settings | {"random_state": random}).fit(X, A)
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("*.checkpoint"))) == 2
+    VAE(**settings | {"random_state": np.random.RandomState(0)}).fit(X, A)
+    assert len(list(tmp_path.glob("*.checkpoint"))) == 1
 
 
 def test_fits_of_other_cells_and_parameters_do_not_meet(tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ N_CELLS = 4096  # that are summed at once
 N_TURNS, CLOSE = 100, 1e-6  # in which effects and the scale of their sums are found, and how well
 GAMMAS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the kernel of sums, over their mean squared distance
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # penalties of its ridge regression
+N_LANDMARKS = 500  # combinations at most whose kernels span all functions (Nystroem)
+SPANNED = 1e-12  # eigenvalue of these kernels, of the largest, below which is rounding
 SHARED = {
     "data_parameters": """control : str, default="control"
         Label of the untreated cells.
@@ -602,7 +604,7 @@ class InteractionRidge(SumOfParts):
         several = np.diff(bulk.dosage.indptr) > 1
         self._sums = bulk.dosage[several].astype(np.float64) @ responses
         rest = bulk.mean[several] - self.scale_ * self._sums
-        self.gamma_, self.alpha_, self._weights = _smoothed(
+        self.gamma_, self.alpha_, self._sums, self._weights = _smoothed(
             self._sums, rest, self.gamma, self.alpha
         )
         return np.zeros(self.n_features_in_), responses
@@ -828,26 +830,52 @@ def _scaled_sum(bulk, scale):
 
 
 def _smoothed(sums, rest, gamma, alpha):
-    """Kernel ridge regression of ``rest`` on ``sums``: gamma, alpha and dual weights.
+    """Kernel ridge regression of ``rest`` on ``sums``: gamma, alpha, landmarks, their weights.
 
     Of those that are to be chosen, the ones with the least leave-one-out error are taken, for
-    which there is a closed form.
+    which there is a closed form. Landmarks are all sums or, of many, some that are drawn.
     """
     n = len(sums)
     if n == 0:
-        return 1.0, 1.0, rest
-    distance = euclidean_distances(sums, squared=True)
-    unit = distance.sum() / max(n * (n - 1), 1) or 1.0
-    best = (inf,)
+        return 1.0, 1.0, sums, rest
+    places = np.sort(np.random.default_rng(0).permutation(n)[:N_LANDMARKS])
+    distance = euclidean_distances(sums, sums[places], squared=True)
+    m, total = len(places), distance[places].sum()
+    unit = total / max(m * (m - 1), 1) or 1.0
+    alphas, best = ALPHAS if alpha == "auto" else [alpha], (inf,)
     for g in GAMMAS if gamma == "auto" else [gamma]:
-        values, vectors = np.linalg.eigh(np.exp(-g / unit * distance))
-        for a in ALPHAS if alpha == "auto" else [alpha]:
-            inverse = (vectors / (np.maximum(values, 0) + a)) @ vectors.T
-            weights = inverse @ rest
-            error = float(((weights / inverse.diagonal()[:, None]) ** 2).sum())
+        kernel = np.exp(-g / unit * distance)
+        fits = _dual(kernel, rest, alphas) if m == n else _nystroem(kernel, places, rest, alphas)
+        for a, weights, error in fits:
             if error < (1 - CLOSE) * best[0]:  # of equal ones the first
-                best = error, g / unit, a, weights
+                best = error, g / unit, a, sums[places], weights
     return best[1:]
+
+
+def _dual(kernel, rest, alphas):
+    """Weights of all sums under each penalty, and the sum of squared leave-one-out errors."""
+    values, vectors = np.linalg.eigh(kernel)
+    for a in alphas:
+        inverse = (vectors / (np.maximum(values, 0) + a)) @ vectors.T
+        weights = inverse @ rest
+        yield a, weights, float(((weights / inverse.diagonal()[:, None]) ** 2).sum())
+
+
+def _nystroem(kernel, places, rest, alphas):
+    """The same of landmarks, whose kernels span all functions, (n_sums, n_landmarks)."""
+    values, root = np.linalg.eigh(kernel[places])
+    kept = values > SPANNED * values[-1]
+    root = root[:, kept] / np.sqrt(values[kept])
+    features = kernel @ root
+    values, axes = np.linalg.eigh(features.T @ features)
+    features, root = features @ axes, root @ axes
+    product = features.T @ rest
+    for a in alphas:
+        shrunk = 1 / (np.maximum(values, 0) + a)
+        left = rest - features @ (shrunk[:, None] * product)
+        leverage = (features**2) @ shrunk
+        error = float(((left / (1 - leverage)[:, None]) ** 2).sum())
+        yield a, root @ (shrunk[:, None] * product), error
 
 
 def _components(M, n_components):

@@ -33,6 +33,7 @@ from torch.nn.functional import softplus
 from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
 from .._input.values import as_list, listed
+from .._least_squares import without_covariates
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import thinned
@@ -252,15 +253,21 @@ def _normal_factor(natural: Natural) -> Normal:
     return Normal(natural.linear * variance, variance.sqrt(), validate_args=False)
 
 
-def _whitening(mean: Tensor, variance: Tensor, covariates: Tensor) -> Tensor:
-    """Map of a block to combinations of unit spread among cells of known covariates, if any."""
-    known = covariates.any(1)
+def _whitening(
+    mean: Tensor, variance: Tensor, part: Tensor, value: Tensor, covariate: Tensor
+) -> Tensor:
+    """Map of a block to combinations of unit spread among cells of known covariates, if any.
+
+    These are the columns ``part`` with a ``value`` other than zero, (n_cells, n_parts) each, and
+    ``covariate`` says to which a column belongs.
+    """
+    known = (value != 0).any(1)
     known = known if known.any() else ~known
-    design = torch.cat([torch.ones(len(mean), 1), covariates], 1)[known].to(mean)
-    mean, variance = mean[known], variance[known]
-    residual = mean - design @ (torch.linalg.pinv(design) @ mean)
-    n_free = max(len(mean) - int(torch.linalg.matrix_rank(design)), 1)
-    spread = residual.T @ residual / n_free + variance.mean(0).diag()
+    mean, variance, part, value = (rows[known] for rows in (mean, variance, part, value))
+    design = (array.numpy() for array in (part, value.to(mean), covariate))
+    rest, rank = without_covariates(mean.numpy(), *design)
+    residual = torch.from_numpy(rest)
+    spread = residual.T @ residual / max(len(mean) - rank, 1) + variance.mean(0).diag()
     values, axes = torch.linalg.eigh(spread)
     return (axes / values.sqrt()) @ axes.T
 
@@ -452,12 +459,15 @@ class InvariantModule(PerturbationModule):
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
             batch = batch.to(self.depth.device)
             q = self.encoder(self.features(batch.x))
-            parts.append((q.mean, q.variance, self.covariates(batch)))
-        mean, variance, known = (
-            torch.cat(part).cpu().double() for part in zip(*parts, strict=True)
-        )
-        blocks = zip(self._halves(mean), self._halves(variance), self._groups(known), strict=True)
-        self.whitening.copy_(torch.block_diag(*(_whitening(*block) for block in blocks)))
+            parts.append((q.mean, q.variance))
+        moments = (torch.cat(part).cpu().double() for part in zip(*parts, strict=True))
+        n, of = self.n_columns, self.covariate.cpu()
+        part, value = cells.part.cpu(), cells.dosage.cpu()
+        first, others = (part < n) * value, (part >= n) * value
+        known = (part.clamp(max=n - 1), first, of[:n]), ((part - n).clamp(min=0), others, of[n:])
+        blocks = zip(*(self._halves(moment) for moment in moments), known, strict=True)
+        maps = (_whitening(mean, variance, *columns) for mean, variance, columns in blocks)
+        self.whitening.copy_(torch.block_diag(*maps))
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of the guide given the covariates that are known."""

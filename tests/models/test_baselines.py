@@ -32,6 +32,7 @@ from skpert import (
 from skpert._least_squares import ridge_operator
 from skpert.exceptions import DataWarning
 from skpert.model_selection import LeavePerturbationsOut
+from skpert.models import baselines
 from skpert.models.baselines import SumOfParts, _components
 from skpert.preprocessing import GeneSetFeatures, LogNormalize
 
@@ -181,6 +182,33 @@ def test_leave_one_out_errors_are_those_of_leaving_out():
     of_others = K[np.ix_(others, others)] + model.alpha_ * np.eye(len(others))
     left_out = residual[i] - K[i, others] @ np.linalg.solve(of_others, residual[others])
     assert_close(left_out, rest[i] / inverse[i, i], 1e-8)
+
+
+def test_landmarks_that_are_all_sums_span_what_these_do():
+    random = np.random.default_rng(0)
+    sums, rest = random.normal(size=(30, 3)), random.normal(size=(30, 4))
+    kernel, alphas = rbf_kernel(sums, gamma=0.5), [0.1, 1.0]
+    exact = list(baselines._dual(kernel, rest, alphas))
+    spanned = list(baselines._nystroem(kernel, np.arange(30), rest, alphas))
+    for (a, weights, error), (b, of_landmarks, other) in zip(exact, spanned, strict=True):
+        assert a == b
+        assert error == pytest.approx(other)
+        assert_close(kernel @ weights, kernel @ of_landmarks, 1e-6)
+
+
+def test_many_combinations_are_compared_with_some(monkeypatch):
+    X, labels, first = pairs_that_interact(lambda s: s - 0.8 * np.maximum(s, 0))
+    exact = InteractionRidge().fit(X, labels)
+    monkeypatch.setattr(baselines, "N_LANDMARKS", (len(X) - first) * 2 // 3)
+    some = InteractionRidge().fit(X, labels)
+    assert len(some._sums) == len(some._weights) == baselines.N_LANDMARKS < len(exact._sums)
+    plain = AdditiveEffects(scale="learned").fit(X, labels)
+    errors = [
+        np.square(m.predict_intervention(labels[first:]) - X[first:]).mean()
+        for m in (plain, some, exact)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 3 * errors[2]
 
 
 def test_bilinear_ridge_reproduces_known_values():

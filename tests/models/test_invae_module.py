@@ -531,9 +531,33 @@ def normal_states(n_cells, seed=0):
     return mean, 0.1 + draw(n_cells, 3).square(), covariates, mixing
 
 
+def entries(covariates, covariate=(0, 0, 1)):
+    """Columns of each cell, what they hold, and to which covariate a column belongs."""
+    n = covariates.shape[1]
+    part = torch.arange(n).expand(len(covariates), -1)
+    return part, covariates.double(), torch.tensor(covariate, dtype=torch.long)[:n]
+
+
+@pytest.mark.parametrize("covariate", [(0, 0, 0, 1, 1), (0, 1, 1, 1, 1), (0, 1, 2, 3, 4)])
+def test_units_are_those_of_dense_least_squares(covariate):
+    generator = torch.Generator().manual_seed(0)
+    mean, variance = torch.randn(2, 200, 3, generator=generator, dtype=DOUBLE)
+    variance = variance.square()
+    kind, site = torch.randint(4, (2, 200), generator=generator)  # 3 is unknown
+    covariates = torch.eye(4)[kind][:, :3], torch.eye(4)[site][:, :2] * torch.tensor([1.0, 2.0])
+    covariates = torch.cat(covariates, 1)
+    known = covariates.any(1)
+    design = torch.cat([torch.ones(200, 1), covariates], 1)[known].double()
+    residual = mean[known] - design @ (torch.linalg.pinv(design) @ mean[known])
+    n_free = len(design) - int(torch.linalg.matrix_rank(design))
+    spread = residual.T @ residual / n_free + variance[known].mean(0).diag()
+    found = _whitening(mean, variance, *entries(covariates, covariate))
+    torch.testing.assert_close(found @ spread @ found, torch.eye(3, dtype=DOUBLE))
+
+
 def test_whitened_latents_have_unit_spread_within_conditions():
     mean, variance, covariates, mixing = normal_states(200_000)
-    whitening = _whitening(mean, variance, covariates)
+    whitening = _whitening(mean, variance, *entries(covariates))
     torch.testing.assert_close(whitening, whitening.T)
     spread = mixing.T @ mixing + variance.mean(0).diag()
     expected = torch.eye(3, dtype=DOUBLE)
@@ -542,14 +566,14 @@ def test_whitened_latents_have_unit_spread_within_conditions():
 
 def test_cells_of_unknown_covariates_do_not_set_the_unit():
     mean, variance, covariates, _ = normal_states(500)
-    known = _whitening(mean, variance, covariates)
+    known = _whitening(mean, variance, *entries(covariates))
     others = (torch.cat([part, 100 * part]) for part in (mean, variance))
-    more = _whitening(*others, torch.cat([covariates, torch.zeros_like(covariates)]))
+    more = _whitening(*others, *entries(torch.cat([covariates, torch.zeros_like(covariates)])))
     torch.testing.assert_close(more, known)
-    nothing = _whitening(mean, variance, covariates[:, :0])
+    nothing = _whitening(mean, variance, *entries(covariates[:, :0]))
     spread = torch.cov(mean.T) + variance.mean(0).diag()
     torch.testing.assert_close(nothing @ spread @ nothing, torch.eye(3, dtype=DOUBLE))
-    alone = _whitening(mean[:1], variance[:1], covariates[:1])
+    alone = _whitening(mean[:1], variance[:1], *entries(covariates[:1]))
     torch.testing.assert_close(alone, variance[:1].rsqrt().diag_embed()[0])
 
 
