@@ -258,8 +258,7 @@ def _whitening(
 ) -> Tensor:
     """Map of a block to combinations of unit spread among cells of known covariates, if any.
 
-    These are the columns ``part`` with a ``value`` other than zero, (n_cells, n_parts) each, and
-    ``covariate`` says to which a column belongs.
+    These are ``part``, columns of a ``covariate`` each, with a ``value`` other than zero.
     """
     known = (value != 0).any(1)
     known = known if known.any() else ~known

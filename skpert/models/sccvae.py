@@ -45,6 +45,7 @@ N_BASAL_STATES = 1000  # of control cells, kept for predictions
 RESPONSE_WEIGHT = 10.0  # of the squared error of mean counterfactuals, nats per unit
 RECONSTRUCTION_SCALE = 0.25  # of control cells in the published objective
 N_RESPONSES, LEAST_BASAL_STATES = 100_000, 100  # states decoded for all mean responses, for each
+N_NUMBERS = 2**23  # of expression that is read at once after training
 N_ROUNDS = 3  # of fitting penetrances to mean responses
 N_CHOICES = 61  # penetrances that are tried for a perturbation that is added
 LARGEST_ROW = 0.9  # sum of absolute weights of a row of a cyclic graph
@@ -383,11 +384,10 @@ class CausalModule(PerturbationModule):
         controls = untreated(cells)
         self.eval()
         place = torch.linspace(0, controls.n_cells - 1, len(self.basal)).round().long()
-        chosen = controls.take(place.to(self.basal.device))
-        self.basal.copy_(self.guide(chosen).sample())
+        chosen = controls.subset(place.to(self.basal.device))
+        self.basal.copy_(torch.cat([self.guide(batch).sample() for batch in _passed(chosen)]))
         total = torch.zeros_like(self.control_mean)
-        for batch in controls.minibatches(ENCODE_SIZE, shuffle=False):
-            total += self._levels_of(batch).sum(0)
+        total = sum((self._levels_of(batch).sum(0) for batch in _passed(controls)), total)
         self.control_mean.copy_(total / controls.n_cells)
         if not self.decoder.head.counts:
             self._fit_observations(cells, chosen.environment)
@@ -412,7 +412,7 @@ class CausalModule(PerturbationModule):
         """Mean change by a dosage of one of each perturbation, and which were given alone."""
         n = len(self.penetrance())
         total, dosage = self.basal.new_zeros(n, len(self.control_mean)), self.basal.new_zeros(n)
-        for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+        for batch in _passed(cells):
             alone = ((batch.dosage > 0).sum(1, keepdim=True) == 1).float()
             place = batch.dosage.argmax(1, keepdim=True)
             part = batch.part.gather(1, place)[:, 0]
@@ -438,12 +438,12 @@ class CausalModule(PerturbationModule):
 
     def _fit_observations(self, cells: Cells, environment: Tensor) -> None:
         head: Any = self.decoder.head
-        predicted = head(self.decoder.hidden(self.structure(self.basal), environment), None).mean
-        head.mean.bias.add_(self.control_mean - predicted.mean(0))
+        hidden = self.decoder.hidden(self.structure(self.basal), environment)
+        head.mean.bias.add_(self.control_mean - head.mean(hidden.mean(0)))  # linear in these
         if not isinstance(head, NormalHead):
             return
         total = torch.zeros_like(self.control_mean)
-        for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
+        for batch in _passed(cells):
             u = self.structure(self.guide(batch).sample())
             error = head(self.decoder.hidden(u, batch.environment), None).mean - batch.x
             total += error.square().sum(0)
@@ -877,6 +877,11 @@ class SCCVAE(PerturbationVAE):
     def graph_(self):
         """Weights of the edges from row to column, (n_latent, n_latent)."""
         return self._learned("graph")
+
+
+def _passed(cells):
+    """All cells as they stand, as many at once as have some millions of numbers."""
+    return cells.minibatches(min(ENCODE_SIZE, N_NUMBERS // cells.n_genes + 2), shuffle=False)
 
 
 def untreated(cells):
