@@ -44,9 +44,9 @@ from ..command import add_csv
 from ..timing import peak_memory
 
 SIZES = {
-    "cells": (1500, 6000, 24_000),
+    "cells": (1200, 4800, 19_200),
     "genes": (250, 1000, 4000),
-    "perturbations": (150, 600, 2400),
+    "perturbations": (100, 400, 1600),
     "latents": (4, 16, 64),
     "combinations": (60, 240, 960),
 }

@@ -197,12 +197,12 @@ def de_table(
 def _group_sums(X, codes, n_groups, method):
     """Sum of transformed expression over the cells of each group, and their number."""
     total, n_cells = np.zeros((n_groups, X.shape[1])), np.zeros(n_groups)
-    for cells, groups in group_blocks(X, codes, n_groups):
+    for cells, found, groups in group_blocks(X, codes):
         Y, counted = cells.astype(np.float64), np.ones(cells.shape[0])
         if method == "perturbseq":
             Y, counted = log_relative_counts(cells)
-        total += dense(groups @ Y)
-        n_cells += groups @ counted
+        total[found] += dense(groups @ Y)
+        n_cells[found] += groups @ counted
     return total, n_cells
 
 

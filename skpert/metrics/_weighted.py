@@ -181,10 +181,10 @@ def read_weights(weights, profiles):
 def _moments(X, codes, n_groups, space):
     """Sums of values and of squares over the cells of each group, (n_groups, n_genes) each."""
     total, squares = np.zeros((2, n_groups, X.shape[1]))
-    for cells, groups in group_blocks(X, codes, n_groups):
+    for cells, found, groups in group_blocks(X, codes):
         Y = as_logarithms(cells, space)
-        total += dense(groups @ Y)
-        squares += dense(groups @ (Y.power(2) if issparse(Y) else Y**2))
+        total[found] += dense(groups @ Y)
+        squares[found] += dense(groups @ (Y.power(2) if issparse(Y) else Y**2))
     return total, squares
 
 

@@ -97,19 +97,23 @@ def blocks(X):
     return gen_batches(X.shape[0], max(MAX_ELEMENTS // X.shape[1], 1))
 
 
-def group_blocks(X, codes, n_groups):
-    """Blocks of cells, each with the indicators of its groups, (n_groups, n_block)."""
+def group_blocks(X, codes):
+    """Blocks of cells, each with the groups that have some, and their indicators.
+
+    Indicators have a row for each of these groups, (n_found, n_block).
+    """
     for rows in blocks(X):
-        groups = codes[rows]
+        found, groups = np.unique(codes[rows], return_inverse=True)
         members = groups, np.arange(len(groups))
-        yield X[rows], csr_array((np.ones(len(groups)), members), (n_groups, len(groups)))
+        indicators = csr_array((np.ones(len(groups)), members), (len(found), len(groups)))
+        yield X[rows], found, indicators
 
 
 def group_means(X, codes, n_groups, transform):
     """Mean of transformed expression over the cells of each group, (n_groups, n_genes)."""
-    total = sum(
-        dense(groups @ transform(cells)) for cells, groups in group_blocks(X, codes, n_groups)
-    )
+    total = np.zeros((n_groups, X.shape[1]))
+    for cells, found, groups in group_blocks(X, codes):
+        total[found] += dense(groups @ transform(cells))
     return total / np.bincount(codes, minlength=n_groups)[:, None]
 
 

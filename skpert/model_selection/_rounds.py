@@ -107,7 +107,9 @@ class Split:
 
     def _by_label(self, cells):
         codes, names = pd.factorize(self.screen.labels[cells], sort=True)
-        return {name: cells[codes == code] for code, name in enumerate(names)}
+        ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+        parts = np.split(cells[np.argsort(codes, kind="stable")], ends[:-1])
+        return dict(zip(names, parts, strict=False))  # no cells are one part of no name
 
     def random(self, purpose, item=0):
         """Generator of one kind of draws, the same for all estimators."""
