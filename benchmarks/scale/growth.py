@@ -143,7 +143,7 @@ class Meter:
 def measure(make, X, frame):
     """Rows of all parts for one estimator, by name."""
     meter, estimator = Meter(), make()
-    of_covariates = isinstance(estimator, skpert.InVAE)
+    of_covariates = isinstance(estimator, skpert.InVAE | skpert.NFIVAE)
     is_baseline = not hasattr(estimator, "max_epochs")
     values = np.log1p(X) if is_baseline or isinstance(estimator, skpert.SCCVAE) else X
     A = frame if of_covariates else frame["perturbation"].to_numpy()

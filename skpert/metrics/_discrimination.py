@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
+from sklearn.utils import gen_batches
 
 from .._input.expression import LARGEST, read_matrix
 from ._profiles import aggregated, check_names, kept_genes, read_profiles, read_reference
 
+MAX_PAIRS = 2**22  # of responses whose distances are held at once
 DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors are smaller
 
 
@@ -74,12 +76,19 @@ def perturbation_discrimination(
         raise ValueError("there is one perturbation only, and none to distinguish it from")
     if not kept.any():
         raise ValueError("exclude leaves no gene that counts for all perturbations")
-    distances = _distances((profiles.predicted - reference)[:, kept], measured[:, kept], distance)
-    own = np.diag(distances)[:, None]  # (n_perturbations, 1)
-    n_nearer = (distances < own).sum(1) + ((distances == own).sum(1) - 1) / 2
+    predicted, measured = (profiles.predicted - reference)[:, kept], measured[:, kept]
+    rows = gen_batches(len(predicted), max(MAX_PAIRS // len(measured), 1))
+    n_nearer = np.concatenate([_n_nearer(predicted, measured, part, distance) for part in rows])
     scores = 1 - n_nearer / (len(measured) - 1)
     name = "perturbation_discrimination"
     return aggregated(pd.Series(scores, index=profiles.names, name=name), aggregate)
+
+
+def _n_nearer(predicted, measured, rows, distance):
+    """How many measured responses are nearer to predictions than their own; ties count half."""
+    distances = _distances(predicted[rows], measured, distance)
+    own = distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)][:, None]
+    return (distances < own).sum(1) + ((distances == own).sum(1) - 1) / 2
 
 
 def _with_candidates(profiles, candidates, reference):

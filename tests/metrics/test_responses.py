@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 
 from skpert.exceptions import DataWarning
 from skpert.metrics import (
+    _discrimination,
     ate_pearson,
     delta_pearson,
     direction_agreement,
@@ -55,6 +56,16 @@ def scores(true, predicted, control, **options):
         "weighted_mse": weighted_mse(true, predicted, weights),
         "weighted_r2": weighted_r2(true, predicted, weights, reference=control),
     }
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1", "euclidean"])
+def test_discrimination_of_many_is_that_of_few_at_a_time(monkeypatch, distance):
+    random = np.random.default_rng(0)
+    true, predicted, others = random.normal(size=(3, 30, 5))
+    options = {"reference": 0, "distance": distance, "candidates": others}
+    whole = perturbation_discrimination(true, predicted, **options)
+    monkeypatch.setattr(_discrimination, "MAX_PAIRS", 7 * 60)
+    assert whole.equals(perturbation_discrimination(true, predicted, **options))
 
 
 def test_known_values():
