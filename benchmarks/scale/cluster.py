@@ -1,9 +1,9 @@
-"""Many fits on a Dask cluster of two workers, of which one is killed.
+"""Many fits on a cluster of two workers, Dask's or Ray's, of which one is killed.
 
-A search, an evaluation, many fits and refits run on a local cluster undisturbed, which counts what
-is sent; then again, until so many runs had a worker killed (SIGKILL) at a random moment. The
-cluster starts another worker in its place. Printed is whether the results are those of this
-process alone. Needs the extra `cluster`.
+A search, an evaluation, many fits and refits run on a local cluster undisturbed, where with Dask
+it is counted what is sent; then again, until so many runs had a worker killed (SIGKILL) at a
+random moment. The cluster starts another worker in its place. Printed is whether the results are
+those of this process alone. Needs the extra `cluster`, or Ray and psutil.
 """
 
 import os
@@ -11,6 +11,7 @@ import pickle
 import signal
 import threading
 import time
+from itertools import product
 
 import joblib
 import numpy as np
@@ -25,11 +26,14 @@ from ..command import add_csv
 from ..runner import write
 
 SMALL = {"n_latent": 3, "max_epochs": 10}
+SURVIVING = {"max_restarts": 5, "max_task_retries": 5}  # of workers of Ray that die
 
 
 def add_arguments(parser):
     """Options of the command line."""
     add = parser.add_argument
+    backends = list(BACKENDS)
+    add("--backends", nargs="+", choices=backends, default=backends[:1])
     add("--kills", type=int, default=10, help="of each function; default %(default)s")
     add("--cells", type=int, default=60, help="per perturbation; default %(default)s")
     add("--genes", type=int, default=300, help="default %(default)s")
@@ -49,11 +53,11 @@ def run(args):
         random_state=0,
     )
     X, A = np.asarray(screen.X, dtype=np.float32), screen.A
-    for function in (search, evaluate, fits, refits):
-        rows.append({"function": function.__name__, "data_bytes": X.nbytes})
-        rows[-1] |= _measured(function, X, A, args.kills, random)
+    for backend, function in product(args.backends, (search, evaluate, fits, refits)):
+        rows.append({"backend": backend, "function": function.__name__, "data_bytes": X.nbytes})
+        rows[-1] |= _measured(BACKENDS[backend], function, X, A, args.kills, random)
         print(" ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    write(rows, args.csv)
+        write(rows, args.csv)
     return sum(not row["same"] for row in rows)
 
 
@@ -85,30 +89,38 @@ def refits(X, A):
     return stability(model, X, A, n_refits=4, random_state=0).latents.to_numpy()
 
 
-def _measured(function, X, A, n_kills, random):
+def _measured(on_cluster, function, X, A, n_kills, random):
     """What is sent, and whether results are the same."""
     with joblib.parallel_config(backend="sequential"):
         alone = function(X, A)
-    undisturbed = _on_cluster(function, X, A)
-    results, kills = [undisturbed["result"]], 0
+    undisturbed = on_cluster(function, X, A)
+    results, kills = [undisturbed.pop("result")], 0
     while kills < n_kills:
-        after = random.uniform(0, undisturbed["seconds"])
-        found = _on_cluster(function, X, A, after, random.integers(2))
+        found = on_cluster(function, X, A, random.uniform(0, undisturbed["seconds"]))
         results.append(found["result"])
         kills += found["killed"]
-    sent = undisturbed["sent"]
-    return {
-        "tasks": len(sent),
-        "bytes_per_task": max(sent),
-        "bytes_sent_once": sum(undisturbed["once"]),
-        "kills": kills,
-        "seconds": round(undisturbed["seconds"], 1),
-        "same": all(np.array_equal(result, alone) for result in results),
-    }
+    same = all(np.array_equal(result, alone) for result in results)
+    del undisturbed["killed"]
+    return undisturbed | {"kills": kills, "same": same}
 
 
-def _on_cluster(function, X, A, after=None, which=0):
-    """Result of a function on a new cluster, of which a worker is killed after so many seconds."""
+def _timed(function, X, A, after, kill, backend, **options):
+    """Result of a function on a cluster of which ``kill`` kills a worker after so many seconds."""
+    killed = []
+    timer = threading.Timer(after or 0, lambda: killed.append(kill()))
+    timer.daemon = True
+    if after is not None:
+        timer.start()
+    start = time.perf_counter()
+    with joblib.parallel_config(backend=backend, **options):
+        result = function(X, A)
+    seconds = time.perf_counter() - start
+    timer.cancel()
+    return {"result": result, "seconds": round(seconds, 1), "killed": any(killed)}
+
+
+def _on_dask(function, X, A, after=None):
+    """The same on a new cluster of Dask, with the bytes of each task and of what is sent once."""
     from distributed import LocalCluster
 
     from doc.scaling.dask_search import KeepingClient
@@ -125,14 +137,37 @@ def _on_cluster(function, X, A, after=None, which=0):
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with Counting(cluster) as client:
-            victim = list(client.run(os.getpid).values())[which]
-            kill = threading.Timer(after or 0, os.kill, (victim, signal.SIGKILL))
-            if after is not None:
-                kill.start()
-            start = time.perf_counter()
-            with joblib.parallel_config(backend="dask", client=client, scatter=[X, A]):
-                result = function(X, A)
-            seconds = time.perf_counter() - start
-            killed = after is not None and not kill.is_alive()
-            kill.cancel()
-    return {"result": result, "seconds": seconds, "killed": killed, "sent": sent, "once": once}
+            workers = sorted(client.run(os.getpid).values())
+
+            def kill():
+                os.kill(workers[0], signal.SIGKILL)
+                return True
+
+            found = _timed(function, X, A, after, kill, "dask", client=client, scatter=[X, A])
+    of_tasks = {"tasks": len(sent), "bytes_per_task": max(sent), "bytes_sent_once": sum(once)}
+    return found | of_tasks
+
+
+def _on_ray(function, X, A, after=None):
+    """The same on Ray, which is started and stopped."""
+    import psutil
+    import ray
+    from ray.util.joblib import register_ray
+
+    def kill():
+        """Kill a worker of the pool, if one is at work."""
+        children = psutil.Process().children(recursive=True)
+        workers = [child for child in children if child.name().startswith("ray::PoolActor.run")]
+        for worker in workers[:1]:
+            worker.kill()
+        return bool(workers)
+
+    register_ray()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        return _timed(function, X, A, after, kill, "ray", n_jobs=2, ray_remote_args=SURVIVING)
+    finally:
+        ray.shutdown()
+
+
+BACKENDS = {"dask": _on_dask, "ray": _on_ray}
