@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -198,15 +197,16 @@ def _validate(
     module: PerturbationModule, cells: Cells | None, kl_weight: float, batch_size: int
 ) -> dict[str, float]:
     """Mean of each term and of the ELBO over held-out cells, if there are any; nats per cell."""
-    row: dict[str, float] = defaultdict(float)
     if cells is None:
-        return row
+        return {}
+    names: tuple[str, ...] = ()
+    total = torch.zeros((), dtype=torch.float64, device=cells.dosage.device)
     for batch in cells.minibatches(8 * batch_size, shuffle=False):
+        terms = module.loss_terms(batch, kl_weight) | {"elbo": module.log_weights(batch, 1).mean()}
+        names = tuple(terms)
         share = batch.n_cells / cells.n_cells
-        for name, term in module.loss_terms(batch, kl_weight).items():
-            row[f"validation_{name}"] += float(term) * share
-        row["validation_elbo"] += float(module.log_weights(batch, 1).mean()) * share
-    return dict(row)
+        total = total + torch.stack(tuple(terms.values())).double() * share
+    return {f"validation_{name}": value for name, value in zip(names, total.tolist(), strict=True)}
 
 
 def _check_finite(values: dict[str, float], epoch: int) -> None:

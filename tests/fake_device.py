@@ -5,6 +5,8 @@ Every operation is seen twice: as Python calls it (factories, ``to``, ``numpy``)
 dispatcher runs it, in backward passes too, where devices are compared. CPU tensors without
 dimensions may join pointwise operations, CPU indices may index, and ``copy_`` crosses over;
 all else that mixes is an error. Random numbers on the device come from a generator of its own.
+What a program would have to wait for the device for is listed: numbers that Python reads, shapes
+that depend on values, and copies from one side to the other.
 """
 
 from contextlib import contextmanager
@@ -18,11 +20,15 @@ CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 aten = torch.ops.aten
 CROSSING = {aten.copy_, aten._to_copy, aten.set_}
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.bincount}
+WAITING |= {aten.is_nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutive}
+WAITING |= {aten.repeat_interleave}
 SCALARS_MIX = {aten.fill_, aten.fill, aten.masked_fill, aten.masked_fill_}
 DEVICE_OF = torch.Tensor.device.__get__
 IS_CUDA = torch.Tensor.is_cuda.__get__
 TO_NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__}
 AS_TENSOR = {torch.as_tensor, torch.asarray}
+FROM_PYTHON = AS_TENSOR | {torch.tensor}
 LIKE_SELF = {torch.Tensor.__deepcopy__, torch.Tensor.new_tensor, torch.Tensor.new}
 
 
@@ -44,6 +50,7 @@ class Memory:
         self.storages = {}  # weak references keep an address from being used again
         self.generator = torch.Generator().manual_seed(1)
         self.default = False  # whether what is made without a device lies here
+        self.waits = []  # what the program would have waited for the device for
 
     def holds(self, tensor):
         return tensor.untyped_storage()._cdata in self.storages
@@ -90,6 +97,7 @@ class Dispatched(TorchDispatchMode):
         if here and len(here) < len(given):
             self._check(func, args, kwargs, given)
         on_device = bool(here) if given else self.memory.default
+        self._note_wait(func, args, here, given)
         if func.overloadpacket in CROSSING:
             on_device = self.memory.holds(args[0])
         if kwargs.get("generator") is not None and on_device:
@@ -103,6 +111,14 @@ class Dispatched(TorchDispatchMode):
             known = {id(tensor) for tensor in given}
             self.memory.place([t for t in tensors_in(result) if id(t) not in known])
         return result
+
+    def _note_wait(self, func, args, here, given):
+        """A mask as an index asks how many of it are true."""
+        packet = func.overloadpacket
+        masks = packet in INDEXING and any(t.dtype == torch.bool for t in tensors_in(args[1]))
+        crosses = packet is aten.copy_ and len(here) < len(given)
+        if here and (packet in WAITING or masks or crosses):
+            self.memory.waits.append(str(func))
 
     def _check(self, func, args, kwargs, given):
         packet = func.overloadpacket
@@ -136,6 +152,8 @@ class Called(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         own = bool(args) and isinstance(args[0], torch.Tensor) and self.memory.holds(args[0])
+        if func is torch.Tensor.tolist and own:
+            self.memory.waits.append("numbers that Python reads")
         if func in (DEVICE_OF, IS_CUDA) or (func in TO_NUMPY and own):
             return self._asked(func, args, own)
         if func is torch.Tensor.cuda or (func is torch.Tensor.cpu and own):
@@ -168,6 +186,8 @@ class Called(TorchFunctionMode):
             result = func(*args, **kwargs)
         if func in LIKE_SELF:
             memory.place(result, own)
+            if own and func is not torch.Tensor.__deepcopy__:
+                memory.waits.append(str(func))
         return result
 
     def _on_device(self, func, args, kwargs):
@@ -176,6 +196,8 @@ class Called(TorchFunctionMode):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if func in AS_TENSOR and isinstance(args[0], torch.Tensor):
             return self._moved(func(*args, **kwargs), CUDA if here else CPU)
+        if here and func in FROM_PYTHON:
+            self.memory.waits.append("torch.tensor on the device")
         with self.memory.made_here(here):
             result = func(*args, **kwargs)
         self.memory.place(result, here)
@@ -199,6 +221,7 @@ class Called(TorchFunctionMode):
         if self.memory.holds(tensor) == here:
             return tensor
         result = tensor.clone()
+        self.memory.waits.append("a copy from one side to the other")
         self.memory.place(result, here)
         return result
 

@@ -403,7 +403,7 @@ class InvariantModule(PerturbationModule):
         return terms
 
     def _total_correlation(self, z: Tensor, q: Normal, domain: Tensor) -> Tensor:
-        n_cells, same = torch.tensor(float(self.n_cells), device=z.device), None
+        n_cells, same = torch.tensor(float(self.n_cells)), None
         if self.by_domain and domain.shape[1]:
             common = domain @ domain.T  # of zeros and ones: rows are the same where all are common
             own = common.diagonal()

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Beta, kl_divergence
+from torch.distributions import Beta
 from torch.nn.functional import logsigmoid
 
 from .._ranks import drawn
@@ -404,8 +404,9 @@ class ExactBetaPenalty(Penalty):
     def forward(self, logit: Tensor, kl_weight: float) -> Tensor:
         """Nats per cell."""
         prior_logit = self.prior_logit.rows
-        q, p = (Bernoulli(logits=t, validate_args=False) for t in (logit, prior_logit))
-        cost = kl_divergence(q, p) - beta_log_prob(prior_logit, self.concentration)
+        on = logit.sigmoid() * (logsigmoid(logit) - logsigmoid(prior_logit))
+        off = (-logit).sigmoid() * (logsigmoid(-logit) - logsigmoid(-prior_logit))
+        cost = on + off - beta_log_prob(prior_logit, self.concentration)
         return kl_weight * cost.sum() / self.n_cells
 
     def extend(self, n_new: int, n_cells: int) -> None:
