@@ -40,9 +40,13 @@ class Adam:
             state = torch.zeros_like(values), torch.zeros_like(values), n_steps
             self.groups.append((values, gradient, state, rate, decay))
 
-    @torch.no_grad()
     def step(self, progress: float) -> None:
-        """Follow the gradient, and clear it, after this share of the training.
+        """Follow the gradient, and clear it, after this share of the training."""
+        self.follow(self.schedule(progress))
+
+    @torch.no_grad()
+    def follow(self, relative: float | Tensor) -> None:
+        """The same at this learning rate, relative to the highest; a tensor, (), in a CUDA graph.
 
         Gradients of processes that train together are added up.
         """
@@ -61,7 +65,7 @@ class Adam:
                 amsgrad=False,
                 beta1=0.9,
                 beta2=0.999,
-                lr=rate * self.schedule(progress),
+                lr=rate * relative,
                 weight_decay=decay,
                 eps=self.epsilon,
                 maximize=False,
@@ -85,6 +89,12 @@ class Adam:
         for (_, _, own, *_), given in zip(self.groups, state, strict=True):
             for tensor, value in zip(own, given, strict=True):
                 tensor.copy_(value)
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [
+            t for values, gradient, state, *_ in self.groups for t in (values, gradient, *state)
+        ]
 
     def total(self) -> float:
         """Sum of all weights, which is finite as long as each is."""

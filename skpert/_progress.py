@@ -16,6 +16,7 @@ import torch
 from ._data import Cells
 from ._ranks import rank_and_size, same
 from ._rows import DiskRows
+from ._runtime import random_state, set_random_state
 from .exceptions import TrainingWarning
 
 EVERY = 60.0  # seconds between two writings, at least
@@ -71,16 +72,12 @@ class Progress:
 
     def resume_random(self) -> None:
         """Have torch's generators go on."""
-        on_cpu, on_device = self.random
-        torch.set_rng_state(on_cpu)
-        if on_device is not None:
-            torch.cuda.set_rng_state(on_device, self.device)
+        set_random_state(self.random, self.device)
 
     def write(self) -> None:
         """Replace the file as a whole; it is never there in part."""
         assert self.path is not None
-        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        self.random = torch.get_rng_state(), on_device
+        self.random = random_state(self.device)
         state = {k: v for k, v in vars(self).items() if k not in OWN}
         partial = self.path.with_suffix(f".{uuid4().hex}.partial")  # machines may share the folder
         with open(partial, "wb") as file:

@@ -33,6 +33,22 @@ def set_seed(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
+def random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """States of the generators that work on this device draws from."""
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
+
+
+def set_random_state(
+    state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device
+) -> None:
+    """Have them go on from there."""
+    on_cpu, on_device = state
+    torch.set_rng_state(on_cpu)
+    if on_device is not None:
+        torch.cuda.set_rng_state(on_device, device)
+
+
 @contextmanager
 def suitable_threads(n_elements: int) -> Iterator[None]:
     """One thread for minibatches of fewer than a million numbers, else as many as torch has.

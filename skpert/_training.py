@@ -4,14 +4,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ._data import Cells
+from ._graphs import LEAST_STEPS, Recorder, Replayed, cuda_graph
 from ._optimizer import Adam
 from ._progress import Progress
-from ._ranks import add_up, anywhere, shares
+from ._ranks import add_up, anywhere, rank_and_size, shares
 from ._runtime import seeded
 from .exceptions import TrainingWarning, warn_of_data
 from .module import PerturbationModule
@@ -35,6 +37,7 @@ def train(
     patience: int | None = None,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
     progress: Progress | None = None,
+    record: Recorder | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the sum of ``module.loss_terms``; return the history, a row per epoch.
 
@@ -44,11 +47,13 @@ def train(
     the history and stops training by returning True. If a term is not finite, training stops
     with the weights kept so far; so it does at Ctrl-C, where ``on_epoch`` sees an empty row.
     Both warn. ``FloatingPointError`` if no weights were finite, or the ELBO under them is not.
-    A training that stands somewhere goes on from there.
+    A training that stands somewhere goes on from there. Steps are replayed as ``record`` says;
+    None is a CUDA graph where there is a GPU.
     """
     some, batches = probe(cells), module.minibatches(cells)
     progress = progress or Progress()
     history, before, best = _standing(progress, module, optimizer, some)
+    step, take = _steps(module, optimizer, max_epochs * cells.n_cells / batch_size, record)
     try:
         for epoch in range(len(history), max_epochs):
             kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
@@ -56,10 +61,10 @@ def train(
             means = Means()
             module.train()
             for batch, n_cells, weight in shares(batches(batch_size), module):
-                share = start + 1 / (max_epochs * cells.n_cells) * means.n_cells
-                means.add(module.loss_terms(batch, kl_weight), n_cells, weight).backward()
-                optimizer.step(min(share, end))  # a minibatch may hold cells twice
-            row = means.row() | _validate(module.eval(), validation, kl_weight, batch_size)
+                share = min(start + 1 / (max_epochs * cells.n_cells) * means.n_cells, end)
+                rate = optimizer.schedule(share)  # a minibatch may hold cells twice
+                means.add(take(batch, kl_weight, rate, weight), n_cells)
+            row = means.row(step.names) | _validate(module, validation, kl_weight, batch_size)
             _check_finite(row | {"a weight": optimizer.total()}, epoch)
             history.append(row)
             best.keep(row.get("validation_elbo"), epoch)
@@ -70,14 +75,19 @@ def train(
     except (KeyboardInterrupt, FloatingPointError) as reason:
         if not history:
             raise
-        message = f"{str(reason) or 'interrupted'}; the weights of epoch {best.epoch} are kept"
-        warnings.warn(message, TrainingWarning, stacklevel=2)
-        if on_epoch is not None and isinstance(reason, KeyboardInterrupt):
-            on_epoch({})
+        _stopped(reason, best.epoch, on_epoch)
     best.restore()
     if is_worse(before, mean_elbo(module, some)):
         _renew_statistics(module, batches(batch_size), some)
     return history
+
+
+def _stopped(reason: BaseException, epoch: int, on_epoch: Any) -> None:
+    """Say why training ended, and what is kept."""
+    message = f"{str(reason) or 'interrupted'}; the weights of epoch {epoch} are kept"
+    warnings.warn(message, TrainingWarning, stacklevel=3)
+    if on_epoch is not None and isinstance(reason, KeyboardInterrupt):
+        on_epoch({})
 
 
 def _standing(
@@ -91,24 +101,54 @@ def _standing(
     return progress.epochs.history, progress.epochs.before, progress.epochs.best
 
 
+class GradientStep:
+    """Gradient of the objective on a minibatch, and a step along it."""
+
+    def __init__(self, module: PerturbationModule, optimizer: Adam):
+        self.module, self.optimizer = module, optimizer
+        self.names: tuple[str, ...] = ()  # of the terms of the objective
+
+    def __call__(self, batch: Any, kl_weight: Any, rate: Any, weight: Any = 1.0) -> Tensor:
+        """Terms, (n_terms,), of a share of a minibatch weighed, before the step."""
+        terms = self.module.loss_terms(batch, kl_weight)
+        values: Tensor = weight * torch.stack(tuple(terms.values()))
+        self.names = tuple(terms)
+        values.sum().backward()
+        self.optimizer.follow(rate)
+        return values.detach()
+
+
+def _steps(
+    module: PerturbationModule,
+    optimizer: Adam,
+    n_steps: float,
+    record: Recorder | None,
+) -> tuple[GradientStep, Callable[..., Tensor]]:
+    """The step, and itself or where that is asked for, or pays, what replays it."""
+    step = GradientStep(module, optimizer)
+    if record is None:
+        pays = n_steps >= LEAST_STEPS and rank_and_size()[1] == 1
+        if not pays or module.device.type != "cuda":
+            return step, step
+        record = cuda_graph
+    return step, Replayed(step, [*optimizer.tensors(), *module.buffers()], record)
+
+
 class Means:
     """Mean of each term over the cells of an epoch, nats per cell."""
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
         self.total, self.n_cells = torch.zeros(()), 0
 
-    def add(self, terms: dict[str, Tensor], n_cells: int, weight: float = 1.0) -> Tensor:
-        """Count the terms of a minibatch in, and return their sum; of a share of it weighed."""
-        self.names, values = tuple(terms), weight * torch.stack(tuple(terms.values()))
-        self.total = self.total.to(values.device) + values.detach() * n_cells
+    def add(self, values: Tensor, n_cells: int) -> None:
+        """Count the terms of a minibatch in."""
+        self.total = self.total.to(values.device) + values * n_cells
         self.n_cells += n_cells
-        return values.sum()
 
-    def row(self) -> dict[str, float]:
+    def row(self, names: tuple[str, ...]) -> dict[str, float]:
         """Means by name; the one synchronisation with the device in an epoch."""
         add_up(self.total)
-        return dict(zip(self.names, (self.total / self.n_cells).tolist(), strict=True))
+        return dict(zip(names, (self.total / self.n_cells).tolist(), strict=True))
 
 
 def weights_of(module: PerturbationModule) -> dict[str, Tensor]:
@@ -197,6 +237,7 @@ def _validate(
     module: PerturbationModule, cells: Cells | None, kl_weight: float, batch_size: int
 ) -> dict[str, float]:
     """Mean of each term and of the ELBO over held-out cells, if there are any; nats per cell."""
+    module.eval()
     if cells is None:
         return {}
     names: tuple[str, ...] = ()
