@@ -19,7 +19,7 @@ def bootstrapped(estimator, X, A, seed, share):
     with seeded(seed, device), without_overflow():
         cells = cells.subset(drawn(conditions(cells)))
         training, validation = split(cells, estimator.validation_fraction, device)
-        n_epochs = math.ceil(share * estimator._budget(training.n_cells).n_epochs)
+        n_epochs = math.ceil(share * estimator._budget(training).n_epochs)
         module, phases = estimator.module_.restarted(n_epochs)
         history, *elbo = estimator._optimise(module, training, validation, phases=phases)
     warn_if_worse(*elbo)

@@ -28,7 +28,7 @@ def begun(
     """
     phases, number = None, progress.number
     if progress.module is None and number == 0 and start is not None:
-        n_epochs = estimator._budget(training.n_cells).n_epochs
+        n_epochs = estimator._budget(training).n_epochs
         progress.module, phases = start.restarted(n_epochs)
     elif progress.module is None:
         if number:

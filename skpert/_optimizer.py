@@ -10,6 +10,7 @@ from torch.optim.adam import adam
 from ._ranks import add_up
 
 N_STEPS = 5000  # gradient steps of a training of automatic length
+LARGER = 4  # minibatches of automatic size on a GPU
 
 
 class Adam:
@@ -137,18 +138,29 @@ class Budget(NamedTuple):
 
     n_epochs: int
     batch_size: int
+    rate: float = 1.0  # of learning, relative
 
 
 def budget(
-    n_cells: int, max_epochs: int | str, batch_size: int | str, n_steps: int = N_STEPS
+    n_cells: int,
+    max_epochs: int | str,
+    batch_size: int | str,
+    n_steps: int = N_STEPS,
+    device: str = "cpu",
 ) -> Budget:
-    """Replace what is "auto" by what suits the number of training cells.
+    """Replace what is "auto" by what suits the number of training cells, and the device.
 
     Minibatches are about an 80th of the cells, a power of two from 64 to 512; epochs are so many
-    that ``n_steps`` minibatches are seen, from 20 to 200.
+    that ``n_steps`` minibatches are seen, from 20 to 200. A step of a GPU takes hardly longer for
+    ``LARGER`` times the cells, as long as a minibatch is no more than an 8th of them: the learning
+    rate rises with the square root of that, and the steps become fewer by as much.
     """
     size = min(max(2 ** round(math.log2(n_cells / 80)), 64), 512)
-    size = size if isinstance(batch_size, str) else batch_size
-    n_epochs = min(max(round(n_steps * size / n_cells), 20), 200)
+    larger = 1.0
+    if device == "cuda" and isinstance(batch_size, str):
+        larger = max(min(LARGER, 2 ** math.floor(math.log2(n_cells / 8 / size))), 1)
+    rate = math.sqrt(larger)
+    size = round(size * larger) if isinstance(batch_size, str) else batch_size
+    n_epochs = min(max(round(n_steps / rate * size / n_cells), 20), round(200 * rate))
     n_epochs = n_epochs if isinstance(max_epochs, str) else max_epochs
-    return Budget(n_epochs, size)
+    return Budget(n_epochs, size, rate)

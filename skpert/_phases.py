@@ -20,7 +20,7 @@ def optimise(
     """
     warn_if_whole(module)
     some, progress = probe(cells), Progress() if progress is None else progress
-    n_epochs, batch_size = estimator._budget(cells.n_cells)
+    n_epochs, batch_size, rate = estimator._budget(cells)
     if progress.phases is None:
         if phases is None:
             phases = (module.phases if module.fresh else module.later_phases)(n_epochs)
@@ -36,7 +36,7 @@ def optimise(
                 rows = train(
                     module,
                     cells,
-                    _optimizer(estimator, module, phase),
+                    _optimizer(estimator, module, phase.rate * rate),
                     max_epochs=phase.n_epochs,
                     batch_size=batch_size,
                     n_epochs_kl_warmup=_warmup(estimator, phase, cells) if is_first else 0,
@@ -55,10 +55,10 @@ def optimise(
     return progress.rows, progress.before, after
 
 
-def _optimizer(estimator, module, phase):
+def _optimizer(estimator, module, rate):
     return Adam(
         module.parameter_groups(),
-        estimator.learning_rate * phase.rate,
+        estimator.learning_rate * rate,
         weight_decay=estimator.weight_decay,
         epsilon=estimator.adam_epsilon,
         max_norm=estimator.max_gradient_norm,

@@ -125,13 +125,13 @@ def _steps(
     record: Recorder | None,
 ) -> tuple[GradientStep, Callable[..., Tensor]]:
     """The step, and itself or where that is asked for, or pays, what replays it."""
-    step = GradientStep(module, optimizer)
+    step, changed = GradientStep(module, optimizer), [*optimizer.tensors(), *module.buffers()]
     if record is None:
         pays = n_steps >= LEAST_STEPS and rank_and_size()[1] == 1
-        if not pays or module.device.type != "cuda":
+        if not pays or changed[0].device.type != "cuda":
             return step, step
         record = cuda_graph
-    return step, Replayed(step, [*optimizer.tensors(), *module.buffers()], record)
+    return step, Replayed(step, changed, record)
 
 
 class Means:

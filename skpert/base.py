@@ -150,7 +150,7 @@ class PerturbationVAE(
             self._prepare(training)
             if start is not None:
                 check_same_model(self, start, before)
-            n_epochs, batch_size = self._budget(training.n_cells)
+            n_epochs, batch_size, _ = self._budget(training)
             monitor = Monitor(self, X, y, n_epochs)
             for _ in range(progress.number, self.n_init):
                 with attempt(progress, monitor):
@@ -170,14 +170,14 @@ class PerturbationVAE(
             history = before["history_"].to_dict("records") + history
         return self._keep(module, history, "fit")
 
-    def _budget(self, n_cells):
-        """Epochs and minibatch size; what is "auto" follows the number of cells."""
-        return budget(n_cells, self.max_epochs, self.batch_size, n_steps=self._n_steps)
+    def _budget(self, cells):
+        """Length of training; what is "auto" follows the number of cells, and their device."""
+        where = cells.dosage.device.type
+        return budget(cells.n_cells, self.max_epochs, self.batch_size, self._n_steps, where)
 
     def _keep(self, module, history, phase):
         self.module_, self.n_latent_ = module, module.encoder.n_latent
-        rows = [{"phase": phase} | row for row in history]
-        self.history_ = pd.DataFrame(rows, columns=None if rows else ["phase"])
+        self.history_ = pd.DataFrame([{"phase": phase} | row for row in history] or {"phase": []})
         self.n_iter_ = len(history)
         return self
 

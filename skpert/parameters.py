@@ -125,10 +125,12 @@ SHARED = {
         Layer of an AnnData that holds the expression; None is its ``X``.
     max_epochs : int or "auto", default="@max_epochs"
         Largest number of passes over the training cells, of all phases together; "auto" takes
-        as many as give 5,000 gradient steps, from 20 to 200.
+        as many as give 5,000 gradient steps, from 20 to 200. On a GPU with larger minibatches
+        these are 2,500, of at most 400 epochs.
     batch_size : int or "auto", default="@batch_size"
         Cells of one gradient step; "auto" takes an 80th of the training cells, rounded to a
-        power of two from 64 to 512.
+        power of two from 64 to 512. On a GPU it takes four times as many, up to an 8th of the
+        cells, and doubles the learning rate; ``learning_rate`` is that of the smaller ones.
     learning_rate : float, default=@learning_rate
         Learning rate of Adam, the peak of it for ``schedule="one_cycle"``.
     schedule : {"one_cycle", "constant"}, default="@schedule"

@@ -9,7 +9,7 @@ from torch import nn
 
 from skpert import SAMSVAE
 from skpert._data import Cells
-from skpert._optimizer import Adam, one_cycle
+from skpert._optimizer import Adam, budget, one_cycle
 from skpert._runtime import suitable_threads
 from skpert._training import train as train_with
 from skpert.exceptions import TrainingWarning
@@ -237,3 +237,24 @@ def test_threads_are_few_for_small_minibatches_and_given_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "on_cpu", "on_gpu"),
+    [
+        (270, (200, 64, 1.0), (200, 64, 1.0)),
+        (1_500, (200, 64, 1.0), (283, 128, math.sqrt(2))),
+        (13_000, (49, 128, 1.0), (98, 512, 2.0)),
+        (2_000_000, (20, 512, 1.0), (20, 2048, 2.0)),
+    ],
+)
+def test_automatic_minibatches_of_a_gpu_are_larger(n_cells, on_cpu, on_gpu):
+    assert budget(n_cells, "auto", "auto") == on_cpu
+    assert budget(n_cells, "auto", "auto", device="cuda") == on_gpu
+
+
+def test_what_is_given_is_the_same_on_every_device():
+    for device in ("cpu", "cuda"):
+        assert budget(13_000, 7, 100, device=device) == (7, 100, 1.0)
+        assert budget(13_000, "auto", 128, device=device) == (49, 128, 1.0)
+    assert budget(13_000, 7, "auto", device="cuda") == (7, 512, 2.0)

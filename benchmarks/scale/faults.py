@@ -61,10 +61,12 @@ def run(args):
 
 def _killed(processes, fit, folder, n_kills, random):
     """Row of a model."""
-    _started(processes, fit, folder / "first", None)  # which loads what others find loaded
-    start = time.perf_counter()
-    digest, phases = _started(processes, fit, folder / "undisturbed", None)
-    seconds = time.perf_counter() - start
+    times = []
+    for number in range(2):  # of which one may have waited for other programs
+        start = time.perf_counter()
+        digest, phases = _started(processes, fit, folder / f"undisturbed{number}", None)
+        times.append(time.perf_counter() - start)
+    seconds = min(times)
     places, digests = Counter(), []
     while True:
         enough = places.total() >= n_kills

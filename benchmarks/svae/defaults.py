@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skpert import SVAEPlus
+from skpert._optimizer import budget
 from skpert.datasets import make_sparse_shift
 from skpert.metrics import graph_scores, match_latents, mean_correlation_coefficient
 from skpert.sparsity import effects
@@ -104,7 +105,7 @@ def _model(job, change, n_cells, n_labels):
     """Estimator with the change, what is relative made absolute."""
     model = SVAEPlus(job.data["n_latent"], random_state=job.seed)
     n_training = n_cells - int(model.validation_fraction * n_cells)
-    n_epochs, batch_size = model._budget(n_training)
+    n_epochs, batch_size, _ = budget(n_training, "auto", "auto")
     if "epochs" in change:
         change["max_epochs"] = max(round(n_epochs * change.pop("epochs")), 1)
     if "batch" in change:  # for as many epochs
