@@ -9,7 +9,7 @@
     python -m benchmarks.scale particles    # what a particle of the IWELBO is worth
     python -m benchmarks.scale faults       # trainings that are killed and go on
     python -m benchmarks.scale ranks        # several processes under torchrun, beside one
-    python -m benchmarks.scale cluster      # many fits on a Dask cluster, a worker of which dies
+    python -m benchmarks.scale cluster      # many fits on Dask or Ray, a worker of which dies
     python -m benchmarks.scale gpu          # all that is to be known of a GPU, in ten minutes
     python -m benchmarks.scale disk         # cells on disk: memory, time, loading beside others
     python -m benchmarks.scale optimisers   # quality against time by optimiser, on a screen
