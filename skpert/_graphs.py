@@ -25,17 +25,29 @@ logger = logging.getLogger("skpert")
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
 
 
-def cuda_graph(function: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """Do what the function does, into the same result, at each call of what is returned first."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(N_WARM):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others fit in threads
-        result = function()
+def cuda_graph(
+    function: Callable[[], Tensor], device: torch.device
+) -> tuple[Callable[[], Any], Tensor]:
+    """Do what the function does, into the same result, at each call of what is returned first.
+
+    A recording that fails gives back the stream and the generator that it would keep.
+    """
+    generator = torch.cuda.default_generators[device.index]
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        fresh = generator.clone_state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(N_WARM):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others have threads
+                result = function()
+        except BaseException:
+            generator.graphsafe_set_state(fresh)
+            raise
     return graph.replay, result
 
 
@@ -50,13 +62,13 @@ class Replayed:
     state : list of Tensor
         All that it changes.
     record : callable
-        ``cuda_graph``, or what does the same.
+        ``cuda_graph`` of a device, or what does the same.
     """
 
     def __init__(self, step: Callable[..., Tensor], state: list[Tensor], record: Recorder):
         self.step, self.state, self.record = step, state, record
         self.numbers: list[Tensor] = []
-        self.inputs: list[Tensor] | None = None  # that the graph reads
+        self.inputs: list[Tensor] = []  # that the graph reads
         self.replay: Any = None
         self.result = torch.zeros(())  # that it writes
         self.agreed: bool | None = None  # with a step without it; None is not known yet
@@ -64,7 +76,7 @@ class Replayed:
     def __call__(self, batch: Any, *numbers: float) -> Tensor:
         """Take the step."""
         given = list(tensors_of(batch))
-        if self.inputs is None and self.agreed is None:
+        if not self.inputs and self.agreed is None:
             self._make(batch, len(numbers))
         elif self._fits(given) and self.agreed is None:
             return self._compared(batch, given, numbers)
@@ -73,8 +85,7 @@ class Replayed:
         return self.step(batch, *numbers)
 
     def _fits(self, given: list[Tensor]) -> bool:
-        own = self.inputs or []
-        return [t.shape for t in given] == [t.shape for t in own]
+        return [t.shape for t in given] == [t.shape for t in self.inputs]
 
     def _make(self, batch: Any, n_numbers: int) -> None:
         """Record a step, and leave all as it was."""
@@ -85,8 +96,8 @@ class Replayed:
         try:
             self.replay, self.result = self.record(lambda: self.step(inputs, *self.numbers))
             self.inputs = list(tensors_of(inputs))
-        except RuntimeError as reason:
-            self._leave(f"cannot be recorded ({str(reason).splitlines()[0]})")
+        except Exception as reason:  # of any kind: without a graph all goes on
+            self._leave(f"cannot be recorded ({type(reason).__name__}: {str(reason)[:100]})")
         finally:
             self._restore(*before)
 
@@ -106,7 +117,7 @@ class Replayed:
         return expected
 
     def _replayed(self, given: list[Tensor], numbers: tuple[float, ...]) -> Tensor:
-        for own, tensor in zip(self.inputs or [], given, strict=True):
+        for own, tensor in zip(self.inputs, given, strict=True):
             own.copy_(tensor)
         for place, number in zip(self.numbers, numbers, strict=True):
             place.fill_(number)
@@ -115,7 +126,7 @@ class Replayed:
 
     def _leave(self, why: str) -> None:
         logger.info("training goes on without a CUDA graph, which %s", why)
-        self.agreed, self.replay, self.inputs = False, None, None
+        self.agreed, self.replay, self.inputs = False, None, []
 
     def _saved(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in self.state]

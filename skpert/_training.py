@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -130,7 +131,7 @@ def _steps(
         pays = n_steps >= LEAST_STEPS and rank_and_size()[1] == 1
         if not pays or changed[0].device.type != "cuda":
             return step, step
-        record = cuda_graph
+        record = partial(cuda_graph, device=changed[0].device)
     return step, Replayed(step, changed, record)
 
 

@@ -112,7 +112,7 @@ def stale(function):
 
 
 DISTRUSTED = {
-    "cannot be recorded": (broken, "cannot be recorded (operation not permitted"),
+    "cannot be recorded": (broken, "cannot be recorded (RuntimeError: operation not permitted"),
     "does nothing": (stale, "does not come to the same"),
     "another result": (Recorded(lambda result: result.mul_(1.2)), "does not come to the same"),
     "other noise": (Recorded(lambda result: result.add_(torch.rand(()))), "not come to the same"),
