@@ -50,5 +50,6 @@ def test_page_shows_the_calls_from_fit_to_the_loss():
         ("fit", "base.py"),
         ("optimise", "_phases.py"),
         ("train", "_training.py"),
+        ("step", "_training.py"),
         ("loss_terms", "models/*.py"),
     ]
