@@ -40,7 +40,7 @@ def test_twice_the_steps_wait_as_often(memory, estimator):
     short = SMALL | {"max_epochs": 1, "n_particles": 1}
     model = clone(estimator).set_params(**short).fit(X, design(estimator))
     cells = Cells.of_design(model._expression(X), model.design_, design(estimator))
-    cells = cells.to(CUDA)._resident().with_saturated()
+    cells = cells.to(CUDA)._resident().with_saturated(tallied=True)
     for module in (model._make_module(cells).to(CUDA), model.module_):
         few, many = (waits_of_an_epoch(memory, module, cells, size) for size in (32, 8))
         assert few == many
