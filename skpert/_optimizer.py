@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from ._ranks import add_up
+from ._ranks import add_up_gradient
 
 N_STEPS = 5000  # gradient steps of a training of automatic length
 LARGER = 4  # minibatches of automatic size on a GPU
@@ -33,8 +33,11 @@ class Adam:
         self.schedule = one_cycle if schedule == "one_cycle" else constant
         self.epsilon, self.max_norm = epsilon, max_norm
         self.groups = []
-        for group in groups:
-            values, gradient = _flat(group["params"])
+        sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+        first = groups[0]["params"][0]
+        self.gradient = first.detach().new_zeros(sum(sizes) + 1)  # one more, as ranks want it
+        for group, gradient in zip(groups, self.gradient[:-1].split(sizes), strict=True):
+            values = _flat(group["params"], gradient)
             rate = learning_rate * group.get("lr", 1.0)
             decay = weight_decay * group.get("weight_decay", 1.0)
             n_steps = torch.zeros((), device=values.device)
@@ -51,7 +54,7 @@ class Adam:
 
         Gradients of processes that train together are added up.
         """
-        add_up(*(gradient for _, gradient, *_ in self.groups))
+        add_up_gradient(self.gradient)
         if self.max_norm is not None:
             self._clip(self.max_norm)
         for values, gradient, (mean, square, n_steps), rate, decay in self.groups:
@@ -102,19 +105,18 @@ class Adam:
         return float(sum(values.sum() for values, *_ in self.groups))
 
 
-def _flat(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-    """Two tensors of which the parameters, and their gradients, become views.
+def _flat(parameters: list[nn.Parameter], gradient: Tensor) -> Tensor:
+    """Tensor of which the parameters become views, as their gradients do of the given one.
 
     A parameter that is replaced after this, as those of a ``Table`` are, is not trained: each
     phase of a training makes an optimiser of its own.
     """
     values = torch.cat([p.detach().flatten() for p in parameters])
-    gradient = torch.zeros_like(values)
     sizes = [p.numel() for p in parameters]
     views = values.split(sizes), gradient.split(sizes)
     for parameter, value, slope in zip(parameters, *views, strict=True):
         parameter.data, parameter.grad = value.view_as(parameter), slope.view_as(parameter)
-    return values, gradient
+    return values
 
 
 def one_cycle(progress: float) -> float:

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from joblib.parallel import get_active_backend
 from torch import Tensor
 
+from ._shared_memory import SharedMemory
 from .exceptions import TrainingWarning
 
 LEAST_SHARE = 16  # cells; of minibatches with smaller shares every process does the whole
@@ -68,11 +70,35 @@ def same(value: Any) -> Any:
     return values[0]
 
 
-def add_up(*tensors: Tensor) -> None:
-    """Replace each tensor by its sum over processes."""
-    if rank_and_size()[1] > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over processes."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return
+    memory = _memory(dist.group.WORLD, rank, size) if tensor.device.type == "cpu" else None
+    if memory is None:
+        dist.all_reduce(tensor)
+    else:
+        memory.add_up(tensor)
+
+
+@lru_cache(maxsize=1)
+def _memory(group: Any, rank: int, size: int) -> SharedMemory | None:
+    """Memory that the processes of this group share, if they are on one machine."""
+    return SharedMemory.of_all(rank, size)
+
+
+def add_up_gradient(gradient: Tensor) -> None:
+    """The same of a gradient, whose last number is not of it; KeyboardInterrupt at Ctrl-C.
+
+    That number says to all processes whether any of them was asked to stop.
+    """
+    if rank_and_size()[1] == 1:
+        return
+    gradient[-1] = float(_interrupted)
+    add_up(gradient)
+    if gradient[-1] > 0:
+        raise KeyboardInterrupt
 
 
 def warn_if_whole(module: Any) -> None:
@@ -109,7 +135,7 @@ def anywhere(flag: bool, device: torch.device) -> bool:
     if rank_and_size()[1] == 1:
         return bool(flag)
     said = torch.tensor(float(flag), device=device)
-    dist.all_reduce(said)
+    add_up(said)
     return bool(said > 0)
 
 
@@ -127,8 +153,6 @@ def shares(batches: Iterable[Any], module: Any) -> Iterator[tuple[Any, int, floa
     _dividing = module.divisible
     try:
         for batch in batches:
-            if anywhere(_interrupted, module.device):
-                raise KeyboardInterrupt
             if _share is None:
                 yield batch, batch.n_cells, 1 / size
             else:
@@ -173,19 +197,3 @@ def drawn(
     whole = list(shape)
     n_own, whole[rows] = whole[rows], _share.n_rows
     return draw(tuple(whole), device=device).narrow(rows, _share.start, n_own)
-
-
-class Sum(torch.autograd.Function):
-    """Sum over processes, of which the gradient is the sum over theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient

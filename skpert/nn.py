@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Independent, Normal
 
-from ._ranks import Sum, drawn, is_divided
+from ._ranks import add_up, drawn, is_divided
 from .distributions import NegativeBinomialShares, PoissonShares, ZeroInflatedNegativeBinomial
 
 aten: Any = torch.ops.aten  # derivatives that torch gives no name of their own
@@ -52,12 +52,9 @@ class DenseStack(nn.Module):
             if norm is None:
                 h = torch.relu(_joined(linear(h), extra))
                 h = h * _kept(h, self.dropout, leading) if self.training and self.dropout else h
-            elif self.training and is_divided():
-                h = torch.relu(_norm_over_ranks(_joined(linear(h), extra), norm))
-                h = h * _kept(h, self.dropout, leading) if self.dropout else h
             elif self.training:
                 weights = linear.weight, linear.bias, norm.weight, norm.bias
-                h = _HiddenLayer.apply(h, *weights, extra, norm, self.dropout)
+                h = _HiddenLayer.apply(h, *weights, extra, norm, self.dropout, leading)
             else:
                 h = torch.relu_(norm(_joined(linear(h), extra)))
             extra = None
@@ -81,17 +78,25 @@ class _HiddenLayer(torch.autograd.Function):
         extra: Tensor | None,
         norm: Any,
         rate: float,
+        leading: tuple[int, ...],
     ) -> Tensor:
         before = _joined(torch.addmm(bias, h, weight.t()), extra)
-        moving = norm.running_mean, norm.running_var
-        y, mean, inverse_scale = torch.native_batch_norm(
-            before, scale, shift, *moving, True, norm.momentum, norm.eps
-        )
+        ctx.n_rows = None
+        if is_divided():
+            mean, variance, ctx.n_rows = _moments_of_all(before, norm)
+            moments = mean, variance, False, 0.0, norm.eps
+            y, *_ = torch.native_batch_norm(before, scale, shift, *moments)
+            inverse_scale = variance.add_(norm.eps).rsqrt_()
+        else:
+            moving = norm.running_mean, norm.running_var
+            y, mean, inverse_scale = torch.native_batch_norm(
+                before, scale, shift, *moving, True, norm.momentum, norm.eps
+            )
         y.relu_()
         if rate:
-            y.mul_(_kept(y, rate))
+            y.mul_(_kept(y, rate, leading))
         ctx.save_for_backward(h, weight, before, scale, mean, inverse_scale, y)
-        ctx.eps, ctx.rate = norm.eps, rate
+        ctx.rate = rate
         ctx.extra = None if extra is None else extra.shape
         return y
 
@@ -102,33 +107,56 @@ class _HiddenLayer(torch.autograd.Function):
         grad = aten.threshold_backward.default(grad, y, 0)  # y is 0 where it was dropped, too
         if ctx.rate:
             grad.mul_(1 / (1 - ctx.rate))
-        grad, of_scale, of_shift = aten.native_batch_norm_backward.default(
-            grad, before, scale, None, None, mean, inverse_scale, True, ctx.eps, [True] * 3
+        whole = ctx.n_rows is None  # else the slope of own rows depends on those of others
+        own, of_scale, of_shift = aten.native_batch_norm_backward.default(
+            *(grad, before, scale, None, None, mean, inverse_scale, True, 0.0), [whole, True, True]
         )
+        if whole:
+            grad = own
+        else:
+            sums = of_scale, of_shift
+            grad = _slope_of_share(grad, before, scale, mean, inverse_scale, sums, ctx.n_rows)
         of_extra = None
         if ctx.extra is not None:
             of_extra = grad.view(ctx.extra)
             grad = of_extra.sum_to_size(*ctx.extra[-2:])
         of_h = grad @ weight if ctx.needs_input_grad[0] else None
-        return of_h, grad.t() @ h, grad.sum(0), of_scale, of_shift, of_extra, None, None
+        return of_h, grad.t() @ h, grad.sum(0), of_scale, of_shift, of_extra, None, None, None
 
 
-def _norm_over_ranks(h: Tensor, norm: Any) -> Tensor:
-    """Batch norm of rows that several processes share; the moving averages become the same."""
-    ones = h.new_ones(len(h), 1)
-    rows = torch.cat([h, h.square(), ones], 1).double()  # to be exact where the mean is large
-    total: Tensor = Sum.apply(rows.sum(0))
-    n_rows = total[-1]
-    mean, square = (total[:-1] / n_rows).chunk(2)
-    variance = square - mean.square()
-    with torch.no_grad():
-        unbiased = variance * n_rows / (n_rows - 1)
-        for moving, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-            if moving is not None:
-                moving.lerp_(new.to(moving), norm.momentum)
-    scale = norm.weight * (variance + norm.eps).rsqrt().to(h)
-    scaled: Tensor = (h - mean.to(h)) * scale + norm.bias
-    return scaled
+def _moments_of_all(h: Tensor, norm: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of rows that processes share, and number of rows; moving averages move."""
+    centre = h.mean(0)
+    variance, mean = (h - centre).square_().mean(0).double(), centre.double()
+    own = torch.cat([mean, variance + mean.square(), mean.new_ones(1)]).mul_(len(h))
+    add_up(own)  # in float64, to be exact where the mean is large
+    n_rows = own[-1]
+    mean, square = (own[:-1] / n_rows).chunk(2)
+    variance = square.sub_(mean.square())
+    unbiased = variance * (n_rows / (n_rows - 1))
+    for moving, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        moving.lerp_(new.to(moving), norm.momentum)
+    return mean.to(h), variance.to(h), n_rows.to(h)
+
+
+def _slope_of_share(
+    grad: Tensor,
+    before: Tensor,
+    scale: Tensor,
+    mean: Tensor,
+    inverse_scale: Tensor,
+    sums: tuple[Tensor, Tensor],
+    n_rows: Tensor,
+) -> Tensor:
+    """Gradient of own rows before batch norm, whose mean and variance it has to take into account.
+
+    ``sums`` over own rows are the gradients of scale and shift.
+    """
+    means = torch.stack(sums)
+    add_up(means)
+    means /= n_rows
+    slope = (before - mean).mul_(means[0] * inverse_scale).add_(means[1])
+    return torch.sub(grad, slope, out=slope).mul_(scale * inverse_scale)
 
 
 def _joined(product: Tensor, extra: Tensor | None) -> Tensor:
