@@ -83,12 +83,20 @@ def serve(connection, program):
     """Answer requests of the parent until it sends None."""
     _quiet()
     known, data = None, None
-    while (request := connection.recv()) is not None:
+    while (request := _received(connection)) is not None:
         size, n_epochs = request
         if size != known:
             known, data = size, screen(size)
         clock = FIT[program](*data, size, n_epochs + 1)
         connection.send(np.median(clock.epochs[1:], axis=0))
+
+
+def _received(connection):
+    """The next request, or None when the parent has ended."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
 
 
 def _quiet():
