@@ -18,6 +18,7 @@ from .models.baselines import (
     InteractionRidge,
     PerturbedMean,
 )
+from .models.contexts import ContextEffects
 from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
 from .models.sccvae import SCCVAE
@@ -40,6 +41,7 @@ __all__ = [
     "BetaVAE",
     "BilinearRidge",
     "ConditionalVAE",
+    "ContextEffects",
     "ControlMean",
     "InVAE",
     "InteractionRidge",

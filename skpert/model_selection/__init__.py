@@ -7,6 +7,7 @@ from ._scores import interventional_nll, interventional_nll_scorer, udr_score
 from ._sparsity import sparsest, sparsity_scores
 from ._splits import (
     CombinationHoldout,
+    LeaveContextsOut,
     LeavePathwaysOut,
     LeavePerturbationsOut,
     PerturbationKFold,
@@ -14,6 +15,7 @@ from ._splits import (
 
 __all__ = [
     "CombinationHoldout",
+    "LeaveContextsOut",
     "LeavePathwaysOut",
     "LeavePerturbationsOut",
     "PerturbationKFold",

@@ -17,6 +17,7 @@ from ._rounds import Plan, Screen, Split, split_cells, unwrapped
 from ._truth import METRICS, check_metrics, scores
 
 FLOOR, CEILING = "floor (perturbed mean)", "ceiling (split half)"
+OTHERS = "floor (other contexts)"
 
 
 def evaluate_perturbations(
@@ -35,6 +36,7 @@ def evaluate_perturbations(
     sep="+",
     perturbation="perturbation",
     layer=None,
+    context=None,
 ):
     """Compare estimators by what they predict for held-out cells of perturbations.
 
@@ -75,16 +77,21 @@ def evaluate_perturbations(
         Seeds the default splits, all draws of cells, and estimators without ``random_state``.
     control, sep, perturbation, layer : str or None
         As in :func:`skpert.metrics.differential_expression`; ``layer`` holds for estimators too.
+    context : str, list of str or None, default=None
+        Columns of a design frame that name the context of a cell, such as its donor. Given,
+        every context is compared with its own controls, and ``cv=None`` is
+        :class:`LeaveContextsOut`: contexts of which only controls were seen.
 
     Returns
     -------
     result : Bunch
         ``per_perturbation``, a DataFrame with a row for each estimator, split and test
-        perturbation: columns ``estimator``, ``split``, ``perturbation``, ``n_cells`` (measured),
-        and the metrics; NaN where nothing could be predicted. ``summary``, a DataFrame of shape
-        (n_estimators + 2, n_metrics): the mean over perturbations, each first averaged over
-        splits. ``calibrated``, the summary on the scale of :func:`skpert.metrics.calibrate`,
-        0 at the floor and 1 at the ceiling. ``floor`` and ``ceiling``, the names of these rows.
+        perturbation (in each context): columns ``estimator``, ``split``, ``perturbation``,
+        ``context`` if there is one, ``n_cells`` (measured), and the metrics; NaN where nothing
+        could be predicted. ``summary``, a DataFrame of shape (n_estimators + 2, n_metrics): the
+        mean over perturbations, each first averaged over splits. ``calibrated``, the summary on
+        the scale of :func:`skpert.metrics.calibrate`, 0 at the floor and 1 at the ceiling.
+        ``floor`` and ``ceiling``, the names of these rows.
 
     Raises
     ------
@@ -132,7 +139,10 @@ def evaluate_perturbations(
     The floor is the mean of the training perturbations' means, its cells those of training
     perturbations drawn with equal weight. The ceiling is one random half of the test cells as the
     prediction of the other half. With half of the cells it is conservative: a good prediction of
-    the mean may come out above it. Means are over the perturbations that an estimator predicted:
+    the mean may come out above it. With ``context`` the floor is what the perturbation does in the
+    other contexts on average, added to the controls of this one, the reference of all responses;
+    estimators predict these control cells, ``predict_intervention(a, X=controls)``, and designs
+    name the context. Means are over the perturbations that an estimator predicted:
     compare one that cannot predict all by :func:`paired_differences`.
 
     References
@@ -163,16 +173,24 @@ def evaluate_perturbations(
     _check_numbers(n_samples, max_cells)
     metrics = check_metrics(metrics)
     screen = Screen(
-        X, A, space=space, control=control, sep=sep, perturbation=perturbation, layer=layer
+        X,
+        A,
+        space=space,
+        control=control,
+        sep=sep,
+        perturbation=perturbation,
+        layer=layer,
+        context=context,
     )
     _check_estimators(estimators, screen)
     splits = split_cells(cv, screen, random_state)
     plan = Plan(metrics, n_samples, max_cells, check_random_state(random_state).randint(2**31 - 1))
-    rows = {**estimators, FLOOR: None, CEILING: None}
+    floor = OTHERS if screen.context else FLOOR
+    rows = {**estimators, floor: None, CEILING: None}
     table = _scored(rows, screen, splits, plan, n_jobs)
     summary = _summary(table, metrics).loc[list(rows)]
-    calibrated = calibrate(summary, summary.loc[FLOOR], summary.loc[CEILING])
-    names = {"floor": FLOOR, "ceiling": CEILING}
+    calibrated = calibrate(summary, summary.loc[floor], summary.loc[CEILING])
+    names = {"floor": floor, "ceiling": CEILING}
     return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated, **names)
 
 
@@ -208,7 +226,8 @@ def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
 
     Notes
     -----
-    Differences are averaged over splits first. The interval treats perturbations as independent,
+    Differences are averaged over splits first; a perturbation in each context is one of its own.
+    The interval treats perturbations as independent,
     though those of a split are predicted by one fit: it holds for new perturbations, not for new
     seeds. It is for one comparison; with many estimators some intervals exclude 0 by chance.
 
@@ -236,10 +255,10 @@ def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
         raise ValueError(f"no estimator {reference!r}: the table has {names}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
-    keys = ["perturbation", "split"]
-    scored = per_perturbation.pivot(index=keys, columns="estimator", values=metric)[names]
-    difference = scored.sub(scored[reference], axis=0).drop(columns=reference)
-    difference = difference.groupby(level="perturbation").mean()
+    keys = _units(per_perturbation)
+    scored = per_perturbation.pivot(index=[*keys, "split"], columns="estimator", values=metric)
+    difference = scored[names].sub(scored[reference], axis=0).drop(columns=reference)
+    difference = difference.groupby(level=keys).mean()
     gain = difference if GREATER_IS_BETTER[metric] else -difference
     n, mean, error = difference.count(), difference.mean(), difference.sem()
     width = error * student.ppf((1 + confidence) / 2, (n - 1).where(n > 1))
@@ -276,19 +295,25 @@ def _scored(rows, screen, splits, plan, n_jobs):
 def _evaluate(name, estimator, screen, index, train, test, plan):
     """Scores of one row in one split, and what could not be predicted."""
     warnings.filterwarnings("ignore", "X looks like")  # the whole of X was looked at
-    split, unknown = Split(screen, index, train, test, plan), {}
-    truth = split.truth()
-    if name == FLOOR:
-        predicted = split.floor(truth)
-    elif name == CEILING:
-        truth, predicted = split.ceiling(truth)
-    else:
-        predicted, unknown = split.predicted(name, estimator)
-    table = scores(truth, predicted, plan.metrics)
-    n_cells = [len(split.tested[label]) for label in table.index]
-    for column, value in enumerate([name, index, table.index, n_cells]):
-        table.insert(column, ("estimator", "split", "perturbation", "n_cells")[column], value)
-    return table, unknown
+    split, tables, unknown = Split(screen, index, train, test, plan), [], {}
+    fitted = None if estimator is None else split.fitted(name, estimator)
+    for part in split.parts():
+        truth = part.truth()
+        if name == CEILING:
+            truth, predicted = part.ceiling(truth)
+        elif fitted is None:
+            predicted = part.floor(truth)
+        else:
+            predicted, missing = part.predicted(*fitted)
+            unknown |= missing
+        table = scores(truth, predicted, plan.metrics)
+        about = {"estimator": name, "split": index, "perturbation": table.index}
+        about |= {} if part.context is None else {"context": part.context}
+        about["n_cells"] = [len(part.tested[label]) for label in table.index]
+        for column, value in enumerate(about):
+            table.insert(column, value, about[value])
+        tables.append(table)
+    return pd.concat(tables), unknown
 
 
 def _warn_of_unknown(names, unknown):
@@ -306,8 +331,13 @@ def _warn_of_unknown(names, unknown):
 
 
 def _summary(table, metrics):
-    means = table.groupby(["estimator", "perturbation"], sort=False)[metrics].mean()
+    means = table.groupby(["estimator", *_units(table)], sort=False)[metrics].mean()
     return means.groupby(level="estimator", sort=False).mean().rename_axis(columns="metric")
+
+
+def _units(table):
+    """Columns that name what is predicted."""
+    return [name for name in ("perturbation", "context") if name in table]
 
 
 def _check_numbers(n_samples, max_cells):
@@ -321,6 +351,6 @@ def _check_estimators(estimators, screen):
     if not isinstance(estimators, dict) or not estimators:
         raise ValueError(f"estimators must be a dict of one or more by name, got {estimators!r}")
     for name, estimator in estimators.items():
-        if name in (FLOOR, CEILING):
+        if name in (FLOOR, OTHERS, CEILING):
             raise ValueError(f"{name!r} is the name of a row that is added: choose another")
         unwrapped(name, estimator, screen)

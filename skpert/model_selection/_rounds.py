@@ -1,5 +1,6 @@
 """One split of a screen: what is measured in it, and what estimators predict for it."""
 
+from copy import copy
 from numbers import Integral
 from typing import NamedTuple
 
@@ -10,13 +11,14 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
+from .._input.contexts import context_labels
 from .._input.design import read_design, treatment_labels, warn_of_names
-from .._input.values import text
+from .._input.values import as_list, text
 from ..exceptions import warn_of_data
 from ..metrics.cells import read_cells
 from ..metrics.distances import kernel_bandwidths
 from ..preprocessing import LogNormalize
-from ._splits import LeavePerturbationsOut
+from ._splits import LeaveContextsOut, LeavePerturbationsOut
 from ._truth import METRICS, Prediction, Truth, label_means, screen_weights
 
 MOST_CONTROLS = 2000  # training controls from which cells are predicted
@@ -25,9 +27,9 @@ MEASURED, CONTROLS, HALVES, FLOOR_CELLS, SAMPLES, FIT, SOURCE = range(7)  # what
 
 
 class Screen:
-    """Expression, canonical labels and design of all cells."""
+    """Expression, canonical labels, contexts and design of all cells."""
 
-    def __init__(self, X, A, *, space, control, sep, perturbation, layer):
+    def __init__(self, X, A, *, space, control, sep, perturbation, layer, context=None):
         values, self._genes = read_cells(X, space, layer, design=A)
         self.values = values if values.dtype.kind == "f" else values.astype(np.float32)
         self._container = type(X)
@@ -38,6 +40,7 @@ class Screen:
         self.labels = treatment_labels(self._design, control=control, sep=sep)
         check_consistent_length(self.values, self.labels)
         self.control = text(control)
+        self.context, self.contexts = as_list(context), context_labels(A, context)
         self._A = A if isinstance(A, pd.DataFrame) else np.asarray(A, dtype=object)
 
     def __sizeof__(self):
@@ -64,12 +67,19 @@ class Screen:
         return self._A.iloc[cells] if isinstance(self._A, pd.DataFrame) else self._A[cells]
 
     def query(self, cell):
-        """The treatment of a cell as a design of one row, without environment."""
+        """The treatment of a cell, and its context, as a design of one row."""
         if self._design.form != "labels":
             return self._dosages([cell])
         if isinstance(self._A, pd.DataFrame):
-            return self._A[[self.names["perturbation"]]].iloc[[cell]]
+            return self._A[[self.names["perturbation"], *self.context]].iloc[[cell]]
         return self._A[[cell]]
+
+    def canonical(self):
+        """Canonical labels, or a frame of these and what names the contexts."""
+        if not self.context:
+            return self.labels
+        columns = {name: self._A[name].to_numpy() for name in self.context}
+        return pd.DataFrame({self.names["perturbation"]: self.labels, **columns})
 
     def _dosages(self, cells):
         dosage = self._design.dosage[self._design.codes[cells]]
@@ -94,6 +104,8 @@ class Plan(NamedTuple):
 class Split:
     """Training and test cells, whose expression ``values`` is log-normalised."""
 
+    context = None  # of a part
+
     def __init__(self, screen, index, train, test, plan):
         self.screen, self.index, self.train, self.plan = screen, index, train, plan
         self.values, self.normalize = screen.values, None
@@ -110,6 +122,41 @@ class Split:
         ends = np.cumsum(np.bincount(codes, minlength=len(names)))
         parts = np.split(cells[np.argsort(codes, kind="stable")], ends[:-1])
         return dict(zip(names, parts, strict=False))  # no cells are one part of no name
+
+    def parts(self):
+        """Return this split, or one for each context of its test cells, with its controls."""
+        if not self.screen.context:
+            return [self]
+        contexts = self.screen.contexts
+        tested = np.concatenate(list(self.tested.values()))
+        return [self._within(name) for name in np.unique(contexts[tested])]
+
+    def _within(self, context):
+        part, contexts = copy(self), self.screen.contexts
+        part.context = context
+        inside = {label: rows[contexts[rows] == context] for label, rows in self.tested.items()}
+        part.tested = {label: rows for label, rows in inside.items() if len(rows)}
+        part.train = self.train[contexts[self.train] == context]
+        part.controls = self.controls[contexts[self.controls] == context]
+        part.elsewhere = self._effects_elsewhere(context)
+        return part
+
+    def _effects_elsewhere(self, context):
+        """Mean effect of each training perturbation over the other contexts that have it."""
+        contexts, effects = self.screen.contexts, []
+        for other in np.unique(contexts[self.controls]):
+            groups = {label: rows[contexts[rows] == other] for label, rows in self.trained.items()}
+            groups = {label: rows for label, rows in groups.items() if len(rows)}
+            if other != context and groups:
+                controls = self.controls[contexts[self.controls] == other]
+                reference = label_means(self.values[controls], np.zeros(len(controls)))
+                effects.append(self._means(groups) - reference.to_numpy())
+        if not effects:
+            raise ValueError(
+                f"split {self.index} trains on no context but {context!r} that has controls and "
+                "perturbed cells: give a LeaveContextsOut as cv"
+            )
+        return pd.concat(effects).groupby(level=0).mean()
 
     def random(self, purpose, item=0):
         """Generator of one kind of draws, the same for all estimators."""
@@ -136,7 +183,8 @@ class Split:
             name: self.some(rows, self.random(MEASURED, i))
             for i, (name, rows) in enumerate(self.tested.items())
         }
-        trained = self._means(self.trained)
+        control = self._reference()
+        trained = self._means(self.trained) if self.context is None else control + self.elsewhere
         tested = np.concatenate(list(self.tested.values()))
         weights, bandwidths = None, None
         if "weighted_mse" in self.plan.metrics:
@@ -151,7 +199,7 @@ class Split:
         return Truth(
             means=self._means(self.tested),
             cells=cells,
-            control=self._reference(),
+            control=control,
             perturbed=trained.to_numpy().mean(0),
             others=trained.drop(list(self.tested), errors="ignore"),
             weights=weights,
@@ -166,15 +214,21 @@ class Split:
         """Mean of training controls, or of all training cells without any."""
         cells = self.controls
         if not len(cells):
+            of = "" if self.context is None else f" of context {self.context!r}"
             warn_of_data(
-                f"no training cell has the control label {self.screen.control!r}: responses are "
-                "then relative to the mean of all training cells"
+                f"no training cell{of} has the control label {self.screen.control!r}: responses "
+                f"are then relative to the mean of all training cells{of}"
             )
             cells = self.train
         return label_means(self.values[cells], np.zeros(len(cells))).to_numpy()[0]
 
     def floor(self, truth):
-        """The mean of training perturbations, and cells of all of them, for every perturbation."""
+        """The mean of training perturbations, and cells of all of them, for every perturbation.
+
+        In a context it is what each perturbation does in the others, on its control cells.
+        """
+        if self.context is not None:
+            return self._carried_over(truth)
         groups, cells = list(self.trained.values()), {}
         for i, name in enumerate(self.tested if self.plan.of_cells else ()):
             random = self.random(FLOOR_CELLS, i)
@@ -182,6 +236,17 @@ class Split:
             cells[name] = self.values[[random.choice(groups[group]) for group in chosen]]
         means = np.tile(truth.perturbed, (len(self.tested), 1))
         return Prediction(pd.DataFrame(means, index=truth.means.index), cells)
+
+    def _carried_over(self, truth):
+        effects = self.elsewhere.reindex(list(self.tested))
+        effects = effects.fillna(self.elsewhere.mean())  # of those that no other context has
+        cells = {}
+        for i, (name, effect) in enumerate(zip(effects.index, effects.to_numpy(), strict=True)):
+            if self.plan.of_cells and len(self.controls):
+                chosen = self.random(FLOOR_CELLS, i).choice(self.controls, self.n_compared(name))
+                drawn = self.values[chosen]
+                cells[name] = (drawn.toarray() if issparse(drawn) else drawn) + effect
+        return Prediction(effects + truth.control, cells)
 
     def ceiling(self, truth):
         """Half of each perturbation's cells as the prediction of the other, and the latter."""
@@ -203,11 +268,15 @@ class Split:
         replicate = Prediction(self._means(predicted), cells)
         return truth._replace(means=means, cells=others), replicate
 
-    def predicted(self, name, estimator):
-        """Prediction of an estimator fitted on the training cells, and what it cannot predict."""
+    def fitted(self, name, estimator):
+        """The estimator fitted on the training cells, and whether it reads log-normalised ones."""
         model, lognorm = unwrapped(name, estimator, self.screen)
         model = _seeded(model, self.random(FIT).integers(2**31))
         model.fit(self.given(self.train, lognorm), self.screen.design(self.train))
+        return model, lognorm
+
+    def predicted(self, model, lognorm):
+        """Prediction of a fitted estimator, and what it cannot predict."""
         controls = self.controls
         if len(controls) > MOST_CONTROLS:  # each of many perturbations reads them
             order = self.random(SOURCE).permutation(controls)
@@ -228,7 +297,8 @@ class Split:
 
     def _of_lognorm(self, model, label, controls, seed):
         query = self.screen.query(self.tested[label][0])
-        mean = np.asarray(model.predict_intervention(query))[0]
+        cells = None if self.context is None else controls
+        mean = np.asarray(model.predict_intervention(query, cells)).mean(0)
         if not self.plan.of_cells:
             return mean, None
         n_cells = self.n_compared(label)
@@ -286,13 +356,10 @@ def _seeded(estimator, seed):
 
 def split_cells(cv, screen, random_state):
     """Train and test cells of each split, checked."""
-    if cv is None or isinstance(cv, Integral):
-        n_splits = 5 if cv is None else cv
-        names = screen.names | {"sep": None}  # labels were read before
-        cv = LeavePerturbationsOut(n_splits, **names, random_state=random_state)
     if isinstance(cv, str):
         raise ValueError(f"cv must be a number, a splitter or pairs of train and test, got {cv!r}")
-    pairs = cv.split(screen.values, screen.labels) if hasattr(cv, "split") else cv
+    cv = _splitter(cv, screen, random_state)
+    pairs = cv.split(screen.values, screen.canonical()) if hasattr(cv, "split") else cv
     splits = [tuple(_indices(cells, screen) for cells in pair) for pair in pairs]
     if not splits:
         raise ValueError("cv makes no split")
@@ -306,6 +373,16 @@ def split_cells(cv, screen, random_state):
             if not (screen.labels[cells] != screen.control).any():
                 raise ValueError(f"split {index} {what} no cell of a perturbation")
     return splits
+
+
+def _splitter(cv, screen, random_state):
+    """The default splitter in place of a number or None."""
+    if cv is not None and not isinstance(cv, Integral):
+        return cv
+    names = screen.names | {"sep": None}  # labels were read before
+    if cv is None and screen.context:
+        return LeaveContextsOut(screen.context, **names)
+    return LeavePerturbationsOut(5 if cv is None else cv, **names, random_state=random_state)
 
 
 def _indices(cells, screen):

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator, BaseShuffleSplit
 from sklearn.utils import check_random_state
 
+from .._input.contexts import context_labels
 from .._input.design import (
     distinct,
     perturbation_labels,
@@ -19,7 +20,7 @@ from .._input.design import (
     warn_of_names,
 )
 from .._input.parts import parts_of_names
-from .._input.values import listed, text
+from .._input.values import as_list, listed, text
 from ..exceptions import warn_of_data
 
 MODES = ("out_of_distribution", "data_efficiency")
@@ -256,6 +257,122 @@ class LeavePathwaysOut(BaseCrossValidator, BaseEstimator):
             if tested.sum() == treated.sum():
                 raise ValueError(f"{pathway!r} has all perturbations: none is left to train on")
             yield np.flatnonzero(tested[inverse])
+
+
+class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
+    """One split for each context, such as a cell line or a donor, of which only controls are seen.
+
+    All perturbed cells of the context are tested, and its control cells stay in training, as do
+    all cells of the other contexts. Its cells with a treatment that no other context has are in
+    neither set: nothing says what that does.
+
+    Parameters
+    ----------
+    context : str or list of str
+        Columns of the design frame that name the context of a cell. Several name it together:
+        ``["donor", "cell_type"]`` leaves out one cell type of one donor at a time.
+    control, sep, perturbation : as in :class:`PerturbationKFold`
+        How labels are read; each combination counts as a treatment of its own.
+
+    See Also
+    --------
+    skpert.ContextEffects : The baselines that a model has to beat.
+    evaluate_perturbations : Scores by context, with ``context=``.
+
+    Notes
+    -----
+    Splits come in the sorted order of the contexts; those whose treatments no other context has
+    make none. ``split`` raises a ``ValueError`` if the design is no frame, if there are fewer
+    than two contexts, if one that would be left out has no control cell, or if contexts share no
+    treatment.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpert.model_selection import LeaveContextsOut
+    >>> A = pd.DataFrame({"perturbation": ["control", "JAK2", "control", "JAK2", "SMAD4"],
+    ...                   "donor": ["D1", "D1", "D2", "D2", "D2"]})
+    >>> splits = LeaveContextsOut("donor").split(A, A)
+    >>> [(train.tolist(), test.tolist()) for train, test in splits]
+    [([0, 2, 3, 4], [1]), ([0, 1, 2], [3])]
+    """
+
+    def __init__(self, context, *, control="control", sep="+", perturbation="perturbation"):
+        self.context = context
+        self.control = control
+        self.sep = sep
+        self.perturbation = perturbation
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        """Number of contexts that are left out.
+
+        Parameters
+        ----------
+        X, groups : object, default=None
+            Not used.
+        y : DataFrame of shape (n_cells, n_columns)
+            Design frame.
+
+        Returns
+        -------
+        n_splits : int
+            One for each context that shares a treatment with another.
+        """
+        return len(list(self._iter_test_indices(X, y, groups)))
+
+    def split(self, X, y=None, groups=None):
+        """Train and test cells of each split.
+
+        Parameters
+        ----------
+        X, groups : object, default=None
+            Not used.
+        y : DataFrame of shape (n_cells, n_columns)
+            Design frame.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Sorted rows.
+        """
+        contexts, treated = self._read(y)
+        for test in self._iter_test_indices(X, y, groups):
+            left_out = treated & (contexts == contexts[test[0]])
+            yield np.flatnonzero(~left_out), test
+
+    def _read(self, y):
+        """Context of each cell, and whether it is perturbed."""
+        if y is None:
+            raise ValueError("the split needs the design: split(X, A)")
+        if not as_list(self.context):
+            raise ValueError("context must name one or more columns of the design, got none")
+        return context_labels(y, self.context), self._labels(y) != text(self.control)
+
+    def _labels(self, y):
+        return perturbation_labels(
+            y, control=self.control, sep=self.sep, perturbation=self.perturbation
+        )
+
+    def _iter_test_indices(self, X=None, y=None, groups=None):
+        contexts, treated = self._read(y)
+        labels, names = self._labels(y), np.unique(contexts)
+        if len(names) < 2:
+            raise ValueError(f"all cells are of one context, {listed(names, 1)}: none is left")
+        tested = {}
+        for name in names:
+            inside = contexts == name
+            known = np.isin(labels, np.unique(labels[~inside]))
+            cells = np.flatnonzero(inside & treated & known)
+            if len(cells) and (treated | ~inside).all():
+                raise ValueError(
+                    f"context {name!r} has no control cell (label {self.control!r}), so nothing "
+                    "of it would be seen: leave its cells out"
+                )
+            if len(cells):
+                tested[name] = cells
+        if not tested:
+            raise ValueError("no treatment is in two contexts: there is nothing to carry over")
+        yield from tested.values()
 
 
 class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
