@@ -7,6 +7,7 @@
     python -m benchmarks.unseen simulated            # against the truth
     python -m benchmarks.unseen tables screen.h5ad   # in the layout of the paper's tables
     python -m benchmarks.unseen speed                # beside a plain torch implementation
+    python -m benchmarks.unseen contexts folder      # lines and donors with controls only
     python -m benchmarks.unseen gene_set_ridge papalexi2021.h5ad --gmt folder_of_gene_sets
 
 The questions are those of the SCCVAE paper (Liu, Zhang and Uhler, bioRxiv 2025.06.05.657988):
@@ -17,5 +18,13 @@ than linear ones, with nothing chosen on the test cells? What was chosen on them
 
 PARTS = {
     name: name
-    for name in ("papalexi", "authors", "simulated", "tables", "speed", "gene_set_ridge")
+    for name in (
+        "papalexi",
+        "authors",
+        "simulated",
+        "contexts",
+        "tables",
+        "speed",
+        "gene_set_ridge",
+    )
 }

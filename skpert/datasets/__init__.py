@@ -2,6 +2,7 @@
 
 from ._additive import make_additive_shift
 from ._causal import make_causal_shift
+from ._contexts import make_context_shift
 from ._download import get_data_home
 from ._integration import fetch_hematopoiesis, fetch_lung_cancer
 from ._invariant import make_invariant
@@ -20,6 +21,7 @@ __all__ = [
     "load_screen",
     "make_additive_shift",
     "make_causal_shift",
+    "make_context_shift",
     "make_invariant",
     "make_sparse_shift",
     "norman_split",
