@@ -24,6 +24,7 @@ ESTIMATORS = {
 BASELINES = [
     "AdditiveEffects",
     "BilinearRidge",
+    "ContextEffects",
     "ControlMean",
     "InteractionRidge",
     "PerturbedMean",
