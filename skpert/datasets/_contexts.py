@@ -1,5 +1,6 @@
 """Screens in several contexts, such as cell lines, with a known rule of what carries over."""
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -20,6 +21,7 @@ from ._simulation import (
 )
 
 RULES = ("latent", "logit", "family", "none")
+APART = 3  # how much more families differ than contexts do
 
 
 def make_context_shift(
@@ -121,36 +123,26 @@ def make_context_shift(
     """
     check_scalar(n_contexts, "n_contexts", Integral, min_val=2)
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
     noise = library_size, library_scale, dispersion, 0.5
     draw_decoder = decoder_drawer("negative_binomial", n_latent, n_genes, noise)
-    check_finite(context_size, "context_size")
     check_strengths(effect_size, effect_scale)
-    low, high = check_target_range(n_targets)
-    if high > n_latent:
-        raise ValueError(f"n_targets={n_targets!r} exceeds the {n_latent} latents")
-    rng = check_random_state(random_state)
+    rule = _Rule(rule, context_size, (effect_size, effect_scale), _targets(n_targets, n_latent))
+    shape, n_each = (n_contexts, n_perturbations), (n_cells_per_perturbation, n_control_cells)
+    draw_decoder = partial(draw_decoder, n_genes=n_genes)
+    return _drawn(rule, shape, n_each, draw_decoder, check_random_state(random_state))
 
-    targets = TargetRule(n_latent, n_latent, low, high)
-    shift, effect = _draw_shifts(
-        rule,
-        (n_contexts, n_perturbations),
-        context_size,
-        targets,
-        (effect_size, effect_scale),
-        rng,
-    )
-    n_each = n_cells_per_perturbation, n_control_cells
-    context, treatment = _draw_rows((n_contexts, n_perturbations), n_each, rng)
-    moved = effect if rule != "logit" else np.zeros_like(effect)
-    moved = np.concatenate([moved, np.zeros_like(moved[:, :1])], 1)  # controls come last
-    Z_basal = rng.normal(size=(len(context), n_latent))
+
+def _drawn(rule, shape, n_each, draw_decoder, rng):
+    """All cells, and what is known of them."""
+    shift, effect = rule.draw(shape, rng)
+    context, treatment = _draw_rows(shape, n_each, rng)
+    moved = rule.moved(effect)
+    Z_basal = rng.normal(size=(len(context), shift.shape[1]))
     Z = Z_basal + shift[context] + moved[context, treatment]
-    decoder = draw_decoder(Z, n_genes, rng)
-    expression = _Expression(decoder, _log_change(rule, decoder, effect[0]))
-    contexts = np.array(numbered("C", n_contexts), dtype=object)
-    names = np.array([*numbered("P", n_perturbations), "control"], dtype=object)
+    decoder = draw_decoder(Z, rng=rng)
+    expression = _Expression(decoder, rule.log_change(decoder, effect[0]))
+    contexts = np.array(numbered("C", shape[0]), dtype=object)
+    names = np.array([*numbered("P", shape[1]), "control"], dtype=object)
     expected = expression.expected(shift, moved)
     return Bunch(
         X=expression.sample(Z, treatment, rng),
@@ -164,8 +156,44 @@ def make_context_shift(
         log_change=expression.log_change[:-1],
         expected_expression=expected[:, :-1],
         control_expression=expected[:, -1],
-        DESCR=f"Shifts in contexts: {n_contexts=}, {n_perturbations=}, {rule=}, {n_latent=}.",
+        DESCR=f"{shape[1]} perturbations in {shape[0]} contexts, rule {rule.name!r}.",
     )
+
+
+class _Rule:
+    """What contexts have in common."""
+
+    def __init__(self, name, context_size, strength, targets):
+        if name not in RULES:
+            raise ValueError(f"rule must be one of {RULES}, got {name!r}")
+        check_finite(context_size, "context_size")
+        self.name, self.context_size = name, context_size
+        self.strength, self.targets = strength, targets
+
+    def draw(self, shape, rng):
+        """Shifts of contexts, (n_contexts, n_latent), and of perturbations in each."""
+        n_contexts, n_perturbations = shape
+        n_latent = self.targets.n_latent
+        shift = self.context_size * rng.normal(size=(n_contexts, n_latent))
+        n_kinds = {"family": 2, "none": n_contexts}.get(self.name, 1)
+        kind = np.arange(n_contexts) % n_kinds
+        if self.name == "family":
+            shift += APART * self.context_size * rng.normal(size=(n_kinds, n_latent))[kind]
+        mask = self.targets.draw(n_kinds * n_perturbations, rng)
+        effect = mask * draw_embedding(*self.strength, mask.shape, rng)
+        return shift, effect.reshape(n_kinds, n_perturbations, -1)[kind]
+
+    def moved(self, effect):
+        """Shifts of latent states by each treatment, the control's, zero, last."""
+        effect = np.zeros_like(effect) if self.name == "logit" else effect
+        return np.concatenate([effect, np.zeros_like(effect[:, :1])], 1)
+
+    def log_change(self, decoder, effect):
+        """Change of logits by each treatment, the control's last, (n_treatments, n_genes)."""
+        logits = decoder.proportions.logits
+        base = logits(np.zeros((1, effect.shape[1])))
+        change = np.concatenate([logits(effect) - base, np.zeros_like(base)])
+        return change if self.name == "logit" else np.zeros_like(change)
 
 
 class _Expression:
@@ -197,17 +225,12 @@ class _Expression:
         return np.exp(log_softmax(logits, axis=1))
 
 
-def _draw_shifts(rule, shape, context_size, targets, strength, rng):
-    """Shifts of contexts, (n_contexts, n_latent), and of perturbations in each."""
-    n_contexts, n_perturbations = shape
-    shift = context_size * rng.normal(size=(n_contexts, targets.n_latent))
-    n_kinds = {"family": 2, "none": n_contexts}.get(rule, 1)
-    kind = np.arange(n_contexts) % n_kinds
-    if rule == "family":
-        shift += 3 * context_size * rng.normal(size=(n_kinds, targets.n_latent))[kind]
-    mask = targets.draw(n_kinds * n_perturbations, rng)
-    effect = mask * draw_embedding(*strength, mask.shape, rng)
-    return shift, effect.reshape(n_kinds, n_perturbations, -1)[kind]
+def _targets(n_targets, n_latent):
+    """How many latents perturbations move."""
+    low, high = check_target_range(n_targets)
+    if high > n_latent:
+        raise ValueError(f"n_targets={n_targets!r} exceeds the {n_latent} latents")
+    return TargetRule(n_latent, n_latent, low, high)
 
 
 def _draw_rows(shape, n_each, rng):
@@ -217,11 +240,3 @@ def _draw_rows(shape, n_each, rng):
     one = np.repeat(np.arange(n_perturbations + 1), [n_cells] * n_perturbations + [n_controls])
     order = rng.permutation(n_contexts * len(one))
     return np.repeat(np.arange(n_contexts), len(one))[order], np.tile(one, n_contexts)[order]
-
-
-def _log_change(rule, decoder, effect):
-    """Change of logits by each treatment, the control's last, (n_perturbations + 1, n_genes)."""
-    logits = decoder.proportions.logits
-    base = logits(np.zeros((1, effect.shape[1])))
-    change = np.concatenate([logits(effect) - base, np.zeros_like(base)])
-    return change if rule == "logit" else np.zeros_like(change)

@@ -9,6 +9,7 @@ with one scale :math:`s` for all. Weights are equal (``"mean"``), 1 for the cont
 are nearest (``"nearest"``), or fall with the distance of controls (``"similar"``).
 """
 
+from copy import copy
 from math import inf
 from numbers import Real
 
@@ -166,6 +167,45 @@ class ContextEffects(BaseEstimator):
             self.contexts_, codes = np.unique(labels, return_inverse=True)
             self._learn(values, codes, _treatment(design, y))
             return self
+
+    def adapt(self, X, A):
+        """Add perturbations never trained on, with all else kept as it is.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
+            Cells of the new perturbations, in contexts of training.
+        A : DataFrame of shape (n_cells, n_columns)
+            Their design. Control cells change nothing.
+
+        Returns
+        -------
+        adapted : ContextEffects
+            A new fitted estimator; this one stays as it is, and so does the scale.
+
+        Raises
+        ------
+        ValueError
+            If a perturbation is known already, a context is not, or X or A are not as ``fit``
+            wants them.
+        """
+        check_is_fitted(self)
+        values = check_cells(self, X, counts=False, layer=self.layer, design=A)
+        design, labels = self.design_.extended(A), context_labels(A, self.context)
+        self._means(labels, None)  # all are known
+        treatment = _treatment(design, A) - len(self.perturbations_)
+        kept, n_new = treatment >= 0, len(design.perturbations_) - len(self.perturbations_)
+        codes = np.searchsorted(self.contexts_, labels[kept]) * n_new + treatment[kept]
+        found, means, _ = _means(values[kept], codes)
+        effects = np.zeros((len(self.contexts_), n_new, values.shape[1]))
+        measured = np.zeros(effects.shape[:2], dtype=bool)
+        measured.flat[found] = True
+        effects[measured] = means - self.control_means_[found // n_new]
+        adapted = copy(self)
+        adapted.design_, adapted.perturbations_ = design, design.perturbations_
+        adapted.effects_ = np.concatenate([self.effects_, effects], 1)
+        adapted.measured_ = np.concatenate([self.measured_, measured], 1)
+        return adapted
 
     def predict_intervention(self, A, X=None, *, library_size=None):
         """Expected expression under interventions.

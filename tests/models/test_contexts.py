@@ -169,3 +169,16 @@ def test_bad_designs_say_what_is_wrong():
         model.predict_intervention(asked("P", "K"), library_size=1e4)
     with pytest.raises(ValueError, match="n_samples"):
         model.sample_intervention(asked("P", "K"), 0)
+
+
+def test_adapt_adds_effects_relative_to_known_controls():
+    model = fitted()
+    new = pd.concat([asked("R", "K"), asked("R", "K"), asked("R", "L"), asked("control", "L")])
+    adapted = model.adapt(np.array([[1, 2], [3, 2], [5, 5], [9, 9]], float), new)
+    assert adapted.perturbations_.tolist() == ["P", "Q", "R"]
+    np.testing.assert_allclose(adapted.effects_[:, 2], [[2, 2], [4, 4], [0, 0]])
+    np.testing.assert_array_equal(adapted.measured_[:, 2], [True, True, False])
+    np.testing.assert_allclose(adapted.predict_intervention(asked("R", "M")), [[13, 13]])
+    assert model.perturbations_.tolist() == ["P", "Q"]
+    with pytest.raises(ValueError, match="contexts that were not trained on: 'new'"):
+        model.adapt(X[:2], pd.concat([asked("R", "new")] * 2))
