@@ -17,9 +17,9 @@ Rows: the floor, which is the mean effect of the perturbation over all other con
 ``ContextEffects`` with each kind of effect, unscaled and with the learned scale; no effect; one
 effect for all cells of training (``AdditiveEffects``); two halves of the truth; and the models,
 which read counts and predict from the control cells of the context. Without "environment" the
-latent state alone carries the context; ``InVAE`` has the perturbation and the columns of the
-context as invariant covariates, the factorized prior and no spurious latents. "environment" gives
-models the column that is left out (``InVAE``: as spurious covariate, with two latents).
+latent state alone carries the context; ``InVAE`` has the perturbation and the cell type, line or
+simulated context as invariant covariates, the factorized prior and no spurious latents; it draws
+states from the prior of these, whatever the control cells. "environment" gives models the column that is left out (``InVAE``: as spurious covariate, with two latents).
 "difference" adds to the measured controls what a model predicts with, less what it predicts
 without the perturbation. All else is at its default but for the number of epochs (``--epochs``).
 
@@ -62,15 +62,15 @@ FILES = {
     "donors": "kang2018_pbmc_muscat_2donors.h5ad",
     "cell types": "kang2018_pbmc_muscat_2donors.h5ad",
 }
-CONTEXTS = {  # columns that name a context, and those that are left out together
-    "cell lines": (["cell_type"], "cell_type"),
-    "donors": (["donor", "cell_type"], "donor"),
-    "cell types": (["donor", "cell_type"], "cell_type"),
+CONTEXTS = {  # columns that name a context, the one that is left out, and the one of biology
+    "cell lines": (["cell_type"], "cell_type", "cell_type"),
+    "donors": (["donor", "cell_type"], "donor", "cell_type"),
+    "cell types": (["donor", "cell_type"], "cell_type", "cell_type"),
 }
 RULES = ("latent", "logit", "family", "none")
 LEFT_OUT = ("C0", "C1")  # contexts of simulated screens
 MODELS = ("SVAEPlus", "SAMSVAE", "ConditionalVAE", "InVAE")
-EPOCHS = {"cell lines": 40, "donors": 100, "cell types": 100} | dict.fromkeys(RULES, 60)
+EPOCHS = {"cell lines": 30, "donors": 100, "cell types": 100} | dict.fromkeys(RULES, 60)
 N_DRAWN = 1000  # cells from which the mean of a prediction is taken
 
 
@@ -83,11 +83,11 @@ def baselines(context):
     return {name: make_pipeline(LogNormalize(), model) for name, model in rows.items()}
 
 
-def model_of(name, context, environment, seed, n_epochs):
-    """A model that is not fitted; ``environment`` is one of the columns, or None."""
+def model_of(name, biology, environment, seed, n_epochs):
+    """A model that is not fitted; ``biology`` is a column, ``environment`` another, or None."""
     options = {"max_epochs": n_epochs, "random_state": seed}
     if name == "InVAE":
-        invariant = ["perturbation", *(column for column in context if column != environment)]
+        invariant = ["perturbation", *([] if environment == biology else [biology])]
         spurious = {"spurious": environment, "n_spurious": 2 if environment else 0}
         return InVAE(invariant=invariant, prior="factorized", **spurious, **options)
     models = {"SVAEPlus": SVAEPlus, "SAMSVAE": SAMSVAE, "ConditionalVAE": ConditionalVAE}
@@ -109,20 +109,22 @@ def screen_of(question, seed, folder):
     Returns
     -------
     screen : Bunch
-        ``X``, ``A``, ``context``, ``left_out`` (the column) and ``splits``.
+        ``X``, ``A``, ``splits``; columns ``context``, ``left_out`` and ``biology``.
     """
     if question in RULES:
         data = make_context_shift(rule=question, random_state=seed)
         inside = data.A["context"].isin(LEFT_OUT) & (data.A["perturbation"] != "control")
         splits = [(np.flatnonzero(~inside), np.flatnonzero(inside))]
-        return Bunch(X=data.X, A=data.A, context=["context"], left_out="context", splits=splits)
-    context, left_out = CONTEXTS[question]
+        names = {"context": ["context"], "left_out": "context", "biology": "context"}
+        return Bunch(X=data.X, A=data.A, splits=splits, **names)
+    context, left_out, biology = CONTEXTS[question]
     screen = load_screen(folder / FILES[question])
     A = screen.obs.astype(str)[list(dict.fromkeys(["perturbation", *context]))]
     shared = A.groupby("perturbation")[left_out].transform("nunique") > 1
     X, A = screen.X[shared.to_numpy()], A[shared].reset_index(drop=True)
     splits = list(LeaveContextsOut(left_out).split(X, A))
-    return Bunch(X=X, A=A, context=context, left_out=left_out, splits=splits)
+    names = {"context": context, "left_out": left_out, "biology": biology}
+    return Bunch(X=X, A=A, splits=splits, **names)
 
 
 def score(job, folder, n_epochs):
@@ -136,7 +138,7 @@ def score(job, folder, n_epochs):
     train, test = screen.splits[int(split)]
     environment = screen.left_out if environment else None
     n_epochs = n_epochs or EPOCHS[question]
-    model = model_of(kind, screen.context, environment, job.seed, n_epochs)
+    model = model_of(kind, screen.biology, environment, job.seed, n_epochs)
     model.fit(screen.X[train], screen.A.iloc[train])
     table = evaluated({name: FrozenEstimator(model)}, screen, [(train, test)])
     table = table[table["estimator"] == name]
