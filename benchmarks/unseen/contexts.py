@@ -20,8 +20,9 @@ which read counts and predict from the control cells of the context. Without "en
 latent state alone carries the context; ``InVAE`` has the perturbation and the cell type, line or
 simulated context as invariant covariates, the factorized prior and no spurious latents; it draws
 states from the prior of these, whatever the control cells. "environment" gives models the column
-that is left out (``InVAE``: as spurious covariate, with two latents). "difference" adds to the measured controls what a model predicts with, less what it predicts
-without the perturbation. All else is at its default but for the number of epochs (``--epochs``).
+that is left out (``InVAE``: as spurious covariate, with two latents). "difference" adds to the
+measured controls what a model predicts with, less what it predicts without the perturbation. All
+else is at its default but for the number of epochs (``--epochs``).
 
 Errors are mean squared errors of mean log-normalised expression, times 10,000. Differences from
 the floor are paired: over perturbations in contexts, averaged over seeds, and over seeds where
