@@ -120,7 +120,9 @@ SHARED = {
         Column of the labels, where the design is a DataFrame.
     environment : str, list of str or None, default=None
         Columns of the design that hold nuisance covariates, which enter the decoder only.
-        Columns of floats are continuous, all others categories.
+        Columns of floats are continuous, all others categories. A donor or cell line that is to
+        be predicted from its control cells alone should not be one: the decoder would attribute
+        to the others what perturbations do there.
     layer : str or None, default=None
         Layer of an AnnData that holds the expression; None is its ``X``.
     max_epochs : int or "auto", default="@max_epochs"
