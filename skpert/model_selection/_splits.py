@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator, BaseShuffleSplit
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 
 from .._input.contexts import context_labels
 from .._input.design import (
@@ -318,44 +318,40 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
         n_splits : int
             One for each context that shares a treatment with another.
         """
-        return len(list(self._iter_test_indices(X, y, groups)))
+        return len(self._read(y)[-1])
 
     def split(self, X, y=None, groups=None):
         """Train and test cells of each split.
 
         Parameters
         ----------
-        X, groups : object, default=None
-            Not used.
+        X : array-like of shape (n_cells, n_genes)
+            Expression; its length alone matters.
         y : DataFrame of shape (n_cells, n_columns)
             Design frame.
+        groups : object, default=None
+            Not used.
 
         Yields
         ------
         train, test : ndarray of int
             Sorted rows.
         """
-        contexts, treated = self._read(y)
-        for test in self._iter_test_indices(X, y, groups):
-            left_out = treated & (contexts == contexts[test[0]])
-            yield np.flatnonzero(~left_out), test
+        contexts, treated, tested = self._read(y)
+        check_consistent_length(X, y)
+        for name, cells in tested.items():
+            yield np.flatnonzero(~treated | (contexts != name)), cells
 
     def _read(self, y):
-        """Context of each cell, and whether it is perturbed."""
+        """Context of each cell, whether it is perturbed, and test cells of each context."""
         if y is None:
             raise ValueError("the split needs the design: split(X, A)")
         if not as_list(self.context):
             raise ValueError("context must name one or more columns of the design, got none")
-        return context_labels(y, self.context), self._labels(y) != text(self.control)
-
-    def _labels(self, y):
-        return perturbation_labels(
-            y, control=self.control, sep=self.sep, perturbation=self.perturbation
-        )
-
-    def _iter_test_indices(self, X=None, y=None, groups=None):
-        contexts, treated = self._read(y)
-        labels, names = self._labels(y), np.unique(contexts)
+        contexts = context_labels(y, self.context)
+        settings = {"control": self.control, "sep": self.sep, "perturbation": self.perturbation}
+        labels, names = perturbation_labels(y, **settings), np.unique(contexts)
+        treated = labels != text(self.control)
         if len(names) < 2:
             raise ValueError(f"all cells are of one context, {listed(names, 1)}: none is left")
         tested = {}
@@ -363,7 +359,7 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
             inside = contexts == name
             known = np.isin(labels, np.unique(labels[~inside]))
             cells = np.flatnonzero(inside & treated & known)
-            if len(cells) and (treated | ~inside).all():
+            if len(cells) and treated[inside].all():
                 raise ValueError(
                     f"context {name!r} has no control cell (label {self.control!r}), so nothing "
                     "of it would be seen: leave its cells out"
@@ -372,7 +368,7 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
                 tested[name] = cells
         if not tested:
             raise ValueError("no treatment is in two contexts: there is nothing to carry over")
-        yield from tested.values()
+        return contexts, treated, tested
 
 
 class CombinationHoldout(BaseShuffleSplit, BaseEstimator):

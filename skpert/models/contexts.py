@@ -192,7 +192,7 @@ class ContextEffects(BaseEstimator):
         check_is_fitted(self)
         values = check_cells(self, X, counts=False, layer=self.layer, design=A)
         design, labels = self.design_.extended(A), context_labels(A, self.context)
-        self._means(labels, None)  # all are known
+        self._means(labels)  # all are known
         treatment = _treatment(design, A) - len(self.perturbations_)
         kept, n_new = treatment >= 0, len(design.perturbations_) - len(self.perturbations_)
         codes = np.searchsorted(self.contexts_, labels[kept]) * n_new + treatment[kept]
@@ -236,7 +236,7 @@ class ContextEffects(BaseEstimator):
         check_is_fitted(self)
         labels, treatment = self._read(A, library_size)
         if X is None:
-            means = self._means(labels, None)
+            means = self._means(labels)
             rows = [means[label] for label in labels]
             return np.array(rows) + self._effects(labels, treatment, means)
         X = check_cells(
@@ -247,7 +247,7 @@ class ContextEffects(BaseEstimator):
                 f"A has {len(labels)} designs for {X.shape[0]} cells: give one design, or one "
                 "per cell"
             )
-        means = self._means(labels, X)
+        means = self._means(labels, X, of_cells=labels if len(labels) > 1 else None)
         return _shifted(X, self._effects(labels, treatment, means))
 
     def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
@@ -334,7 +334,7 @@ class ContextEffects(BaseEstimator):
             names[codes // len(self.perturbations_)],
             codes % len(self.perturbations_),
         )
-        controls = self._means(labels, None)
+        controls = self._means(labels)
         expected = np.array([controls[label] for label in labels])
         expected += self._effects(labels, treatment, controls)
         return -float(np.mean((expected - means) ** 2))
@@ -401,8 +401,11 @@ class ContextEffects(BaseEstimator):
                 effects[i] = found[key]
         return effects
 
-    def _means(self, labels, X):
-        """Mean of control cells of each context that is named."""
+    def _means(self, labels, X=None, of_cells=None):
+        """Mean of control cells of each context that is named; of new ones that of X.
+
+        ``of_cells`` are the contexts of the cells, if these are of several.
+        """
         means = dict(zip(self.contexts_, self.control_means_, strict=True))
         new = sorted(set(labels) - set(means))
         if new and X is None:
@@ -411,9 +414,8 @@ class ContextEffects(BaseEstimator):
                 f"{listed(self.contexts_, 10)}. Train on control cells of these, too, or give "
                 "their control cells as X"
             )
-        own = np.asarray(labels)
         for label in new:
-            cells = X if len(own) == 1 or len(own) != X.shape[0] else X[own == label]
+            cells = X if of_cells is None else X[of_cells == label]
             means[label] = np.asarray(cells.mean(0, dtype=np.float64)).ravel()
         return means
 
