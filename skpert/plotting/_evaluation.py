@@ -8,7 +8,7 @@ from .._input.values import listed
 from ..metrics.calibration import GREATER_IS_BETTER
 from ._shared import check_axes, check_matplotlib, clipped, panel_axes
 
-_KEYS = ("estimator", "split", "perturbation", "n_cells")
+_KEYS = ("estimator", "split", "perturbation", "context", "n_cells")
 _POINTS = "#0072B2"  # the colour-blind can distinguish this and the next two
 _LINES = {
     "floor": {"color": "#D55E00", "linestyle": "--"},
@@ -156,7 +156,8 @@ def _averaged(table, metrics):
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise ValueError(f"no metrics {listed(unknown, 5)}: the table has {listed(known, 10)}")
-    return table.groupby(["estimator", "perturbation"], sort=False)[wanted].mean()
+    units = [name for name in ("perturbation", "context") if name in table]
+    return table.groupby(["estimator", *units], sort=False)[wanted].mean()
 
 
 def _half_width(groups):

@@ -13,6 +13,7 @@ from skpert.model_selection import (
     evaluate_perturbations,
     paired_differences,
 )
+from skpert.plotting import EvaluationDisplay
 from skpert.preprocessing import LogNormalize
 
 A = pd.DataFrame(
@@ -156,3 +157,11 @@ def test_a_context_needs_another_to_learn_from(screen):
     cv = PerturbationKFold(2, random_state=0)
     with pytest.raises(ValueError, match="trains on no context but 'C0'"):
         evaluated((X[one], frame[one]), {"none": lognorm(ControlMean())}, cv=cv)
+
+
+def test_the_figure_has_a_point_for_each_perturbation_in_each_context(screen):
+    pytest.importorskip("matplotlib").use("agg")
+    result = evaluated(screen, {"none": lognorm(ControlMean())}, metrics=["response_mse"])
+    display = EvaluationDisplay.from_evaluation(result)
+    assert list(display.mean_) == ["response_mse"]
+    assert len(display.axes_[0].collections[0].get_offsets()) == 9
