@@ -11,7 +11,8 @@ All perturbed cells of a context are left out and its control cells are trained 
 * ``donors`` and ``cell types``: kang2018_pbmc_muscat_2donors.h5ad, interferon beta. A context is
   a cell type of a donor; all five of a donor are left out together, or both of a cell type;
 * ``latent``, ``logit``, ``family`` and ``none``: ``make_context_shift`` with that rule, two of
-  five contexts left out together, another screen for each seed.
+  five contexts left out together, another screen for each seed; ``many`` has the rule "latent",
+  as many cells, and twelve contexts.
 
 Rows: the floor, which is the mean effect of the perturbation over all other contexts;
 ``ContextEffects`` with each kind of effect, unscaled and with the learned scale; no effect; one
@@ -68,10 +69,11 @@ CONTEXTS = {  # columns that name a context, the one that is left out, and the o
     "donors": (["donor", "cell_type"], "donor", "cell_type"),
     "cell types": (["donor", "cell_type"], "cell_type", "cell_type"),
 }
-RULES = ("latent", "logit", "family", "none")
-LEFT_OUT = ("C0", "C1")  # contexts of simulated screens
+SIMULATED = {rule: {"rule": rule} for rule in ("latent", "logit", "family", "none")}
+SIMULATED["many"] = {"n_contexts": 12, "n_cells_per_perturbation": 20, "n_control_cells": 40}
+N_LEFT_OUT = 2  # contexts of simulated screens
 MODELS = ("SVAEPlus", "SAMSVAE", "ConditionalVAE", "InVAE")
-EPOCHS = {"cell lines": 30, "donors": 100, "cell types": 100} | dict.fromkeys(RULES, 60)
+EPOCHS = {"cell lines": 30, "donors": 100, "cell types": 100} | dict.fromkeys(SIMULATED, 60)
 N_DRAWN = 1000  # cells from which the mean of a prediction is taken
 
 
@@ -101,7 +103,7 @@ def screen_of(question, seed, folder):
     Parameters
     ----------
     question : str
-        Of ``CONTEXTS`` or ``RULES``.
+        Of ``CONTEXTS`` or ``SIMULATED``.
     seed : int
         Of a simulated screen.
     folder : Path or None
@@ -112,9 +114,10 @@ def screen_of(question, seed, folder):
     screen : Bunch
         ``X``, ``A``, ``splits``; columns ``context``, ``left_out`` and ``biology``.
     """
-    if question in RULES:
-        data = make_context_shift(rule=question, random_state=seed)
-        inside = data.A["context"].isin(LEFT_OUT) & (data.A["perturbation"] != "control")
+    if question in SIMULATED:
+        data = make_context_shift(**SIMULATED[question], random_state=seed)
+        inside = data.A["context"].isin(data.contexts[:N_LEFT_OUT])
+        inside &= data.A["perturbation"] != "control"
         splits = [(np.flatnonzero(~inside), np.flatnonzero(inside))]
         names = {"context": ["context"], "left_out": "context", "biology": "context"}
         return Bunch(X=data.X, A=data.A, splits=splits, **names)
@@ -200,8 +203,8 @@ def add_arguments(parser):
     """Options of the command line."""
     add = parser.add_argument
     add("folder", type=Path, nargs="?", help="of the real screens; without it simulated ones")
-    add("--questions", nargs="+", choices=[*CONTEXTS, *RULES])
-    add("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    add("--questions", nargs="+", choices=[*CONTEXTS, *SIMULATED])
+    add("--models", nargs="*", choices=MODELS, default=list(MODELS))
     add("--environment", choices=("no", "yes", "both"), default="both", help="as the left out")
     add("--epochs", type=int, help=f"of each training; default {EPOCHS}")
     add_job_options(parser, range(5))
@@ -209,13 +212,13 @@ def add_arguments(parser):
 
 def run(args):
     """Run what is missing, print the tables; return the number of jobs that failed."""
-    questions = args.questions or [*(CONTEXTS if args.folder else ()), *RULES]
-    if args.folder is None and not set(questions) <= set(RULES):
+    questions = args.questions or [*(CONTEXTS if args.folder else ()), *SIMULATED]
+    if args.folder is None and not set(questions) <= set(SIMULATED):
         raise SystemExit(f"of {questions}, those of real screens need the folder of the screens")
     jobs = []
     for question in questions:
         for seed in seeds_of(args):
-            if question in RULES or seed == args.seeds[0]:
+            if question in SIMULATED or seed == args.seeds[0]:
                 jobs.append(TableJob("-", seed, f"{question}; {BASELINES}; all"))
             n_splits = len(screen_of(question, seed, args.folder).splits)
             names = [name for name in names_of(args) if seed == args.seeds[0] or "," not in name]
@@ -240,7 +243,7 @@ def names_of(args):
 def report(results):
     """Print a table for each question, with differences from the floor."""
     for question, rows in results.groupby("question", sort=False):
-        table = summary(rows, paired_over="seed" if question in RULES else "context")
+        table = summary(rows, paired_over="seed" if question in SIMULATED else "context")
         print(f"\n{question}: {len(rows.groupby(['context', 'perturbation', 'split']))} units")
         print(table.to_string(float_format="{:.3g}".format, na_rep="-"))
 
