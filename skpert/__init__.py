@@ -15,6 +15,7 @@ from .models.baselines import (
     AdditiveEffects,
     BilinearRidge,
     ControlMean,
+    EffectRegression,
     InteractionRidge,
     PerturbedMean,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ConditionalVAE",
     "ContextEffects",
     "ControlMean",
+    "EffectRegression",
     "InVAE",
     "InteractionRidge",
     "PerturbationPipeline",

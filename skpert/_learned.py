@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 
 from ._data import Cells
 from ._input.values import as_list
+from ._pseudobulk import unpacked
 from .base import PerturbationVAE
 from .models.baselines import (
     Baseline,
@@ -26,7 +27,6 @@ from .models.baselines import (
     InteractionRidge,
     PerturbedMean,
     SumOfParts,
-    unpacked,
 )
 from .preprocessing import CovariateEncoder, GeneSetFeatures, PerturbationEncoder, TargetFeatures
 from .preprocessing._confounding import no_confounding

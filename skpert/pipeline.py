@@ -93,6 +93,40 @@ class PerturbationPipeline(Pipeline):
         options = {"library_size": library_size, "random_state": random_state}
         return self[-1].sample_intervention(A, n_samples, X=self._through(X), **options)
 
+    @_last_has("predict_interval")
+    def predict_interval(self, A):
+        """Bounds of mean expression under interventions, in the units of the last step.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs to predict; a bare string is one.
+
+        Returns
+        -------
+        lower, upper : ndarray of shape (n_designs, n_genes)
+            As the last step gives them.
+        """
+        check_is_fitted(self)
+        return self[-1].predict_interval(A)
+
+    @_last_has("reliability")
+    def reliability(self, A):
+        """How sure predictions are.
+
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs to predict; a bare string is one.
+
+        Returns
+        -------
+        reliability : ndarray of shape (n_designs,)
+            As the last step gives it, higher is surer.
+        """
+        check_is_fitted(self)
+        return self[-1].reliability(A)
+
     @_last_has("adapt")
     def adapt(self, X, A):
         """Learn perturbations never trained on; the other steps stay as they are.

@@ -48,7 +48,7 @@ def estimator(cls):
     if issubclass(cls, PerturbationVAE):
         return cls(**FAST)
     features = {"features": pd.DataFrame(np.eye(4), index=sorted(set(A) - {"control"}))}
-    return cls(**features) if cls.__name__ == "BilinearRidge" else cls()
+    return cls(**features) if cls.__name__ in ("BilinearRidge", "EffectRegression") else cls()
 
 
 def values_of(model):

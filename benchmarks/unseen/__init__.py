@@ -9,6 +9,7 @@
     python -m benchmarks.unseen speed                # beside a plain torch implementation
     python -m benchmarks.unseen contexts folder      # lines and donors with controls only
     python -m benchmarks.unseen gene_set_ridge papalexi2021.h5ad --gmt folder_of_gene_sets
+    python -m benchmarks.unseen intervals folder     # coverage, reliability, discrimination
 
 The questions are those of the SCCVAE paper (Liu, Zhang and Uhler, bioRxiv 2025.06.05.657988):
 does a causal graph between modules help to predict unseen perturbations, and is the model better
@@ -26,5 +27,6 @@ PARTS = {
         "tables",
         "speed",
         "gene_set_ridge",
+        "intervals",
     )
 }

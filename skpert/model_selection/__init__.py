@@ -1,5 +1,6 @@
 """Splits, scores and model choice that know what a perturbation is."""
 
+from ._conformal import ConformalIntervals, error_by_share_answered
 from ._evaluation import evaluate_perturbations, paired_differences
 from ._fitting import fit_many
 from ._penetrance import select_penetrance
@@ -15,10 +16,12 @@ from ._splits import (
 
 __all__ = [
     "CombinationHoldout",
+    "ConformalIntervals",
     "LeaveContextsOut",
     "LeavePathwaysOut",
     "LeavePerturbationsOut",
     "PerturbationKFold",
+    "error_by_share_answered",
     "evaluate_perturbations",
     "fit_many",
     "interventional_nll",

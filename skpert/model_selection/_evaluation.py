@@ -14,7 +14,7 @@ from ..exceptions import recorded, warn_of_data, warn_once
 from ..metrics import calibrate
 from ..metrics.calibration import GREATER_IS_BETTER
 from ._rounds import Plan, Screen, Split, split_cells, unwrapped
-from ._truth import METRICS, check_metrics, scores
+from ._truth import METRICS, check_metrics, coverage, scores
 
 FLOOR, CEILING = "floor (perturbed mean)", "ceiling (split half)"
 OTHERS = "floor (other contexts)"
@@ -88,7 +88,9 @@ def evaluate_perturbations(
         ``per_perturbation``, a DataFrame with a row for each estimator, split and test
         perturbation (in each context): columns ``estimator``, ``split``, ``perturbation``,
         ``context`` if there is one, ``n_cells`` (measured), and the metrics; NaN where nothing
-        could be predicted. ``summary``, a DataFrame of shape (n_estimators + 2, n_metrics): the
+        could be predicted. Of estimators with ``predict_interval``, such as
+        :class:`ConformalIntervals`, also ``coverage``, the share of genes within,
+        ``interval_width`` and ``reliability``. ``summary``, a DataFrame of shape (n_estimators + 2, n_metrics): the
         mean over perturbations, each first averaged over splits. ``calibrated``, the summary on
         the scale of :func:`skpert.metrics.calibrate`, 0 at the floor and 1 at the ceiling.
         ``floor`` and ``ceiling``, the names of these rows.
@@ -307,6 +309,8 @@ def _evaluate(name, estimator, screen, index, train, test, plan):
             predicted, missing = part.predicted(*fitted)
             unknown |= missing
         table = scores(truth, predicted, plan.metrics)
+        if predicted.intervals:
+            table = table.join(coverage(truth, predicted))
         about = {"estimator": name, "split": index, "perturbation": table.index}
         about |= {} if part.context is None else {"context": part.context}
         about["n_cells"] = [len(part.tested[label]) for label in table.index]

@@ -283,17 +283,26 @@ class Split:
             controls = np.sort(order[:MOST_CONTROLS])
         controls = self.given(controls, lognorm) if len(controls) else None
         predict = self._of_lognorm if lognorm else self._of_counts
-        means, cells, unknown = {}, {}, {}
+        means, cells, unknown, intervals = {}, {}, {}, {}
         for i, label in enumerate(self.tested):
             seed = int(self.random(SAMPLES, i).integers(2**31))
             try:
                 means[label], cells[label] = predict(model, label, controls, seed)
+                if self.context is None and hasattr(model, "predict_interval"):
+                    intervals[label] = self._interval(model, label)
             except ValueError as error:
                 if label in self.trained:
                     raise
                 unknown[label] = str(error)
         means = pd.DataFrame(means.values(), index=list(means), dtype=np.float64)
-        return Prediction(means, cells if self.plan.of_cells else {}), unknown
+        return Prediction(means, cells if self.plan.of_cells else {}, intervals), unknown
+
+    def _interval(self, model, label):
+        """Bounds and reliability of what is not trained on."""
+        query = self.screen.query(self.tested[label][0])
+        (lower,), (upper,) = model.predict_interval(query)
+        reliability = model.reliability(query)[0] if hasattr(model, "reliability") else np.nan
+        return lower, upper, reliability
 
     def _of_lognorm(self, model, label, controls, seed):
         query = self.screen.query(self.tested[label][0])

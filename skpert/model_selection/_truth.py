@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Prediction(NamedTuple):
 
     means: pd.DataFrame  # (n_predicted, n_genes)
     cells: dict  # by perturbation; empty where no metric asks for cells
+    intervals: dict = MappingProxyType({})  # bounds and reliability, of those that have them
 
 
 class Metric(NamedTuple):
@@ -69,6 +71,17 @@ def scores(truth, predicted, metrics):
     for name in metrics if len(predicted.means) else ():
         columns[name] = METRICS[name].score(truth, predicted)
     return pd.DataFrame(columns, truth.means.index, columns=list(metrics), dtype=np.float64)
+
+
+def coverage(truth, predicted):
+    """Share of genes within the interval, its width, and reliability, by perturbation."""
+    rows = {}
+    for name, (lower, upper, reliability) in predicted.intervals.items():
+        measured = truth.means.loc[name].to_numpy()
+        within = (lower <= measured) & (measured <= upper)
+        rows[name] = within.mean(), (upper - lower).mean(), reliability
+    columns = ["coverage", "interval_width", "reliability"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def _mse(truth, predicted):

@@ -13,37 +13,47 @@ PerturbedMean      c = mean effect         r_p = 0
 AdditiveEffects    c = 0                   r_p by least squares of the effects that were measured
 InteractionRidge   c = 0                   the same, and what combinations do beside the sum
 BilinearRidge      c = mean effect         r_p = G W e_p, with genes' and targets' embeddings
+EffectRegression   c = 0                   r_p = f(e_p), with any regressor f
 =================  ======================  ======================================================
 """
 
 from abc import ABC, abstractmethod
 from copy import copy
+from inspect import signature
 from math import inf
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, diags_array, eye_array, issparse
-from sklearn.base import BaseEstimator
-from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
-from sklearn.utils import check_consistent_length, check_random_state, gen_batches
+from scipy.sparse import eye_array, issparse
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.ensemble._forest import BaseForest
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.extmath import svd_flip
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.design import FOLDS, Design, check_received, distinct, read_design
+from .._input.design import FOLDS, check_received, read_design
 from .._input.expression import check_same_cells
 from .._input.transaction import restored_on_failure
 from .._input.values import check_weights, is_positive_integer, listed
-from .._least_squares import least_squares, ridge_operator
+from .._least_squares import ridge_operator
+from .._pseudobulk import (
+    Pseudobulk,
+    measured_effects,
+    packed,
+    pseudobulk,
+    scaled_sum,
+    shifted,
+    smoothed,
+    unpacked,
+)
 from ..preprocessing import PerturbationEncoder, TargetFeatures, check_cells
 
-N_CELLS = 4096  # that are summed at once
-N_TURNS, CLOSE = 100, 1e-6  # in which effects and the scale of their sums are found, and how well
-GAMMAS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the kernel of sums, over their mean squared distance
-ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # penalties of its ridge regression
-N_LANDMARKS = 500  # combinations at most whose kernels span all functions (Nystroem)
-SPANNED = 1e-12  # eigenvalue of these kernels, of the largest, below which is rounding
+FITTING = HasMethods(["fit", "predict"])
 SHARED = {
     "data_parameters": """control : str, default="control"
         Label of the untreated cells.
@@ -66,20 +76,6 @@ SHARED = {
     feature_names_in_ : ndarray of shape (n_genes,)
         Names of genes, where X has names.""",
 }
-
-
-class Pseudobulk(NamedTuple):
-    """Cells of one treatment taken together."""
-
-    dosage: csr_array  # (n_treatments, n_names)
-    mean: np.ndarray  # (n_treatments, n_genes) float64
-    weight: np.ndarray  # (n_treatments,) number of cells, or their total weight
-    codes: np.ndarray  # (n_cells,) treatment of each cell
-
-    @property
-    def treated(self):
-        """Which treatments are not the control."""
-        return np.diff(self.dosage.indptr) > 0
 
 
 def _documented(cls):
@@ -145,7 +141,7 @@ class Baseline(BaseEstimator, ABC):
             design = PerturbationEncoder(**parameters).fit(y)
             check_received(design, "Leave them out")
             values = self._expression(X, y, reset=True)
-            bulk = _pseudobulk(values, design.transform(y))
+            bulk = pseudobulk(values, design.transform(y))
             self.design_, self.perturbations_ = design, design.perturbations_
             treated = bulk.treated
             share = bulk.weight if treated.all() else bulk.weight * ~treated
@@ -180,7 +176,7 @@ class Baseline(BaseEstimator, ABC):
         values = self._expression(X, A)
         design = self.design_.extended(A)
         new = design.transform(A)[:, len(self.perturbations_) :]
-        rows = self._measured(self._relative(_pseudobulk(values, new)), self._centre)
+        rows = self._measured(self._relative(pseudobulk(values, new)), self._centre)
         adapted = copy(self)
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
         adapted._responses = np.vstack([self._responses, rows])
@@ -219,7 +215,7 @@ class Baseline(BaseEstimator, ABC):
                 f"A has {len(effects)} designs for {X.shape[0]} cells: give one design, or one "
                 "per cell"
             )
-        return _shifted(X, effects)
+        return shifted(X, effects)
 
     def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
         """Expression of cells drawn under interventions.
@@ -260,7 +256,7 @@ class Baseline(BaseEstimator, ABC):
             if X is None:
                 samples[i] = self._draw(effect, treated[i], n_samples, random)
             else:
-                samples[i] = _shifted(X[random.integers(X.shape[0], size=n_samples)], effect)
+                samples[i] = shifted(X[random.integers(X.shape[0], size=n_samples)], effect)
         return samples
 
     def score(self, X, y, sample_weight=None):
@@ -291,7 +287,7 @@ class Baseline(BaseEstimator, ABC):
         names, dosage = self._read(y)
         if sample_weight is not None:
             sample_weight = check_weights(sample_weight, values)
-        bulk = _pseudobulk(values, dosage, sample_weight)
+        bulk = pseudobulk(values, dosage, sample_weight)
         counted = bulk.treated & (bulk.weight > 0)
         if not counted.any():
             raise ValueError(
@@ -355,11 +351,11 @@ class Baseline(BaseEstimator, ABC):
     def _keep(self, values, bulk):
         """Keep the cells that samples are drawn from."""
         treated = bulk.treated
-        self._cells = _packed(values if treated.all() else values[~treated[bulk.codes]])
+        self._cells = packed(values if treated.all() else values[~treated[bulk.codes]])
 
     def _draw(self, effect, treated, n_samples, random):
         cells = unpacked(self._cells)
-        return _shifted(cells[random.integers(cells.shape[0], size=n_samples)], effect)
+        return shifted(cells[random.integers(cells.shape[0], size=n_samples)], effect)
 
     def __sklearn_tags__(self):
         """Capabilities, as scikit-learn asks for them."""
@@ -441,7 +437,7 @@ class PerturbedMean(Baseline):
         treated = bulk.treated[bulk.codes]
         codes = bulk.codes[treated]
         order = np.argsort(codes, kind="stable")
-        self._treated_cells = _packed(values[np.flatnonzero(treated)[order]])
+        self._treated_cells = packed(values[np.flatnonzero(treated)[order]])
         n_cells = np.bincount(codes, minlength=len(bulk.treated))
         self._n_treated_cells = n_cells[bulk.treated]
 
@@ -452,7 +448,7 @@ class PerturbedMean(Baseline):
         treatment = random.integers(len(n_cells), size=n_samples)
         within = random.integers(n_cells[treatment])
         start = np.cumsum(n_cells) - n_cells
-        return _shifted(unpacked(self._treated_cells)[start[treatment] + within], 0)
+        return shifted(unpacked(self._treated_cells)[start[treatment] + within], 0)
 
 
 class SumOfParts(Baseline):
@@ -464,7 +460,7 @@ class SumOfParts(Baseline):
         return np.where(several[:, None], self.scale_, 1.0) * effects
 
     def _measured(self, bulk, centre):
-        return _measured_effects(bulk, centre, self.scale_)
+        return measured_effects(bulk, centre, self.scale_)
 
     def _unseen(self, names):
         raise ValueError(
@@ -530,7 +526,7 @@ class AdditiveEffects(SumOfParts):
         good = self.scale == "learned" or (isinstance(self.scale, Real) and abs(self.scale) < inf)
         if not good:
             raise ValueError(f"scale={self.scale!r} must be a finite number or 'learned'")
-        self.scale_, responses = _scaled_sum(bulk, self.scale)
+        self.scale_, responses = scaled_sum(bulk, self.scale)
         return np.zeros(self.n_features_in_), responses
 
 
@@ -600,11 +596,11 @@ class InteractionRidge(SumOfParts):
             value = getattr(self, name)
             if value != "auto" and not (isinstance(value, Real) and 0 < value < inf):
                 raise ValueError(f"{name}={value!r} must be a positive number or 'auto'")
-        self.scale_, responses = _scaled_sum(bulk, "learned")
+        self.scale_, responses = scaled_sum(bulk, "learned")
         several = np.diff(bulk.dosage.indptr) > 1
         self._sums = bulk.dosage[several].astype(np.float64) @ responses
         rest = bulk.mean[several] - self.scale_ * self._sums
-        self.gamma_, self.alpha_, self._sums, self._weights = _smoothed(
+        self.gamma_, self.alpha_, self._sums, self._weights = smoothed(
             self._sums, rest, self.gamma, self.alpha
         )
         return np.zeros(self.n_features_in_), responses
@@ -739,7 +735,7 @@ class BilinearRidge(Baseline):
         return self.center_, embedding @ (self._solution @ self._smoothed)
 
     def _measured(self, bulk, centre):
-        return _measured_effects(bulk, centre)
+        return measured_effects(bulk, centre)
 
     def _unseen(self, names):
         return self._embedding(names) @ (self._solution @ self._smoothed)
@@ -780,102 +776,135 @@ class BilinearRidge(Baseline):
             )
 
 
-def _pseudobulk(X, dosage, weight=None):
-    """Means of cells with the same dosages."""
-    check_consistent_length(X, dosage)
-    names = np.empty(dosage.shape[1], dtype=object)
-    design = distinct(Design(names, dosage, np.arange(dosage.shape[0]), "array"))
-    weight = np.ones(X.shape[0]) if weight is None else weight
-    n_treatments = design.dosage.shape[0]
-    total = np.zeros((n_treatments, X.shape[1]))
-    for cells in gen_batches(X.shape[0], N_CELLS):
-        some, codes = np.unique(design.codes[cells], return_inverse=True)
-        member = (weight[cells], (codes, np.arange(len(codes))))
-        part = csr_array(member, shape=(len(some), len(codes))) @ X[cells]
-        total[some] += part.toarray() if issparse(part) else part
-    weights = np.bincount(design.codes, weights=weight, minlength=n_treatments)
-    mean = total / np.where(weights > 0, weights, 1)[:, None]
-    return Pseudobulk(design.dosage, mean, weights, design.codes)
+def _has_std(model):
+    regressor = ExtraTreesRegressor() if model.regressor is None else model.regressor
+    forest = isinstance(regressor, BaseForest)
+    return forest or "return_std" in signature(regressor.predict).parameters
 
 
-def _measured_effects(bulk, centre, scale=1.0):
-    """Responses of least squared error over cells, the smallest of them, (n_names, n_genes).
+@_documented
+class EffectRegression(Baseline):
+    """Predict effects of perturbations never seen by any regressor of scikit-learn.
 
-    Sums of several are multiplied by a scale.
+    Features of targets are its input, effects its outputs: means of treated cells less the mean
+    of controls. Effects of the parts of a combination are added.
+    The default, extremely randomised trees, finds the few gene sets that matter where ridge
+    regression takes all to be alike, if several perturbations of a process were measured.
+    Expression is log-normalised, as by
+    ``make_perturbation_pipeline(LogNormalize(), EffectRegression(features))``.
+
+    Parameters
+    ----------
+    features : None, str, DataFrame, dict or transformer, default=None
+        Features of targets, as ``skpert.preprocessing.TargetFeatures`` takes them. A
+        ``FeatureUnion`` puts several kinds side by side, which for ridge is a sum of kernels.
+    regressor : regressor or None, default=None
+        Of several outputs; a copy is fitted. None: ``ExtraTreesRegressor(200, max_features=0.3)``.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the default regressor.
+    {data_parameters}
+
+    Attributes
+    ----------
+    target_features_ : TargetFeatures
+        Fitted; ``has(names)`` says which can be predicted.
+    regressor_ : regressor
+        Fitted copy.
+    used_features_ : ndarray of bool of shape (n_features,)
+        Features in which at least two training perturbations differ from the rest.
+    {attributes}
+
+    See Also
+    --------
+    BilinearRidge : Ridge regression, from the side of genes, too.
+    skpert.preprocessing.TargetGenes : Gene sets for compounds.
+
+    Notes
+    -----
+    ``adapt`` adds measured effects and fits nothing. ``save`` refuses it: use joblib.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from skpert import EffectRegression
+    >>> X = [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0], [1.0, 5.0], [1.0, 5.0]]
+    >>> features = {"A": [1, 0], "B": [0, 1], "C": [0.5, 0.5]}
+    >>> model = EffectRegression(features, Ridge(1e-6))
+    >>> model = model.fit(X, ["control", "control", "A", "A", "B", "B"])
+    >>> model.predict_intervention("C").round(1).tolist()
+    [[2.0, 3.5]]
     """
-    root = np.sqrt(bulk.weight)
-    factor = np.where(np.diff(bulk.dosage.indptr) > 1, scale, 1.0)
-    dosage = diags_array(root * factor) @ bulk.dosage.astype(np.float64)
-    return least_squares(dosage, root[:, None] * (bulk.mean - centre))
 
+    _parameter_constraints = Baseline._parameter_constraints | {"regressor": [None, FITTING]}
 
-def _scaled_sum(bulk, scale):
-    """Scale of sums, and responses; both by least squares in turns if it is to be learned."""
-    several, learned = np.diff(bulk.dosage.indptr) > 1, scale == "learned"
-    scale = 1.0 if learned else float(scale)
-    responses = _measured_effects(bulk, 0, scale)
-    if not learned or not several.any():
-        return scale, responses
-    weight, measured = bulk.weight[several], bulk.mean[several]
-    for _ in range(N_TURNS):
-        sums = bulk.dosage[several].astype(np.float64) @ responses
-        size = weight @ (sums**2).sum(1)
-        if size == 0:
-            break
-        before, scale = scale, float(weight @ (sums * measured).sum(1) / size)
-        responses = _measured_effects(bulk, 0, scale)
-        if abs(scale - before) < CLOSE**2:
-            break
-    return scale, responses
+    def __init__(
+        self,
+        features=None,
+        regressor=None,
+        *,
+        random_state=None,
+        control="control",
+        sep="+",
+        perturbation="perturbation",
+        layer=None,
+    ):
+        super().__init__(control=control, sep=sep, perturbation=perturbation, layer=layer)
+        self.features = features
+        self.regressor = regressor
+        self.random_state = random_state
 
+    def _learn(self, bulk, controls):
+        regressor = self.regressor
+        if regressor is None:
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+            regressor = ExtraTreesRegressor(200, max_features=0.3, random_state=seed)
+        features = TargetFeatures(self.features)
+        gene_names = getattr(self, "feature_names_in_", None)
+        self.target_features_ = features.fit(self.perturbations_, controls, gene_names)
+        values = features.transform(self.perturbations_)
+        used = (values != np.median(values, axis=0)).sum(0) > 1
+        self.used_features_ = used | (not used.any())  # all, where none is shared
+        values = values[:, self.used_features_]
+        self.regressor_ = clone(regressor).fit(values, measured_effects(bulk, 0))
+        return np.zeros(self.n_features_in_), self._unseen(self.perturbations_)
 
-def _smoothed(sums, rest, gamma, alpha):
-    """Kernel ridge regression of ``rest`` on ``sums``: gamma, alpha, landmarks, their weights.
+    @available_if(_has_std)
+    def predict_std(self, A):
+        """Standard deviation of predicted effects, over members of an ensemble or of a posterior.
 
-    Of those that are to be chosen, the ones with the least leave-one-out error are taken, for
-    which there is a closed form. Landmarks are all sums or, of many, some that are drawn.
-    """
-    n = len(sums)
-    if n == 0:
-        return 1.0, 1.0, sums, rest
-    places = np.sort(np.random.default_rng(0).permutation(n)[:N_LANDMARKS])
-    distance = euclidean_distances(sums, sums[places], squared=True)
-    m, total = len(places), distance[places].sum()
-    unit = total / max(m * (m - 1), 1) or 1.0
-    alphas, best = ALPHAS if alpha == "auto" else [alpha], (inf,)
-    for g in GAMMAS if gamma == "auto" else [gamma]:
-        kernel = np.exp(-g / unit * distance)
-        fits = _dual(kernel, rest, alphas) if m == n else _nystroem(kernel, places, rest, alphas)
-        for a, weights, error in fits:
-            if error < (1 - CLOSE) * best[0]:  # of equal ones the first
-                best = error, g / unit, a, sums[places], weights
-    return best[1:]
+        Only with regressors that are forests, or whose ``predict`` takes ``return_std``. Members
+        may agree and be wrong: ``skpert.model_selection.ConformalIntervals`` compares with errors.
 
+        Parameters
+        ----------
+        A : str, array-like of shape (n_designs,) or (n_designs, n_perturbations), or DataFrame
+            Designs; a bare string is one. Variances of the parts of a combination are added.
 
-def _dual(kernel, rest, alphas):
-    """Weights of all sums under each penalty, and the sum of squared leave-one-out errors."""
-    values, vectors = np.linalg.eigh(kernel)
-    for a in alphas:
-        inverse = (vectors / (np.maximum(values, 0) + a)) @ vectors.T
-        weights = inverse @ rest
-        yield a, weights, float(((weights / inverse.diagonal()[:, None]) ** 2).sum())
+        Returns
+        -------
+        std : ndarray of shape (n_designs, n_genes)
+            In the units of training; zero for the control.
+        """
+        check_is_fitted(self)
+        names, dosage = self._read(A)
+        used = np.unique(dosage.indices)
+        values = self._described(names[used])
+        if hasattr(self.regressor_, "estimators_"):
+            std = np.std([tree.predict(values) for tree in self.regressor_.estimators_], axis=0)
+        else:
+            std = self.regressor_.predict(values, return_std=True)[1]
+        std = np.broadcast_to(std.reshape(len(used), -1), (len(used), self.n_features_in_))
+        return np.sqrt((dosage.astype(np.float64) ** 2)[:, used] @ std**2)
 
+    def _measured(self, bulk, centre):
+        return measured_effects(bulk, centre)
 
-def _nystroem(kernel, places, rest, alphas):
-    """The same of landmarks, whose kernels span all functions, (n_sums, n_landmarks)."""
-    values, root = np.linalg.eigh(kernel[places])
-    kept = values > SPANNED * values[-1]
-    root = root[:, kept] / np.sqrt(values[kept])
-    features = kernel @ root
-    values, axes = np.linalg.eigh(features.T @ features)
-    features, root = features @ axes, root @ axes
-    product = features.T @ rest
-    for a in alphas:
-        shrunk = 1 / (np.maximum(values, 0) + a)
-        left = rest - features @ (shrunk[:, None] * product)
-        leverage = (features**2) @ shrunk
-        error = float(((left / (1 - leverage)[:, None]) ** 2).sum())
-        yield a, root @ (shrunk[:, None] * product), error
+    def _described(self, names):
+        return self.target_features_.transform(names)[:, self.used_features_]
+
+    def _unseen(self, names):
+        predicted = self.regressor_.predict(self._described(names))
+        return np.reshape(predicted, (len(names), self.n_features_in_))
 
 
 def _components(M, n_components):
@@ -884,22 +913,3 @@ def _components(M, n_components):
     U, _ = svd_flip(U, Vt)
     n_components = min(n_components, max(len(M) - 1, 1), M.shape[1])
     return U[:, :n_components] * s[:n_components]
-
-
-def _packed(X):
-    """Cells as plain arrays, which can be written to files."""
-    return (X.data, X.indices, X.indptr, X.shape[1]) if issparse(X) else X
-
-
-def unpacked(packed):
-    """Cells as they were before they were packed for a file."""
-    if not isinstance(packed, tuple):
-        return packed
-    *arrays, n_genes = packed
-    return csr_array(tuple(arrays), shape=(len(arrays[-1]) - 1, n_genes))
-
-
-def _shifted(cells, effect):
-    """Dense cells with an effect added, float32."""
-    cells = cells.toarray() if issparse(cells) else cells
-    return (cells + effect).astype(np.float32)

@@ -3,6 +3,7 @@
 from .._input.cells import check_cells
 from .._input.design import perturbation_labels
 from ._assignment import assign_guides
+from ._compounds import CompoundFingerprints, TargetGenes
 from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
@@ -13,6 +14,7 @@ from ._graphs import causal_graph
 from ._target_features import TargetFeatures
 
 __all__ = [
+    "CompoundFingerprints",
     "CovariateEncoder",
     "DosageTransform",
     "GeneSetFeatures",
@@ -20,6 +22,7 @@ __all__ = [
     "LogNormalize",
     "PerturbationEncoder",
     "TargetFeatures",
+    "TargetGenes",
     "assign_guides",
     "causal_graph",
     "check_cells",

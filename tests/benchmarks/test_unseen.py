@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 
 from benchmarks.peers.sccvae import PlainSCCVAE, discrepancy, optimiser, step
 from benchmarks.runner import TableJob
-from benchmarks.unseen import authors, papalexi, shared, simulated, speed, tables
+from benchmarks.unseen import authors, intervals, papalexi, shared, simulated, speed, tables
 from skpert import SCCVAE, BilinearRidge
 from skpert.datasets import make_causal_shift
 from skpert.exceptions import DataWarning
@@ -258,3 +258,19 @@ def test_both_programs_are_timed_on_cells_a_second():
     _, A, features = speed.screen(12, 1024)
     assert (pd.Series(A).value_counts() == 64).all()
     assert set(features.index) == set(A) - {"control"}
+
+
+def test_intervals_and_discrimination_of_a_small_screen(capsys):
+    random = np.random.default_rng(0)
+    names = [f"P{i}" for i in range(15)]
+    table = pd.DataFrame(random.normal(size=(15, 2)), names)
+    A = np.repeat(["control", *names], 2)
+    X = pd.DataFrame(random.normal(size=(32, 5)).astype(np.float32), columns=list("abcde"))
+    screens = {"norman": Bunch(X=X, A=A, features=table)}
+    jobs = [TableJob("", 0, f"norman, {method}") for method in ("PerturbedMean", intervals.RIDGE)]
+    rows = [intervals.score(job, screens).assign(seed=job.seed) for job in jobs]
+    assert all(sorted(table["perturbation"]) == sorted(names) for table in rows)
+    assert rows[1]["coverage"].between(0, 1).all()
+    assert rows[0]["reliability"].isna().all()
+    intervals.report(pd.concat(rows, ignore_index=True))
+    assert "response_mse of the surest" in capsys.readouterr().out

@@ -13,7 +13,9 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -26,13 +28,14 @@ from skpert import (
     AdditiveEffects,
     BilinearRidge,
     ControlMean,
+    EffectRegression,
     InteractionRidge,
     PerturbedMean,
+    _pseudobulk,
 )
 from skpert._least_squares import ridge_operator
 from skpert.exceptions import DataWarning
 from skpert.model_selection import LeavePerturbationsOut
-from skpert.models import baselines
 from skpert.models.baselines import SumOfParts, _components
 from skpert.preprocessing import GeneSetFeatures, LogNormalize
 
@@ -54,6 +57,8 @@ TABLE = pd.DataFrame(np.random.default_rng(1).normal(size=(6, 3)), index=[*NAMES
 
 def estimator(cls, **parameters):
     """With features where they are needed, so that nothing warns."""
+    if cls is EffectRegression:
+        return cls(TABLE, Ridge(0.1), **parameters)
     return cls(TABLE, **parameters) if cls is BilinearRidge else cls(**parameters)
 
 
@@ -70,12 +75,12 @@ def assert_close(found, expected, atol=1e-6):
 
 
 def test_all_baselines_are_found():
-    own = {AdditiveEffects, BilinearRidge, ControlMean, InteractionRidge, PerturbedMean}
-    assert set(BASELINES) == own
+    linear = {AdditiveEffects, BilinearRidge, ControlMean, InteractionRidge, PerturbedMean}
+    assert set(BASELINES) == linear | {EffectRegression}
 
 
 @pytest.mark.filterwarnings("ignore::skpert.exceptions.DataWarning")
-@parametrize_with_checks([cls() for cls in BASELINES])
+@parametrize_with_checks([cls() for cls in BASELINES if cls is not EffectRegression])
 def test_estimator(estimator, check):
     check(estimator)
 
@@ -188,8 +193,8 @@ def test_landmarks_that_are_all_sums_span_what_these_do():
     random = np.random.default_rng(0)
     sums, rest = random.normal(size=(30, 3)), random.normal(size=(30, 4))
     kernel, alphas = rbf_kernel(sums, gamma=0.5), [0.1, 1.0]
-    exact = list(baselines._dual(kernel, rest, alphas))
-    spanned = list(baselines._nystroem(kernel, np.arange(30), rest, alphas))
+    exact = list(_pseudobulk._dual(kernel, rest, alphas))
+    spanned = list(_pseudobulk._nystroem(kernel, np.arange(30), rest, alphas))
     for (a, weights, error), (b, of_landmarks, other) in zip(exact, spanned, strict=True):
         assert a == b
         assert error == pytest.approx(other)
@@ -199,9 +204,9 @@ def test_landmarks_that_are_all_sums_span_what_these_do():
 def test_many_combinations_are_compared_with_some(monkeypatch):
     X, labels, first = pairs_that_interact(lambda s: s - 0.8 * np.maximum(s, 0))
     exact = InteractionRidge().fit(X, labels)
-    monkeypatch.setattr(baselines, "N_LANDMARKS", (len(X) - first) * 2 // 3)
+    monkeypatch.setattr(_pseudobulk, "N_LANDMARKS", (len(X) - first) * 2 // 3)
     some = InteractionRidge().fit(X, labels)
-    assert len(some._sums) == len(some._weights) == baselines.N_LANDMARKS < len(exact._sums)
+    assert len(some._sums) == len(some._weights) == _pseudobulk.N_LANDMARKS < len(exact._sums)
     plain = AdditiveEffects(scale="learned").fit(X, labels)
     errors = [
         np.square(m.predict_intervention(labels[first:]) - X[first:]).mean()
@@ -332,9 +337,9 @@ def designs_of(cls):
 @every
 def test_permuting_genes_permutes_predictions(cls):
     order = np.random.default_rng(3).permutation(8)
-    features = {"n_gene_components": 3} if cls is BilinearRidge else {}
-    straight = cls(**features).fit(FRAME, A)
-    permuted = cls(**features).fit(FRAME.iloc[:, order], A)
+    model = cls(n_gene_components=3) if cls is BilinearRidge else estimator(cls)
+    straight = clone(model).fit(FRAME, A)
+    permuted = clone(model).fit(FRAME.iloc[:, order], A)
     designs = designs_of(cls)
     expected = straight.predict_intervention(designs)[:, order]
     assert_close(permuted.predict_intervention(designs), expected)
@@ -474,7 +479,7 @@ def test_adapting_adds_perturbations_and_changes_none(cls):
         adapted.predict_intervention(NAMES[:3]), model.predict_intervention(NAMES[:3])
     )
     found = adapted.predict_intervention("P3")[0] - CONTROL
-    if issubclass(cls, (SumOfParts, BilinearRidge)):
+    if issubclass(cls, (SumOfParts, BilinearRidge, EffectRegression)):
         assert_close(found, EFFECTS[3])
     else:
         assert_close(found, model.effect_[0])
@@ -533,8 +538,8 @@ def test_frames_and_anndata_agree(cls):
 )
 @every
 def test_every_form_of_design_agrees(cls, design):
-    if cls is BilinearRidge and isinstance(design, np.ndarray):
-        model = BilinearRidge(TABLE.set_axis(list("012345"))).fit(X, design)
+    if cls in (BilinearRidge, EffectRegression) and isinstance(design, np.ndarray):
+        model = estimator(cls).set_params(features=TABLE.set_axis(list("012345"))).fit(X, design)
     else:
         model = estimator(cls).fit(X, design)
     expected = estimator(cls).fit(X, A)
@@ -675,3 +680,40 @@ def test_input_stays_as_it_is(cls):
         warnings.simplefilter("error")
         outputs(estimator(cls).fit(frozen, A), frozen)
     pd.testing.assert_frame_equal(TABLE, table)
+
+
+# Any regressor
+
+
+def test_effects_by_ridge_are_those_of_ridge_of_scikit_learn():
+    model = EffectRegression(TABLE, Ridge(0.5)).fit(X, A)
+    ridge = Ridge(0.5).fit(TABLE.loc[NAMES], EFFECTS)
+    expected = CONTROL + ridge.predict(TABLE.loc[["P4", "P5"]])
+    assert_close(model.predict_intervention(["P4", "P5"]), expected, atol=1e-5)
+    both = CONTROL + ridge.predict(TABLE.loc[["P0", "P4"]]).sum(0)
+    assert_close(model.predict_intervention("P0+P4"), [both], atol=1e-5)
+
+
+def test_features_that_one_perturbation_has_are_not_used():
+    table = pd.DataFrame({"shared": [1, 1, 0, 0, 1], "own": [0, 0, 1, 0, 0]}, [*NAMES, "P4"])
+    model = EffectRegression(table, random_state=0).fit(X, A)
+    assert model.used_features_.tolist() == [True, False]
+    expected = CONTROL + EFFECTS[:2].mean(0)
+    assert_close(model.predict_intervention("P4"), [expected], atol=1e-5)
+    model = EffectRegression(table[["own"]], random_state=0).fit(X, A)
+    assert model.used_features_.all()  # there are no others
+
+
+def test_standard_deviations_of_ensembles_and_posteriors():
+    gaussian = GaussianProcessRegressor(alpha=0.1)
+    model = EffectRegression(TABLE, gaussian).fit(X, A)
+    values = gaussian.fit(TABLE.loc[NAMES], EFFECTS).predict(TABLE.loc[["P4"]], return_std=True)
+    assert_close(model.predict_std("P4"), np.broadcast_to(values[1], (1, 8)), atol=1e-5)
+    assert not hasattr(EffectRegression(TABLE, Ridge()).fit(X, A), "predict_std")
+    assert hasattr(EffectRegression(TABLE), "predict_std")
+
+
+@pytest.mark.parametrize("regressor", ["trees", 3])
+def test_what_is_no_regressor_is_refused(regressor):
+    with pytest.raises(ValueError, match="The .regressor. parameter .* must be"):
+        EffectRegression(TABLE, regressor).fit(X, A)

@@ -26,6 +26,7 @@ BASELINES = [
     "BilinearRidge",
     "ContextEffects",
     "ControlMean",
+    "EffectRegression",
     "InteractionRidge",
     "PerturbedMean",
 ]
