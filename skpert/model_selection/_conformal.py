@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
@@ -251,23 +252,26 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         known = np.concatenate([fold.difficulty for fold in self.folds_])
         size = float(np.median(known)) or 1.0  # added, so that no difficulty is zero
-        low, high = [], []
-        for fold in self.folds_:  # (n_held_out, n_designs, n_genes)
-            mean, difficulty = _predicted(fold.estimator, A, self.difficulty)
-            score = np.abs(fold.residuals)
-            if self.simultaneous:
-                score = (score / fold.scale).max(1, keepdims=True) * fold.scale
-            score = score / (fold.difficulty + size)[:, None]
-            width = score[:, None] * (difficulty + size)[:, None]
-            low.append(mean - width)
-            high.append(mean + width)
-        low, high = np.concatenate(low), np.concatenate(high)
-        rank = ceil(round(self.level * (len(high) + 1), 9))
-        n_below = floor(round((1 - self.level) * (len(low) + 1), 9))
-        return (
-            np.partition(low, n_below - 1, axis=0)[n_below - 1],
-            np.partition(high, rank - 1, axis=0)[rank - 1],
-        )
+        scores = np.concatenate([self._scores(fold, size) for fold in self.folds_])
+        found = [_predicted(fold.estimator, A, self.difficulty) for fold in self.folds_]
+        counts = [len(fold.names) for fold in self.folds_]
+        mean = np.array([mean for mean, _ in found])  # (n_folds, n_designs, n_genes)
+        width = np.array([difficulty for _, difficulty in found]) + size
+        n_below = floor(round((1 - self.level) * (len(known) + 1), 9))
+        lower, upper = np.empty(mean.shape[1:]), np.empty(mean.shape[1:])
+        for i in range(mean.shape[1]):  # values of all designs at once could be large
+            center = np.repeat(mean[:, i], counts, axis=0)  # (n_held_out, n_genes)
+            half = np.repeat(width[:, i], counts)[:, None] * scores
+            lower[i] = np.partition(center - half, n_below - 1, axis=0)[n_below - 1]
+            upper[i] = -np.partition(-center - half, n_below - 1, axis=0)[n_below - 1]
+        return lower, upper
+
+    def _scores(self, fold, size):
+        """Absolute errors over the difficulty; with one score for all genes, in their units."""
+        score = np.abs(fold.residuals)
+        if self.simultaneous:
+            score = (score / fold.scale).max(1, keepdims=True) * fold.scale
+        return score / (fold.difficulty + size)[:, None]
 
     @available_if(lambda wrapper: wrapper.difficulty is not None)
     def reliability(self, A):
@@ -304,6 +308,11 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         check_number(self.level, "level", 0, 1, "neither")
         if self.difficulty not in DIFFICULTIES:
             raise ValueError(f"difficulty={self.difficulty!r} must be one of {DIFFICULTIES}")
+        if isinstance(self.estimator, Pipeline):
+            raise ValueError(
+                "the estimator is a pipeline, whose predictions have other units than X: put "
+                "ConformalIntervals into its last step"
+            )
         if not hasattr(self.estimator, "predict_intervention"):
             raise ValueError(f"estimator has no predict_intervention: {self.estimator!r}")
         if self.difficulty == "std" and not hasattr(self.estimator, "predict_std"):

@@ -83,6 +83,7 @@ def test_too_few_perturbations_are_refused_with_how_many_are_needed():
         ({"difficulty": "std"}, "needs an estimator with predict_std"),
         ({"estimator": Ridge()}, "no predict_intervention"),
         ({"estimator": SVAE()}, "predicts counts"),
+        ({"estimator": make_perturbation_pipeline(PerturbedMean())}, "into its last step"),
         ({"cv": 41}, "41 folds"),
         ({"cv": [(np.arange(20), np.arange(20, 42))] * 2}, "twice"),
     ],
