@@ -11,7 +11,7 @@ training out once more. Printed for each screen:
 * errors where the surest 10, 25, 50, 75 and 100 % are answered, over that of all;
 * ``pds``, the perturbation discrimination with the mean of controls as reference;
   ``pds_without_mean``, the same where the mean effect of training perturbations is taken off the
-  predictions, which it makes alike; and ``pds_beyond``, where it is taken off the measurements, too.
+  predictions, which it makes alike; ``pds_beyond``, where it is taken off measurements, too.
 
 Screens: ``papalexi``, knock-outs described by gene sets; ``nelisa``, compounds by gene sets of
 their target and by fingerprints (needs RDKit); ``norman``, single perturbations of the table of
