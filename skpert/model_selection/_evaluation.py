@@ -90,9 +90,10 @@ def evaluate_perturbations(
         ``context`` if there is one, ``n_cells`` (measured), and the metrics; NaN where nothing
         could be predicted. Of estimators with ``predict_interval``, such as
         :class:`ConformalIntervals`, also ``coverage``, the share of genes within,
-        ``interval_width`` and ``reliability``. ``summary``, a DataFrame of shape (n_estimators + 2, n_metrics): the
-        mean over perturbations, each first averaged over splits. ``calibrated``, the summary on
-        the scale of :func:`skpert.metrics.calibrate`, 0 at the floor and 1 at the ceiling.
+        ``interval_width`` and ``reliability``. ``summary``, a DataFrame of shape
+        (n_estimators + 2, n_metrics): the mean over perturbations, each first averaged over
+        splits. ``calibrated``, the summary on the scale of :func:`skpert.metrics.calibrate`, 0 at
+        the floor and 1 at the ceiling.
         ``floor`` and ``ceiling``, the names of these rows.
 
     Raises
