@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.questions             # print the table, and write results/questions.csv
+    python -m benchmarks.questions    # print it; write results/questions.csv and doc/questions.inc
 
 Nothing is trained: rows come from the CSV files that the other benchmarks wrote, which say with
 which versions and settings. A value is the mean over units: held-out perturbations, perturbations
@@ -21,6 +21,8 @@ from scipy import stats
 
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "questions.csv"
+PAGE = Path(__file__).parents[1] / "doc" / "questions.inc"
+ASKED = ["question", "data", "measure", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,28 @@ def table():
     return rows.reset_index(drop=True)
 
 
+def page(rows):
+    """The same as tables of a page, in reStructuredText."""
+    lines = [".. Written by benchmarks.questions.", ""]
+    for names, group in rows.groupby(ASKED, sort=False):
+        title = "{}: {} ({}; beside {})".format(*names)
+        lines += [f".. csv-table:: {title}", "   :header-rows: 1", "   :widths: auto", ""]
+        lines += ["   method, mean, difference, interval, units"]
+        for row in group.itertuples():
+            interval = f"{row.lower:.4g} to {row.upper:.4g}" if row.lower < row.upper else ""
+            difference = f"{row.difference:.4g}" if interval else ""
+            name = f"**{row.method}**" if row.lower > 0 or row.upper < 0 else row.method
+            lines += [f'   "{name}", {row.mean:.4g}, {difference}, {interval}, {row.units}']
+        lines += [""]
+    return "\n".join(lines)
+
+
 def main():
     """Print and write."""
     rows = table()
     rows.to_csv(TABLE, index=False)
-    asked = ["question", "data", "measure", "baseline"]
-    for names, group in rows.groupby(asked, sort=False):
+    PAGE.write_text(page(rows), encoding="utf-8")
+    for names, group in rows.groupby(ASKED, sort=False):
         print("\n{}: {} ({}; beside {})".format(*names))
         shown = group[["method", *NUMBERS, "units"]]
         print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))

@@ -201,7 +201,7 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        A, X, library_size
+        A, X, library_size : object
             As the estimator takes them.
 
         Returns
@@ -218,7 +218,7 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        A, n_samples, X, library_size, random_state
+        A, n_samples, X, library_size, random_state : object
             As the estimator takes them.
 
         Returns

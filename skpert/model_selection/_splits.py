@@ -308,10 +308,12 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
 
         Parameters
         ----------
-        X, groups : object, default=None
+        X : object, default=None
             Not used.
         y : DataFrame of shape (n_cells, n_columns)
             Design frame.
+        groups : object, default=None
+            Not used.
 
         Returns
         -------

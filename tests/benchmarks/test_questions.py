@@ -14,6 +14,7 @@ def table():
 
 def test_table_that_is_kept_is_that_of_the_results(table):
     pd.testing.assert_frame_equal(pd.read_csv(questions.TABLE), table)
+    assert questions.PAGE.read_text(encoding="utf-8") == questions.page(table)
 
 
 def test_each_question_has_a_baseline_and_differences_in_line_with_means(table):
