@@ -16,6 +16,7 @@ from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
+from ._input.stored import StoredRows
 from ._input.transaction import all_or_nothing
 from ._input.values import as_list, check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
@@ -23,6 +24,7 @@ from ._optimizer import N_STEPS, budget
 from ._phases import optimise
 from ._prediction import Source, population_of
 from ._progress import progress_of
+from ._ranks import same
 from ._runtime import chosen_device, seeded, without_overflow
 from ._scoring import evidence, warn_of_few_particles
 from ._training import warn_if_few, warn_if_worse
@@ -134,7 +136,7 @@ class PerturbationVAE(
             )
         before, design = vars(self).copy(), self._make_design().fit(y)
         check_received(design, "Leave them out, and learn them later with adapt")
-        cells = Cells.of_design(self._expression(X, y, reset=True), design, y)
+        cells = Cells.of_design(self._expression(X, y, reset=True, alike=True), design, y)
         device = chosen_device(self.device)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_init).tolist()
         start = vars(self).pop("module_", None) if self.warm_start else None
@@ -205,7 +207,7 @@ class PerturbationVAE(
         return self._adapted(X, A, self.module_.extended)
 
     def _adapted(self, X, A, extend):
-        values = self._expression(X, A)
+        values = self._expression(X, A, alike=True)
         design = self.design_.extended(A)
         cells = Cells.of_design(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
@@ -234,7 +236,7 @@ class PerturbationVAE(
         refined : estimator
             A new fitted estimator; this one stays as it is.
         """
-        cells = self._check(X, A)
+        cells = self._check(X, A, alike=True)
         if cells.n_cells < 2:
             raise ValueError(f"refine needs at least 2 cells to train on, got {cells.n_cells}")
         with seeded(self._seed, self.module_.device), without_overflow():
@@ -513,14 +515,22 @@ class PerturbationVAE(
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}_'")
         return self._full(learned[name].detach().cpu().numpy())
 
-    def _check(self, X, A):
+    def _check(self, X, A, **options):
         check_is_fitted(self)
-        return Cells.of_design(self._expression(X, A), self.design_, A)
+        return Cells.of_design(self._expression(X, A, **options), self.design_, A)
 
-    def _expression(self, X, A=None, *, reset=False):
-        """Validated expression, float32, of the cells of the design A."""
-        options = {"counts": self._counts, "layer": self.layer, "memory": self.memory}
-        return check_cells(self, X, reset=reset, design=A, **options)
+    def _expression(self, X, A=None, *, reset=False, alike=False):
+        """Validated expression, float32, of the cells of the design A.
+
+        To train together, processes have all of it on disk or in memory (``alike``).
+        """
+        options = {"counts": self._counts, "layer": self.layer, "reset": reset, "design": A}
+        values = check_cells(self, X, memory=self.memory, **options)
+        if alike and self.memory == "auto":  # as the first process: minibatches differ otherwise
+            memory = same("stream" if isinstance(values, StoredRows) else "load")
+            if (memory == "stream") != isinstance(values, StoredRows):
+                values = check_cells(self, X, memory=memory, **options)
+        return values
 
     @contextmanager
     def _inference(self, seed=None):

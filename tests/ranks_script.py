@@ -10,6 +10,7 @@ import torch
 
 from skpert import SAMSVAE, VAE, InVAE, SVAEPlus, _progress
 from skpert._data import Cells
+from skpert._input import stored
 from skpert._optimizer import Adam
 from skpert._ranks import rank_and_size
 from skpert._runtime import seeded
@@ -88,6 +89,18 @@ def interrupted():
         model = Interrupts(**SMALL | {"max_epochs": 50}, n_latent=3).fit(SCREEN.X, SCREEN.A)
     assert any("interrupted" in str(warning.message) for warning in said)
     return {"n_iter": np.array(model.n_iter_)}
+
+
+def differing():
+    """Processes that would choose otherwise whether to load, as memory differs, agree."""
+    rank, _ = rank_and_size()
+    path = f"{sys.argv[2]}/screen-{rank}.npy"
+    np.save(path, SCREEN.X)
+    stored.free_memory = lambda: [np.inf, 0][rank]
+    X = np.load(path, mmap_mode="r")
+    model = SVAEPlus(**SMALL, n_latent=3).fit(X, SCREEN.A)
+    refined = model.refine(X, SCREEN.A)
+    return {"fit": model.transform(X), "refine": refined.transform(X)}
 
 
 if __name__ == "__main__":

@@ -56,3 +56,9 @@ def test_a_killed_fit_goes_on_in_all_processes(tmp_path):
 def test_ctrl_c_in_one_process_ends_the_training_of_all(tmp_path):
     first, second = run("interrupted", tmp_path, 2)
     assert 0 < first["n_iter"] == second["n_iter"] < 50
+
+
+def test_processes_that_see_other_memory_train_on_the_same_minibatches(tmp_path):
+    first, second = run("differing", tmp_path, 2)
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
