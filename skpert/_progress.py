@@ -1,5 +1,6 @@
 """Where a training stands, and on disk, so that one that was killed goes on from there."""
 
+import logging
 import os
 import time
 import warnings
@@ -18,6 +19,8 @@ from ._ranks import rank_and_size, same
 from ._rows import DiskRows
 from ._runtime import random_state, set_random_state
 from .exceptions import TrainingWarning
+
+logger = logging.getLogger("skpert")
 
 EVERY = 60.0  # seconds between two writings, at least
 OWN = {"path", "device", "written"}  # what is of this process, not of the training
@@ -68,7 +71,20 @@ class Progress:
             and rank_and_size()[0] == 0
             and time.monotonic() - self.written >= EVERY
         ):
+            self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        """Write the file; where that fails, as on a full disk, say so and go on."""
+        try:
             self.write()
+        except OSError as reason:
+            self.written = time.monotonic()
+            warnings.warn(
+                f"checkpoint {self.path} cannot be written ({reason}): training goes on, and if "
+                "it is killed, it will go on from an earlier file or begin anew",
+                TrainingWarning,
+                stacklevel=5,
+            )
 
     def resume_random(self) -> None:
         """Have torch's generators go on."""
@@ -80,10 +96,15 @@ class Progress:
         self.random = random_state(self.device)
         state = {k: v for k, v in vars(self).items() if k not in OWN}
         partial = self.path.with_suffix(f".{uuid4().hex}.partial")  # machines may share the folder
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(partial, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as reason:  # torch has errors of its own
+            with suppress(OSError):
+                partial.unlink()
+            raise OSError(str(reason)) from reason
         with suppress(FileNotFoundError):  # the same fit elsewhere has ended and removed it
             os.replace(partial, self.path)
         self.written = time.monotonic()
@@ -100,6 +121,8 @@ class Progress:
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=False)
+            if state.keys() != vars(self).keys() - OWN:
+                raise ValueError("it does not hold what this version writes")
         except Exception as reason:  # of any kind: there are many ways to damage a file
             warnings.warn(
                 f"checkpoint {path} cannot be read ({reason!s:.200}): training begins anew",
@@ -108,6 +131,9 @@ class Progress:
             )
             return
         vars(self).update(state)
+        n_epochs = len(self.rows) + (len(self.epochs.history) if self.epochs else 0)
+        message = "training goes on from checkpoint %s, written after %d epochs of training %d"
+        logger.info(message, path, n_epochs, self.number + 1)
 
 
 def progress_of(

@@ -1,5 +1,6 @@
 """Trainings that are killed go on where they stood; warm starts go on from their end."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -248,3 +249,42 @@ def test_a_warm_start_on_something_else_is_an_error(cls):
         model.fit(X, A)
     model.set_params(n_hidden=model.n_hidden - 1)
     assert same(outputs(model), before)
+
+
+@pytest.mark.filterwarnings("always::skpert.exceptions.TrainingWarning")
+def test_a_training_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(TrainingWarning, match="cannot be written .*No space left.* goes on"):
+        model = VAE(**FAST | {"checkpoint": tmp_path}).fit(X, A)
+    assert same(outputs(model), outputs(clone(model).set_params(checkpoint=None).fit(X, A)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("state", [None, [1], {"number": 0}])
+def test_a_file_of_something_else_is_said_and_training_begins_anew(state, tmp_path, monkeypatch):
+    settings = FAST | {"max_epochs": 4, "checkpoint": tmp_path}
+    kill_while_writing(monkeypatch, 3)
+    with pytest.raises(Killed):
+        VAE(**settings).fit(X, A)
+    monkeypatch.undo()
+    (path,) = tmp_path.glob("*.checkpoint")
+    torch.save(state, path)
+    with pytest.warns(TrainingWarning, match="cannot be read .* begins anew"):
+        model = VAE(**settings).fit(X, A)
+    assert same(outputs(model), outputs(clone(model).set_params(checkpoint=None).fit(X, A)))
+
+
+def test_the_log_says_where_a_training_goes_on(tmp_path, monkeypatch, caplog):
+    settings = FAST | {"max_epochs": 4, "checkpoint": tmp_path}
+    with caplog.at_level(logging.INFO, "skpert"):
+        kill_while_writing(monkeypatch, 3)
+        with pytest.raises(Killed):
+            VAE(**settings).fit(X, A)
+        monkeypatch.undo()
+        assert not caplog.messages
+        VAE(**settings).fit(X, A)
+    assert "written after 2 epochs of training 1" in caplog.messages[0]
