@@ -32,7 +32,7 @@ from skpert.base import PerturbationVAE
 from skpert.exceptions import DataWarning
 from skpert.inspection import direct_effects
 from skpert.metrics import differential_expression
-from skpert.model_selection import PerturbationKFold
+from skpert.model_selection import PerturbationKFold, fit_many
 from skpert.preprocessing import LogNormalize
 
 anndata = pytest.importorskip("anndata")
@@ -518,3 +518,56 @@ def test_a_file_that_nobody_may_write_to_is_read(tmp_path):
     before = path.read_bytes()
     fitted(path, memory="stream")
     assert path.read_bytes() == before
+
+
+class Converted(Blocks):
+    """Rows in another form than an array."""
+
+    def __init__(self, values, form):
+        super().__init__(values)
+        self.form = form
+
+    def __getitem__(self, rows):
+        return self.form(self.values[rows])
+
+
+@pytest.mark.parametrize("form", [torch.tensor, pd.DataFrame, np.ndarray.tolist])
+def test_rows_of_any_form_are_loaded_as_they_are_streamed(form):
+    held = Converted(X, form)
+    assert_same_models(fitted(held), fitted(X))
+    assert fitted(held, memory="stream").n_iter_ == 2
+
+
+@pytest.mark.parametrize("memory", ["load", "stream"])
+def test_masked_rows_on_disk_are_refused(memory):
+    with pytest.raises(ValueError, match="masked values: fill them"):
+        fitted(Converted(X, lambda rows: np.ma.masked_less(rows, 1)), memory=memory)
+
+
+def test_rows_of_unknown_number_are_an_error_that_says_how_to_know_them():
+    array = pytest.importorskip("dask.array").from_array(X, chunks=(50, 12))
+    array = array[array[:, 0] > 0]
+    with pytest.raises(ValueError, match=r"shape \(nan, 12\).*compute_chunk_sizes"):
+        fitted(array)
+    assert_same_models(fitted(array, memory="load"), fitted(X))
+
+
+def test_what_cannot_be_loaded_is_said_without_advice_for_an_anndata():
+    with pytest.raises(ValueError, match=r"^rows 0 to 64 of X should have the shape"):
+        fitted(Short(X), memory="load")
+
+
+def test_processes_of_one_machine_share_its_memory(tmp_path, monkeypatch):
+    path = h5ad(tmp_path)
+    monkeypatch.setattr(stored, "free_memory", lambda: 2 * 8 * CSR.nnz)
+    read = partial(check_cells, VAE(), path, counts=True, reset=True, memory="auto")
+    assert sparse.issparse(read())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert isinstance(read(), stored.StoredRows)
+
+
+def test_many_fits_of_a_path(tmp_path):
+    path = h5ad(tmp_path)
+    seeds = [SVAEPlus(**FAST | {"random_state": seed}) for seed in range(2)]
+    for model, alone in zip(fit_many(seeds, path, OBS, n_jobs=2), seeds, strict=True):
+        assert_same_models(model, alone.fit(path, OBS))

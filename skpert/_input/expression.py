@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _get_feature_names
 
-from .stored import StoredRows, in_memory, is_path, on_disk, opened_file, streamed
+from .stored import StoredRows, UnreadableError, in_memory, is_path, on_disk, opened_file, streamed
 from .values import check_columns, listed
 
 LARGEST = 1e100  # whose squares, and sums of them, float64 can hold
@@ -276,14 +276,22 @@ def _held(held, name):
 
 
 def _loaded(values, name):
-    with _backed(name):
-        return in_memory(values)
+    try:
+        with _backed(name):
+            return in_memory(values)
+    except MemoryError as error:
+        raise MemoryError(
+            f"{name} of the shape {values.shape} does not fit in memory ({error}): let it stay on "
+            "disk, with memory='stream' where a model trains"
+        ) from error
 
 
 @contextmanager
 def _backed(name):
     try:
         yield
+    except (MemoryError, UnreadableError):
+        raise
     except Exception as error:
         raise ValueError(
             f"{name} is backed by a file that cannot be read like this ({error}): read "

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,10 @@ FEWEST_ROWS = 256  # of a block, whatever is stored of each
 N_BLOCKS = 32  # at least, that are read before any of their cells is used
 BYTES = 4  # of a number; a sparse one has a column as well
 LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"  # of a container
+
+
+class UnreadableError(ValueError):
+    """Expression cannot be read, and the message says why and what to do."""
 
 
 def is_path(X):
@@ -167,7 +172,9 @@ def _source(values):
         return None
     array = hasattr(values, "__array__") and not hasattr(values, "chunks")
     table = any(hasattr(values, name) for name in ("iloc", "__dataframe__", "var_names"))
-    return None if array or table or not hasattr(values, "__getitem__") else values
+    if array or table or not hasattr(values, "__getitem__"):
+        return None
+    return values
 
 
 def in_memory(values):
@@ -180,9 +187,17 @@ def in_memory(values):
         return values
     rows = StoredRows(source, "X")
     blocks = [rows.block(*place) for place in rows.places()]
-    if any(not isinstance(block, np.ndarray) and not sparse.issparse(block) for block in blocks):
+    if all(map(sparse.issparse, blocks)):
+        return sparse.vstack(blocks, format="csr")
+    read = [np.ma.asanyarray(b) if np.ma.isMA(b) else _as_array(b) for b in blocks]
+    if any(not isinstance(block, np.ndarray) for block in read):
         return values  # of which the check of matrices says what is wrong
-    return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.vstack(blocks)
+    return np.ma.vstack(read) if any(map(np.ma.isMA, read)) else np.vstack(read)
+
+
+def _as_array(block):
+    """Array of what becomes one at once: a list, a tensor, a table."""
+    return np.asarray(block) if hasattr(block, "__array__") or isinstance(block, list) else block
 
 
 class StoredRows:
@@ -213,6 +228,11 @@ class StoredRows:
 
     def __init__(self, source, name, columns=None):
         self.source, self.name, self.columns = source, name, columns
+        if not all(isinstance(n, Integral) for n in source.shape):
+            raise UnreadableError(
+                f"{name} has the shape {source.shape}, which is not known: for an array of dask "
+                "call compute_chunk_sizes(), or set memory='load'"
+            )
         n_cells, n_genes = map(int, source.shape)
         self.shape = n_cells, n_genes if columns is None else len(columns)
         self.totals = None
@@ -263,14 +283,14 @@ class StoredRows:
         except MemoryError:
             raise
         except Exception as error:  # whatever another library raises
-            raise ValueError(
+            raise UnreadableError(
                 f"rows {start} to {stop} of {self.name} cannot be read from disk: the file is "
                 f"closed, cut off or damaged ({type(error).__name__}: {error})"
             ) from error
         known = isinstance(values, np.ndarray) or sparse.issparse(values)
         shape = stop - start, int(self.source.shape[1])
         if known and values.ndim == 2 and values.shape != shape:
-            raise ValueError(
+            raise UnreadableError(
                 f"rows {start} to {stop} of {self.name} should have the shape {shape}, and what "
                 f"was read has {values.shape}"
             )
@@ -314,7 +334,8 @@ def streamed(values, memory, name):
     rows = StoredRows(source, name)
     if memory == "stream":
         return rows
-    free = free_memory()
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun, each with its copy
+    free = free_memory() / n_processes
     fits = rows.n_bytes <= free / 2
     what = "streamed, as it would take more than" if not fits else "loaded, as it takes at most"
     logger.info(

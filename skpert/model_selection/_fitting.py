@@ -5,6 +5,7 @@ from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
 
+from .._input.stored import is_path
 from ..exceptions import recorded, warn_once
 
 
@@ -23,8 +24,8 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     ----------
     estimators : list of estimators
         Of any classes; they stay as they are.
-    X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-        Expression, as all of them take it.
+    X : {array-like, sparse matrix, AnnData, path} of shape (n_cells, n_genes)
+        Expression, as all of them take it. Of data on disk give the path: each process opens it.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
         Its design.
     n_jobs : int or None, default=None
@@ -74,7 +75,8 @@ def fit_many(estimators, X, A, *, n_jobs=None):
     (3,)
     """
     estimators = _checked(estimators)
-    check_consistent_length(X, A)
+    if not is_path(X):
+        check_consistent_length(X, A)
     n_jobs = min(effective_n_jobs(-1 if n_jobs is None else n_jobs), len(estimators))
     results = Parallel(n_jobs=n_jobs)(
         delayed(recorded)(f"estimators[{i}], {estimator!r}", clone(estimator).fit, X, A)
