@@ -89,14 +89,21 @@ def check_same_model(estimator: Any, start: Any, before: dict[str, Any]) -> None
         sizes = estimator.n_features_in_, estimator.design_.n_environments_
         module = estimator._make_module(Cells.of_shape(estimator._n_training_cells, *sizes))
     shapes = [
-        {k: v.shape for k, v in part.state_dict().items() if not k.endswith((".frozen", ".rows"))}
-        for part in (module, start)
+        {k: None if k.endswith((".frozen", ".rows")) else v.shape for k, v in parts.items()}
+        for parts in (module.state_dict(), start.state_dict())
     ]
-    if shapes[0] != shapes[1]:
+    if shapes[0] != shapes[1] or not _are_as_many(start.encoder.n_latent, estimator):
         raise ValueError(
             "warm_start=True goes on from the fit before, whose networks had other sizes: set "
             "the parameters that it had, or fit anew with warm_start=False"
         )
+
+
+def _are_as_many(n_latent: int, estimator: Any) -> bool:
+    """Whether the parameters allow for so many latents; where axes are found, for fewer, too."""
+    most = estimator._n_most
+    fewer = getattr(estimator, "init", None) == "rotation"
+    return most is None or n_latent == most or (fewer and n_latent < most)
 
 
 def _genes(attributes: dict[str, Any]) -> Any:

@@ -288,3 +288,14 @@ def test_the_log_says_where_a_training_goes_on(tmp_path, monkeypatch, caplog):
         assert not caplog.messages
         VAE(**settings).fit(X, A)
     assert "written after 2 epochs of training 1" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("cls", "other"),
+    [(VAE, {"n_latent": 5}), (VAE, {"n_latent": 2}), (SVAEPlus, {"escape": True})],
+)
+def test_a_warm_start_of_another_model_is_an_error(cls, other):
+    cells = np.tile(X, (2, 1)), np.tile(A, 2)
+    model = cls(**FAST | {"n_latent": 3, "warm_start": True}).fit(*cells)
+    with pytest.raises(ValueError, match="networks had other sizes"):
+        model.set_params(**other).fit(*cells)
