@@ -68,6 +68,20 @@ def same(value: Any) -> Any:
     return values[0]
 
 
+def read_alike(read: Callable[..., Any], *data: Any, memory: str, alike: bool, **how: Any) -> Any:
+    """``read(*data, memory=memory, **how)``; if ``alike``, on disk or not as in the first process.
+
+    Free memory differs between processes, and minibatches of what is on disk have another order.
+    """
+    values = read(*data, memory=memory, **how)
+    if not alike or memory != "auto" or rank_and_size()[1] == 1:
+        return values
+    on_disk = hasattr(values, "n_at_once")  # as rows on disk have
+    if same(on_disk) != on_disk:
+        values = read(*data, memory="load" if on_disk else "stream", **how)
+    return values
+
+
 def add_up(tensor: Tensor) -> None:
     """Replace a tensor by its sum over processes."""
     if rank_and_size()[1] > 1:

@@ -16,7 +16,6 @@ from ._data import Cells, split
 from ._input.cells import check_cells
 from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
-from ._input.stored import StoredRows
 from ._input.transaction import all_or_nothing
 from ._input.values import as_list, check_weights, is_positive_integer, listed
 from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
@@ -24,7 +23,7 @@ from ._optimizer import N_STEPS, budget
 from ._phases import optimise
 from ._prediction import Source, population_of
 from ._progress import progress_of
-from ._ranks import same
+from ._ranks import read_alike
 from ._runtime import chosen_device, seeded, without_overflow
 from ._scoring import evidence, warn_of_few_particles
 from ._training import warn_if_few, warn_if_worse
@@ -207,8 +206,7 @@ class PerturbationVAE(
         return self._adapted(X, A, self.module_.extended)
 
     def _adapted(self, X, A, extend):
-        values = self._expression(X, A, alike=True)
-        design = self.design_.extended(A)
+        values, design = self._expression(X, A, alike=True), self.design_.extended(A)
         cells = Cells.of_design(values, design, A)
         n_new = len(design.perturbations_) - len(self.perturbations_)
         with seeded(self._seed, self.module_.device), without_overflow():
@@ -519,18 +517,10 @@ class PerturbationVAE(
         check_is_fitted(self)
         return Cells.of_design(self._expression(X, A, **options), self.design_, A)
 
-    def _expression(self, X, A=None, *, reset=False, alike=False):
-        """Validated expression, float32, of the cells of the design A.
-
-        To train together, processes have all of it on disk or in memory (``alike``).
-        """
-        options = {"counts": self._counts, "layer": self.layer, "reset": reset, "design": A}
-        values = check_cells(self, X, memory=self.memory, **options)
-        if alike and self.memory == "auto":  # as the first process: minibatches differ otherwise
-            memory = same("stream" if isinstance(values, StoredRows) else "load")
-            if (memory == "stream") != isinstance(values, StoredRows):
-                values = check_cells(self, X, memory=memory, **options)
-        return values
+    def _expression(self, X, A=None, *, alike=False, **options):
+        """Validated expression, float32, of the cells of the design A; ``alike`` to train on."""
+        options |= {"counts": self._counts, "layer": self.layer, "design": A}
+        return read_alike(check_cells, self, X, memory=self.memory, alike=alike, **options)
 
     @contextmanager
     def _inference(self, seed=None):
