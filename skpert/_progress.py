@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import warnings
+import zlib
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +17,13 @@ import torch
 
 from ._data import Cells
 from ._ranks import rank_and_size, same
-from ._rows import DiskRows
+from ._rows import DiskRows, dense_rows
 from ._runtime import random_state, set_random_state
 from .exceptions import TrainingWarning
 
 logger = logging.getLogger("skpert")
 
+N_READ = 64  # cells on disk that tell data apart, beside the totals of all
 EVERY = 60.0  # seconds between two writings, at least
 OWN = {"path", "device", "written"}  # what is of this process, not of the training
 IRRELEVANT = {"checkpoint", "device", "memory", "random_state", "verbose"}  # to what is learned
@@ -162,20 +164,29 @@ def progress_of(
             f"checkpoint={str(folder)!r} is no folder that can be written to: name one"
         )
     parameters = estimator.get_params(deep=False)
-    some = cells.take(torch.arange(0, cells.n_cells, max(cells.n_cells // 64, 1)))
-    parts = [cells.library, cells.part, cells.dosage, cells.environment, some.x]
+    parts = [cells.library, cells.part, cells.dosage, cells.environment]
     weights = {} if start is None else start.state_dict()  # of the module to begin with
     key = joblib.hash(
         [
             (type(estimator).__qualname__, isinstance(cells.x, DiskRows)),  # in another order
             {name: value for name, value in parameters.items() if name not in IRRELEVANT},
             (import_module(__package__).__version__, torch.__version__),
-            seeds,
+            (seeds, _checksum(cells)),
             [part.numpy() for part in (*parts, *(w.cpu() for w in weights.values()))],
         ]
     )
     path = folder / f"{type(estimator).__name__}-{key}.checkpoint"
     return _with_seeds(Progress(path, device), seeds)
+
+
+def _checksum(cells: Cells) -> int:
+    """Of all expression, in whatever form it is; on disk of some cells, as reading takes long."""
+    step = max(cells.n_cells // N_READ, 1) if isinstance(cells.x, DiskRows) else 1
+    n_rows = max(2**18 // max(cells.n_genes, 1), 1)
+    total = 0
+    for x in dense_rows(cells.x, torch.arange(0, cells.n_cells, step).split(n_rows)):
+        total = zlib.crc32(x.numpy(), total)
+    return total
 
 
 def _with_seeds(progress: Progress, seeds: list[int]) -> Progress:

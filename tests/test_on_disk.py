@@ -367,6 +367,22 @@ def test_auto_says_what_it_does_and_why(tmp_path, caplog, monkeypatch):
     assert "is streamed, as it would take more than half of the memory" in streamed
 
 
+@pytest.mark.parametrize("kinds", ["", "memory"])
+def test_memory_of_a_job_is_what_its_group_has_left(kinds, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "GROUPS", tmp_path)
+    most, used = stored.OLD_LIMITS if kinds else stored.LIMITS
+    root = tmp_path / "memory" if kinds else tmp_path
+    for group, limit in (("slurm", "9000"), ("slurm/job", "4000"), ("slurm/job/step", "max")):
+        (root / group).mkdir(parents=True)
+        (root / group / most).write_text(f"{limit}\n")
+        (root / group / used).write_text("1500\n")
+        (root / group / "memory.stat").write_text("anon 1000\ninactive_file 500\nfile 7\n")
+    found = list(stored._free_of_groups(kinds, "/slurm/job/step"))
+    assert found == [3000, 8000]
+    assert list(stored._free_of_groups(kinds, "/elsewhere")) == []
+    assert list(stored._free_of_groups("cpu,cpuset", "/slurm/job")) == []
+
+
 def test_free_memory_is_a_number_of_this_machine():
     assert 2**20 < stored.free_memory() < 2**50
 

@@ -98,7 +98,10 @@ def test_fits_of_other_seeds_have_other_files(tmp_path, monkeypatch):
 
 def test_fits_of_other_cells_and_parameters_do_not_meet(tmp_path, monkeypatch):
     settings = FAST | {"checkpoint": tmp_path, "max_epochs": 4}
+    changed = X.copy()
+    changed[1] = changed[1, ::-1]  # a single cell, with the same total
     others = [({}, X), ({"n_hidden": 5}, X), ({"random_state": 5}, X), ({}, X[:, ::-1])]
+    others.append(({}, changed))
     for options, values in others:
         kill_while_writing(monkeypatch, 2)
         with pytest.raises(Killed):

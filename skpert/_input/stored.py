@@ -19,7 +19,9 @@ MOST_ROWS = 2**14
 FEWEST_ROWS = 256  # of a block, whatever is stored of each
 N_BLOCKS = 32  # at least, that are read before any of their cells is used
 BYTES = 4  # of a number; a sparse one has a column as well
-LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"  # of a container
+GROUPS = Path("/sys/fs/cgroup")  # of processes, such as those of a container or a Slurm job
+LIMITS = "memory.max", "memory.current"  # of a group, bytes; and as they once were called:
+OLD_LIMITS = "memory.limit_in_bytes", "memory.usage_in_bytes"
 
 
 class UnreadableError(ValueError):
@@ -350,15 +352,37 @@ def streamed(values, memory, name):
     return None if fits else rows
 
 
+def _free_of_groups(kinds, path):
+    """Bytes that a group of this process, and those that it is in, have left, if they say so.
+
+    ``kinds`` is what it limits, nothing if all. Files that were read are kept in memory until it
+    is needed, and do not count.
+    """
+    if kinds and "memory" not in kinds.split(","):
+        return
+    root, names = (GROUPS / "memory", OLD_LIMITS) if kinds else (GROUPS, LIMITS)
+    own = root / path.lstrip("/")
+    for group in (own, *own.parents):
+        if group == root.parent:
+            return
+        try:
+            most, used = (int((group / name).read_text()) for name in names)
+            lines = (group / "memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # a group of others, or without a limit
+            continue
+        kept = [int(line.split()[1]) for line in lines if line.startswith("inactive_file ")]
+        yield max(most - used + sum(kept), 0)
+
+
 def free_memory():
     """Bytes of memory that programs can have; infinite where the system does not say."""
     found = [np.inf]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail")]
-        most, current = (Path(path).read_text().strip() for path in LIMITS)
-        found += [max(int(most) - int(current), 0)]
-    except (OSError, ValueError):  # another system, or no limit
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        found += [free for line in groups for free in _free_of_groups(*line.split(":", 2)[1:])]
+    except (OSError, ValueError):  # another system
         pass
     if len(found) == 1 and hasattr(os, "sysconf"):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
