@@ -43,7 +43,10 @@ def attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
     """Skip a training that breaks down or is interrupted, unless it is the only one."""
     number, n_trainings = progress.number + 1, len(progress.seeds)
     try:
-        yield
+        try:
+            yield
+        finally:
+            monitor.hide()
     except (KeyboardInterrupt, FloatingPointError, torch.linalg.LinAlgError) as reason:
         interrupted = isinstance(reason, KeyboardInterrupt)
         if progress.kept is None and (interrupted or number == n_trainings):

@@ -1,8 +1,8 @@
 """What a user sees of training while it runs: scikit-learn callbacks and a line of progress."""
 
-import sys
 import time
 
+from ._line import LONG, SOON, Line, line_wanted, spoken
 from ._ranks import rank_and_size
 
 try:
@@ -29,6 +29,8 @@ class Monitor:
         Being fitted; its ``n_init`` and ``verbose`` are read.
     X, y : array-like
         What it is fitted on.
+    cells : Cells
+        The same as tensors.
     n_epochs : int
         Largest number of epochs of one training.
 
@@ -38,15 +40,19 @@ class Monitor:
         Whether a callback or the user has asked to stop, so that no training begins after this.
     interrupted : bool
         Whether it was the user, by Ctrl-C.
+    phase : str or None
+        Name of the phase of the training, set by whoever trains.
     """
 
-    def __init__(self, estimator, X, y, n_epochs):
-        self.estimator = estimator
+    def __init__(self, estimator, X, y, cells, n_epochs):
+        self.estimator, self.cells, self.phase = estimator, cells, None
         self.data = {"X": X, "y": y}
         self.training, self.epoch, self.start = 0, 0, time.monotonic()
         self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
         self.stopped, self.interrupted = False, False
-        self.verbose = estimator.verbose and rank_and_size()[0] == 0
+        self.n_done, self.last = 0, {}  # epochs since the start, and terms of the last one
+        wanted = line_wanted(estimator.verbose) if rank_and_size()[0] == 0 else None
+        self.line = Line(self._heading, self.total, live=wanted == "live") if wanted else None
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
             self.context = estimator._init_callback_context(max_subtasks=self.total)
@@ -57,7 +63,7 @@ class Monitor:
         """Training ``number`` begins; with these attributes a copy of the estimator is fitted."""
         self.data["reconstruction_attributes"] = fitted
         self.epoch = number * self.n_epochs
-        self.training = number + 1
+        self.training, self.device = number + 1, fitted["module_"].device
 
     def go_on(self, n_epochs):
         """So many epochs of this training were done before."""
@@ -66,39 +72,72 @@ class Monitor:
     def __call__(self, row):
         """Report an epoch's terms, none for an interrupt; True asks to stop."""
         if not row:
+            self.hide()
             self.stopped = self.interrupted = True
             return True
         self.epoch += 1
+        self.n_done += 1
+        self.last = row
         if self.context is not None:
             stop = self.task.call_on_fit_task_end(estimator=self.estimator, **self.data)
             self.stopped = bool(stop)
             if not stop and self.epoch < self.total:
                 self._begin()
-        if self.verbose:
-            self._write(row)
+        if self.line is not None:
+            self._show()
         return self.stopped
+
+    def hide(self):
+        """Leave the place of the line to what is to be said."""
+        if self.line is not None:
+            self.line.hide()
 
     def close(self):
         """End the line of progress and the callbacks' task."""
         if self.context is not None:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)
-        if self.verbose:
-            sys.stderr.write("\n")
+        if self.line is not None and (self.line.begun or self.estimator.verbose != "auto"):
+            seconds = spoken(time.monotonic() - self.start)
+            name, n_done = type(self.estimator).__name__, f"{self.n_done} epochs"
+            self.line.end(f"{name}: {n_done} in {seconds}, {_elbo(self.last)} nats per cell")
+        self.hide()
 
     def _begin(self):
         self.task = self.context.subcontext(task_name="epoch")
         self.task.call_on_fit_task_begin(estimator=self.estimator)
 
-    def _write(self, row):
+    def _show(self):
+        """Draw the line if the fit is a long one, or if it was asked for."""
         seconds = time.monotonic() - self.start
-        left = seconds / self.epoch * (self.total - self.epoch)
-        terms = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-        bar = "=" * (20 * self.epoch // self.total)
-        n_init, n_epochs = self.estimator.n_init, self.n_epochs
+        left = seconds / self.n_done * (self.total - self.epoch)
+        if seconds >= SOON and (seconds + left >= LONG):
+            self.line.begin(seconds + left)
+        elif self.line.live and self.estimator.verbose != "auto":
+            self.line.begin()
+        if self.line.begun:
+            self.line.draw(self.epoch, self._place(), f"{_elbo(self.last)}, {spoken(left)} left")
+
+    def _place(self):
+        """Which training, phase and epoch this is."""
+        n_init, epoch = self.estimator.n_init, self.epoch - (self.training - 1) * self.n_epochs
         training = f"training {self.training}/{n_init}, " if n_init > 1 else ""
-        epoch = self.epoch - (self.training - 1) * n_epochs
-        sys.stderr.write(
-            f"\r{type(self.estimator).__name__} [{bar:<20}] {training}epoch {epoch}/{n_epochs}, "
-            f"{seconds:.0f} s, at most {left:.0f} s left, {terms}"
+        phase = f"{self.phase} phase, " if self.phase else ""
+        return f"{training}{phase}epoch {epoch:>{len(str(self.n_epochs))}}/{self.n_epochs}"
+
+    def _heading(self, seconds):
+        """What is trained on what, and how long that takes."""
+        n_perturbations = len(self.estimator.perturbations_)
+        perturbations = f"{n_perturbations:,} perturbations, " if n_perturbations else ""
+        at_most = "at most" if self.estimator.patience is not None else "about"
+        expected = "" if seconds is None else f", {at_most} {spoken(seconds)}"
+        return (
+            f"{type(self.estimator).__name__}: {self.cells.n_cells:,} cells, "
+            f"{self.cells.n_genes:,} genes, {perturbations}{self.device}{expected}"
         )
-        sys.stderr.flush()
+
+
+def _elbo(row):
+    """The ELBO of cells that are held out, without any the loss."""
+    if "validation_elbo" in row:
+        return f"ELBO {row['validation_elbo']:.1f}"
+    return f"loss {sum(row.values()):.1f}"

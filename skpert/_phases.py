@@ -31,6 +31,8 @@ def optimise(
     with suitable_threads(batch_size * cells.n_genes), interruptible():
         for number, phase in list(enumerate(progress.phases))[progress.phase :]:
             rows = []
+            if monitor is not None:
+                monitor.phase = phase.name
             if phase.n_epochs and not (monitor is not None and monitor.stopped):
                 is_first = module.fresh and number == 0
                 rows = train(

@@ -85,10 +85,10 @@ def train(
 
 def _stopped(reason: BaseException, epoch: int, on_epoch: Any) -> None:
     """Say why training ended, and what is kept."""
-    message = f"{str(reason) or 'interrupted'}; the weights of epoch {epoch} are kept"
-    warnings.warn(message, TrainingWarning, stacklevel=3)
     if on_epoch is not None and isinstance(reason, KeyboardInterrupt):
         on_epoch({})
+    message = f"{str(reason) or 'interrupted'}; the weights of epoch {epoch} are kept"
+    warnings.warn(message, TrainingWarning, stacklevel=3)
 
 
 def _standing(

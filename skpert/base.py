@@ -152,7 +152,7 @@ class PerturbationVAE(
             if start is not None:
                 check_same_model(self, start, before)
             n_epochs, batch_size, _ = self._budget(training)
-            monitor = Monitor(self, X, y, n_epochs)
+            monitor = Monitor(self, X, y, cells, n_epochs)
             for _ in range(progress.number, self.n_init):
                 with attempt(progress, monitor):
                     module, phases = begun(self, training, monitor, progress, start)

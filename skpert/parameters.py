@@ -40,7 +40,7 @@ CONSTRAINTS = {
     "checkpoint": [str, os.PathLike, None],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
-    "verbose": ["verbose"],
+    "verbose": ["verbose", StrOptions({"auto"})],
 }
 
 N_LATENT = {"n_latent": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})]}
@@ -176,8 +176,10 @@ SHARED = {
         perturbations, for ``max_epochs`` more, rather than from random ones.
     random_state : int, RandomState instance or None, default=None
         Seeds initial weights, minibatches and samples. An int makes results repeatable.
-    verbose : int, default=0
-        1 shows the progress of training on the standard error stream.""",
+    verbose : int or "auto", default="auto"
+        "auto" shows in a terminal or in Jupyter how far a fit that takes longer than some seconds
+        is, in one line on the standard error stream, and is silent elsewhere: in a log, in a
+        search and in workers. 0 is always silent; 1 also writes a first and a last line there.""",
     "mask_attributes": """embedding_ : ndarray of shape (n_perturbations, n_latent)
         Shift of each latent by each perturbation that targets it.
     standard_error_ : ndarray of shape (n_perturbations, n_latent)

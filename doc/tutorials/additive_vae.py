@@ -122,7 +122,7 @@ class AdditiveVAE(PerturbationVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 

@@ -818,7 +818,7 @@ class InVAE(_InvariantVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -910,6 +910,6 @@ class NFIVAE(_InvariantVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())

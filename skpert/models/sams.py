@@ -543,7 +543,7 @@ class ConditionalVAE(PerturbationVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -679,7 +679,7 @@ class CPAVAE(_AdditiveVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -804,7 +804,7 @@ class SAMSVAE(_AdditiveVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 

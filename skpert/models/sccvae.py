@@ -673,7 +673,7 @@ class SCCVAE(PerturbationVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 

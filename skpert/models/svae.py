@@ -347,7 +347,7 @@ class _ShiftVAE(PerturbationVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -539,7 +539,7 @@ class BetaVAE(_ShiftVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -685,7 +685,7 @@ class SVAE(_SparseVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
@@ -796,7 +796,7 @@ class SVAEPlus(_SparseVAE):
         checkpoint=None,
         warm_start=False,
         random_state=None,
-        verbose=0,
+        verbose="auto",
     ):
         self._store(locals())
 
