@@ -267,7 +267,8 @@ def _unmoved(score, points, density, n_controls, drifts, costs, weight):
     paid = ((off[:, None] / widths) ** 2 / 2 + costs).min(1)
     for spread in np.exp(OFFSETS / np.sqrt(2 * n_controls)):
         scaled = (score[:, None] - off) / spread
-        value = np.log(np.interp(scaled, points, density) / spread).sum(0)
+        with np.errstate(divide="ignore"):  # nothing is as far as that
+            value = np.log(np.interp(scaled, points, density) / spread).sum(0)
         cost = paid + n_controls * np.log(spread) ** 2
         best = max(best, (value - cost).max())
     return best
