@@ -126,13 +126,14 @@ class Monitor:
 
     def _heading(self, seconds):
         """What is trained on what, and how long that takes."""
-        n_perturbations = len(self.estimator.perturbations_)
-        perturbations = f"{n_perturbations:,} perturbations, " if n_perturbations else ""
+        n_columns = len(self.estimator.perturbations_)
+        of_covariates = hasattr(type(self.estimator), "covariates_")
+        what = "columns of covariates" if of_covariates else "perturbations"
         at_most = "at most" if self.estimator.patience is not None else "about"
         expected = "" if seconds is None else f", {at_most} {spoken(seconds)}"
         return (
             f"{type(self.estimator).__name__}: {self.cells.n_cells:,} cells, "
-            f"{self.cells.n_genes:,} genes, {perturbations}{self.device}{expected}"
+            f"{self.cells.n_genes:,} genes, {n_columns:,} {what}, {self.device}{expected}"
         )
 
 

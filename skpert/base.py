@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _prediction
 from ._candidates import attempt, begun, check_same_model, compare
 from ._data import Cells, split
+from ._html import html_inner, mime_bundle
 from ._input.cells import check_cells
 from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
@@ -45,6 +46,7 @@ class PerturbationVAE(
     _n_steps = N_STEPS  # of a training of automatic length
     _shown = slice(None)  # latents that ``transform`` gives
     _additive = True  # whether the effect of a combination is the sum of its parts'
+    _repr_html_inner, _repr_mimebundle_ = html_inner, mime_bundle
     _optimise = optimise  # (module, cells, validation=None, monitor=None)
 
     @abstractmethod
@@ -73,13 +75,8 @@ class PerturbationVAE(
 
     def _make_design(self):
         """Return the unfitted encoder of the design."""
-        return PerturbationEncoder(
-            control=self.control,
-            sep=self.sep,
-            perturbation=self.perturbation,
-            environment=self.environment,
-            additive=self._additive,
-        )
+        labels = {"control": self.control, "sep": self.sep, "perturbation": self.perturbation}
+        return PerturbationEncoder(**labels, environment=self.environment, additive=self._additive)
 
     def _prepare(self, cells):
         """Check and learn what ``_make_module`` needs of the training cells; often nothing."""
