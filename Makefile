@@ -1,5 +1,6 @@
 # Each target works as the only command on a fresh machine that has Python 3.11 or newer.
-#   make demo [SCREEN=path.h5ad]   from a screen to targets, on simulated cells or on your screen
+#   make demo [SCREEN=path.h5ad]   from a screen to targets, on simulated cells or on your screen,
+#                                  with PERTURBATION=column and CONTROL=label; results are in demo/
 #   make test                      all tests
 #   make test-kernel               tests of numbers again, by plain kernels in place of vector ones
 #   make test-oldest               all tests, with the oldest versions that pyproject.toml allows
@@ -26,7 +27,10 @@ OLDEST := .venv-oldest
 .PHONY: demo test test-kernel test-oldest fuzz lint doc clean
 
 demo: $(VENV)/.demo
-	$(if $(SCREEN),SKPERT_SCREEN="$(SCREEN)") MPLBACKEND=Agg $(BIN)/python examples/plot_screen_to_targets.py
+	mkdir -p demo
+	$(if $(SCREEN),,$(BIN)/skpert simulate demo/screen.h5ad --overwrite)
+	MPLBACKEND=Agg $(BIN)/skpert fit "$(or $(SCREEN),demo/screen.h5ad)" -o demo --overwrite \
+	    $(if $(PERTURBATION),--perturbation "$(PERTURBATION)") $(if $(CONTROL),--control "$(CONTROL)")
 
 test: $(VENV)/.test
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
@@ -70,7 +74,7 @@ $(OLDEST)/.test: constraints-oldest.txt pyproject.toml
 	    -c constraints-oldest.txt -e ".[test]"
 	touch $@
 
-$(VENV)/.demo: EXTRAS = plot,data
+$(VENV)/.demo: EXTRAS = data,report
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.doc: EXTRAS = doc
 $(VENV)/.demo $(VENV)/.test $(VENV)/.doc: $(VENV)/.torch pyproject.toml

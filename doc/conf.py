@@ -38,7 +38,13 @@ html_title = "skpert"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 html_static_path = ["_static"]
 html_css_files = ["skpert.css"]
-html_sidebars = {"getting_started": [], "index": [], "scaling": [], "what_goes_in": []}
+html_sidebars = {
+    "command": [],
+    "getting_started": [],
+    "index": [],
+    "scaling": [],
+    "what_goes_in": [],
+}
 
 if any(EXAMPLES.glob("plot_*.py")):
     extensions.append("sphinx_gallery.gen_gallery")

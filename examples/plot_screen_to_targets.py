@@ -8,7 +8,8 @@ not seen.
 
 To run it on a screen of your own, an ``.h5ad`` file of raw counts with a column ``perturbation``
 in which untreated cells are called ``control``, set the environment variable ``SKPERT_SCREEN`` to
-its path, or run ``make demo SCREEN=path.h5ad``. A screen of 20,000 cells takes some minutes.
+its path. A screen of 20,000 cells takes some minutes. Without Python, ``skpert fit`` goes the same
+way (:doc:`/command`).
 """
 
 # %%
