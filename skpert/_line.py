@@ -96,6 +96,8 @@ class Line:
 
     def _begin_late(self):
         with self.lock:
+            if self.begun:
+                return
             self.begin()
             self.draw(0, "first epoch", "time left is not yet known")
 

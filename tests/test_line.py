@@ -269,6 +269,17 @@ def test_a_first_epoch_that_takes_long_is_announced(terminal, monkeypatch):
     assert terminal.screen() == ["expected: None", "done"]
 
 
+def test_a_line_that_is_there_is_not_announced_again(terminal, monkeypatch):
+    monkeypatch.setattr(_line, "LONG", 0.05)
+    with terminal:
+        line = Line(lambda seconds: f"expected: {seconds}", 3, live=True)
+    line.begin(7.0)
+    line.timer.join(10)
+    line.end("done")
+    assert terminal.screen() == ["expected: 7.0", "done"]
+    assert not drawn(terminal.text())
+
+
 def test_a_heading_that_is_too_long_is_continued(terminal):
     with terminal:
         line = Line(lambda seconds: "word " * 30, 3, live=True)

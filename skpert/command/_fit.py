@@ -64,15 +64,14 @@ def run(options):
 
 def _targets(model, options, folder):
     """Say which perturbations move which latents; names of the files written."""
-    print(f"{model.n_latent_} latents", end="")
     if not hasattr(model, "mask_probability_"):
-        print(f"; {options.model} calls no targets")
+        print(f"{model.n_latent_} latents; {options.model} calls no targets")
         return []
     targets = model.targets(fdr=options.fdr)
-    edges = targets != 0
+    edges = targets.to_numpy() != 0
     print(
-        f", {int(edges.to_numpy().sum())} targets of {int(edges.any(axis=1).sum())} of "
-        f"{len(targets)} perturbations at a false discovery rate of {options.fdr:g}"
+        f"{model.n_latent_} latents; {edges.any(1).sum()} of {len(targets)} perturbations move "
+        f"some: {edges.sum()} targets at a false discovery rate of {options.fdr:g}"
     )
     targets.to_csv(folder / TARGETS)
     if options.no_report:
