@@ -6,11 +6,13 @@ from ._line import LONG, SOON, Line, line_wanted, spoken
 from ._ranks import rank_and_size
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin, ProgressBar, with_callbacks
 except ImportError:  # scikit-learn below 1.9 has no callbacks
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's."""
+
+    ProgressBar = ()  # no object is an instance of it
 
     def with_callbacks(method):
         """Return the method as it is."""
@@ -51,7 +53,9 @@ class Monitor:
         self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
         self.stopped, self.interrupted = False, False
         self.n_done, self.last = 0, {}  # epochs since the start, and terms of the last one
-        wanted = line_wanted(estimator.verbose) if rank_and_size()[0] == 0 else None
+        wanted = line_wanted(estimator.verbose)
+        if rank_and_size()[0] or (estimator.verbose == "auto" and _has_bar(estimator)):
+            wanted = None
         self.line = Line(self._heading, self.total, live=wanted == "live") if wanted else None
         self.context = None
         if hasattr(estimator, "_init_callback_context"):
@@ -135,6 +139,11 @@ class Monitor:
             f"{type(self.estimator).__name__}: {self.cells.n_cells:,} cells, "
             f"{self.cells.n_genes:,} genes, {n_columns:,} {what}, {self.device}{expected}"
         )
+
+
+def _has_bar(estimator):
+    """Whether the user chose scikit-learn's bar."""
+    return any(isinstance(each, ProgressBar) for each in getattr(estimator, "_skl_callbacks", ()))
 
 
 def _elbo(row):

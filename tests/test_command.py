@@ -79,6 +79,14 @@ def test_results_are_replaced_only_when_asked_for(fitted, screen, capsys):
     assert (fitted / "report.html").exists()
 
 
+def test_a_screen_is_not_replaced_by_its_results(fitted, capsys):
+    cells, options = fitted / "cells.h5ad", ["--perturbation", "gene", "--overwrite"]
+    before = cells.read_bytes()
+    line = failed(capsys, "fit", cells, *options, "-o", fitted)
+    assert "would be replaced" in line
+    assert cells.read_bytes() == before
+
+
 def test_a_model_without_targets_and_other_data(screen, tmp_path, capsys):
     design = ["--perturbation", "gene", "--control", "NT", "--layer", "twice"]
     design += ["--environment", "lane", "--n-top-genes", "20", "--no-report"]

@@ -215,6 +215,14 @@ def test_a_pipeline_is_one_fit(terminal, every_fit_is_long):
     assert len(drawn(terminal.text())) == 4
 
 
+def test_the_bar_of_scikit_learn_takes_its_place(terminal, every_fit_is_long):
+    callback = pytest.importorskip("sklearn.callback")
+    pytest.importorskip("rich")
+    with terminal:
+        VAE(**FAST).set_callbacks(callback.ProgressBar()).fit(X, A)
+    assert not drawn(terminal.text())
+
+
 def test_ctrl_c_leaves_a_clean_line(terminal, every_fit_is_long, monkeypatch):
     told = _monitor.Monitor.__call__
 

@@ -46,6 +46,7 @@ def run(options):
     check_number(options.fdr, "fdr", 0, 1, "both")
     estimator = arguments.estimator(options.model, options)
     output = Output(options.output, [TARGETS, FIGURE, CELLS, MODEL, REPORT], options.overwrite)
+    output.check_keeps(options.screen)
     adata, folder = read(options), output.folder
     output.make()
     print(size(adata, adata.obs[options.perturbation], estimator.control), flush=True)

@@ -54,6 +54,12 @@ class Output:
                 "folder, or replace them with --overwrite"
             )
 
+    def check_keeps(self, path):
+        """ValueError if this file, which is read, would be replaced."""
+        path = Path(os.path.expanduser(path)).resolve()
+        if path in [(self.folder / name).resolve() for name in self.names]:
+            raise ValueError(f"{path.name!r} would be replaced by results: name another folder")
+
     def make(self):
         """Make the folder, and see whether it can be written to."""
         try:
