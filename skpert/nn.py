@@ -413,6 +413,26 @@ class InputTransform(nn.Module):
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("scale", torch.ones(n_genes))
 
+    @classmethod
+    def of(
+        cls, kind: str | None, n_genes: int, expression: Iterable[Tensor], *, counts: bool
+    ) -> "InputTransform":
+        """The transform of the parameter ``input_transform``, fitted to expression if it needs it.
+
+        "auto" takes the logarithm of counts, and leaves real values as they are.
+        """
+        if kind == "auto":
+            kind = "log" if counts else None
+        if kind in ("log", "log_standardize") and not counts:
+            raise ValueError(
+                f"input_transform={kind!r} takes the logarithm of counts, which real values are "
+                "not: give 'standardize' or None"
+            )
+        transform = cls(n_genes, log=kind in ("log", "log_standardize"))
+        if kind in ("standardize", "log_standardize"):
+            transform.standardise(expression)
+        return transform
+
     def forward(self, x: Tensor) -> Tensor:
         """Features of each cell, (n_cells, n_genes)."""
         return (self._values(x) - self.mean) / self.scale

@@ -86,6 +86,12 @@ SHARED = {
         How masks are found. "called" trains with effects on the axes on which they are sparse,
         and calls edges afterwards, by an empirical-null test of mean latent states that needs no
         prior (``skpert.sparsity.edges``). "learned" trains masks under their prior.""",
+    "interactions": """interactions : bool, default=False
+        Whether combinations may do something else than the sum of their parts. Sums are then
+        multiplied by a scale that is common to all combinations of so many parts, unseen ones
+        too, and each combination of at least 5 training cells, whose parts were all measured
+        alone, has a sparse effect of its own on top, called like edges
+        (:func:`skpert.inspection.interactions`). It needs ``edges="called"``.""",
     "init": """init : {"rotation", "random"}, default="rotation"
         "rotation" trains without sparsity for three tenths of the epochs, solves for the rotation
         of the latent space in which effects are sparse, and goes on from there. "random" begins

@@ -12,6 +12,7 @@ from math import comb
 from numbers import Integral
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
 from .._input.expression import read_matrix
@@ -39,6 +40,7 @@ def make_additive_shift(
     n_combinations=0,
     n_parts=2,
     n_cells_per_combination=None,
+    n_interactions=0,
     multiplicity=None,
     n_control_cells=0,
     n_latent=15,
@@ -78,6 +80,10 @@ def make_additive_shift(
         perturbations in each.
     n_cells_per_combination : int or None, default=None
         Number of cells of each combination; None means ``n_cells_per_perturbation``.
+    n_interactions : int, default=0
+        Number of combinations that shift one latent, each drawn uniformly, beyond the sum of their
+        parts, by as much as a perturbation shifts a target. In other dosages the shift is
+        multiplied by their product.
     multiplicity : float or None, default=None
         Mean number of perturbations of a cell (multiplicity of infection). If given, each of
         ``n_perturbations * n_cells_per_perturbation`` cells has a Poisson number of distinct
@@ -134,6 +140,8 @@ def make_additive_shift(
             True latents that each perturbation moves.
         embedding, effect : ndarray of shape (n_perturbations, n_latent)
             Shifts before and after masking; given shifts are both.
+        interaction : ndarray of shape (n_combinations, n_latent)
+            What each combination shifts beyond the sum of its parts.
         perturbations, combinations : ndarray of object
             Names, sorted, in the order of the rows above; parts of a combination are sorted, too.
         expected_expression : ndarray of shape (n_perturbations, n_genes)
@@ -192,6 +200,7 @@ def make_additive_shift(
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
     _check_combinations(n_perturbations, n_combinations, n_parts, n_cells_per_combination)
+    check_scalar(n_interactions, "n_interactions", Integral, min_val=0, max_val=n_combinations)
     draw_cells = _cell_drawer(multiplicity, n_perturbations, n_combinations)
     noise = library_size, library_scale, dispersion, noise_fraction
     draw_decoder = decoder_drawer(likelihood, n_latent, n_genes, noise)
@@ -203,23 +212,51 @@ def make_additive_shift(
     mask = draw_mask(n_perturbations, rng) if given is None else given != 0
     shifts = draw_embedding(effect_size, effect_scale, mask.shape, rng) if given is None else given
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
+    size = effect_size, effect_scale
+    interaction = _draw_interactions(n_interactions, (len(combined), n_latent), size, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
     cells = draw_cells(mask * shifts, combined, n_each, shuffle, rng)
-    expression = _draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, rng)
+    own = partial(_interactions, np.reshape(combined, (-1, n_parts)), interaction)
+    cells["Z"] = cells["Z"] + own(cells["dosage"]) if n_interactions else cells["Z"]
+    expression = _draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, own, rng)
     return Bunch(
         mask=mask,
         embedding=shifts,
+        interaction=interaction,
         DESCR=f"Additive shifts: {n_perturbations=}, {multiplicity=}, {n_latent=}, {likelihood=}.",
         **(cells | expression),
     )
 
 
-def _draw_expression(decoder, cells, rng):
+def _draw_interactions(n_interactions, shape, size, rng):
+    """Shifts of one latent each, by some of the combinations, (n_combinations, n_latent)."""
+    interaction = np.zeros(shape)
+    if n_interactions:
+        rows = rng.choice(shape[0], n_interactions, replace=False)
+        columns = rng.choice(shape[1], n_interactions)
+        interaction[rows, columns] = draw_embedding(*size, n_interactions, rng)
+    return interaction
+
+
+def _interactions(combined, interaction, dosage):
+    """What cells that have exactly the perturbations of a combination are shifted by."""
+    design, shift = csr_array(dosage), np.zeros((dosage.shape[0], interaction.shape[1]))
+    row_of = {tuple(parts): i for i, parts in enumerate(combined.tolist())}
+    for cell in np.flatnonzero(np.diff(design.indptr) > 1):
+        entries = slice(design.indptr[cell], design.indptr[cell + 1])
+        given = np.argsort(design.indices[entries])
+        parts = tuple(design.indices[entries][given].tolist())
+        if parts in row_of:
+            shift[cell] = np.prod(design.data[entries]) * interaction[row_of[parts]]
+    return shift
+
+
+def _draw_expression(decoder, cells, own, rng):
     """Expression of all cells, and what is known of it."""
     effect = cells["effect"]
     return {
         **draw_expression(decoder, decoder.mean, cells["Z"], effect, rng),
-        "expected": Population(decoder.mean, cells["perturbations"], effect).expected,
+        "expected": Population(decoder.mean, cells["perturbations"], effect, own).expected,
         **decoder.parameters(),
     }
 

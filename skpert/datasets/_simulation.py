@@ -48,10 +48,14 @@ class Population:
     mean: object  # expected expression of latent states
     perturbations: np.ndarray
     effect: np.ndarray
+    own: object = None  # what dosages shift beyond the sum of effects
 
     def expected(self, A):
         """Return the expected expression of each design, (n_designs, n_genes)."""
-        shift = self.dosage(A) @ self.effect
+        dosage = self.dosage(A)
+        shift = dosage @ self.effect
+        if self.own is not None:
+            shift = shift + self.own(dosage)
         distinct, row = np.unique(shift, axis=0, return_inverse=True)
         return population_mean(self.mean, distinct)[row.ravel()]
 

@@ -15,7 +15,6 @@ autoencoder, NeurIPS 2023).
 """
 
 import math
-from math import inf
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -51,16 +50,11 @@ from ..sparsity.effects import (
     found_again,
     narrowed,
 )
-from ..sparsity.embeddings import EmbeddingNetwork, Embeddings
-from ..sparsity.masks import (
-    BernoulliMasks,
-    BetaBernoulliMasks,
-    CalledMasks,
-    FixedMasks,
-)
+from ..sparsity.embeddings import EmbeddingNetwork, Embeddings, check_widths
+from ..sparsity.interactions import Interactions, combinations_of
+from ..sparsity.masks import CalledMasks, FixedMasks, check_mask_prior, learned_masks
 
 DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents collapse for good
-LEAST_VARIANCE = 0.01  # of basal states that are taken into account
 N_READINGS = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
 
@@ -154,7 +148,7 @@ class AdditiveModule(SampledModule):
     """The equation above in torch, with the same symbols."""
 
     rates = {"masks": 3.0, "embeddings": 3.0, "log_dispersion": DISPERSION_RATE}
-    n_treated: Tensor  # (n_perturbations,) training cells of each perturbation
+    n_treated: Tensor  # (n_perturbations,) training cells of each; interactions count as some
 
     def __init__(
         self,
@@ -171,6 +165,7 @@ class AdditiveModule(SampledModule):
         weights=None,
         rotated=False,
         n_most=None,
+        interactions=None,
     ):
         super().__init__(
             encoder,
@@ -186,6 +181,7 @@ class AdditiveModule(SampledModule):
         self.embeddings = embeddings  # q(e | m)
         self.register_buffer("n_treated", n_treated)
         self.rotated = rotated  # whether training looks for the axes on which effects are sparse
+        self.interactions = interactions  # whose rows come before those of perturbations, or None
 
     @property
     def divisible(self) -> bool:
@@ -198,7 +194,7 @@ class AdditiveModule(SampledModule):
         A cell bears the share 1 / (number of cells that received it) of the KL of a perturbation,
         so that every one counts once over the training cells; a control cell bears none.
         """
-        shape = self._sample_shape()
+        shape, cells = self._sample_shape(), self._rows(cells)
         effect, costs = self._effects(cells.part, shape)
         shift = cells.summed(effect)
         q_z, prior_mean = self._read(cells, shift)
@@ -210,6 +206,10 @@ class AdditiveModule(SampledModule):
             weight = self.weights.get(name, Reweighting())
             per_cell[name] = weight.cost(log_p, log_q, share).sum(-1)
         return self._objective(cells.log_prob(p_x), per_cell, kl_weight)
+
+    def _rows(self, cells: Cells) -> Cells:
+        """Cells whose parts are rows of masks and embeddings."""
+        return cells if self.interactions is None else self.interactions(cells)
 
     def _effects(self, part: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Costs]:
         """Masked embeddings of each part of each cell, (..., n_cells, n_parts, n_latent).
@@ -251,7 +251,7 @@ class AdditiveModule(SampledModule):
         self, cells: Cells, n_particles: int, shared: SharedDraw | None = None
     ) -> Tensor:
         """Log p(x, z | a, m, e) - log q(z | x, a, m, e) at samples of all."""
-        shared = self.draw(n_particles) if shared is None else shared
+        shared, cells = self.draw(n_particles) if shared is None else shared, self._rows(cells)
         shift = cells.summed(shared.effect[:, cells.part])
         q_z, prior_mean = self._read(cells, shift)
         z, log_ratio = _sampled(q_z, prior_mean, n_particles)
@@ -260,12 +260,16 @@ class AdditiveModule(SampledModule):
 
     def guide(self, cells: Cells) -> Normal:
         """Posterior of the state z given these expected effects."""
-        shift = self.shift(cells)
+        return self._guide(self._rows(cells))
+
+    def _guide(self, cells: Cells) -> Normal:
+        shift = cells.summed(self.effect(cells.part))
         q_z, _ = self._read(cells, shift)
         return Normal(self._state(q_z.mean, shift), q_z.stddev, validate_args=False)
 
     def log_joint(self, cells: Cells, z: Tensor, shared: Any = None) -> Tensor:
         """Log p(x, z | a, m, e) for each draw of masks and embeddings."""
+        cells = self._rows(cells)
         shift = cells.summed(shared.effect[:, cells.part])  # (n_draws, n_cells, n_latent)
         log_p_z = log_unit_normal_around(z, shift)
         p_x = self.decoder(z, cells.library, cells.environment)
@@ -277,7 +281,8 @@ class AdditiveModule(SampledModule):
         Perturbations that these cells did not receive play no part.
         """
         shared = self.draw(n_particles)
-        received = cells.part[cells.dosage > 0].unique().to(self.n_treated.device)
+        rows = self._rows(cells._replace(x=cells.library).to(self.n_treated.device))
+        received = rows.part[rows.dosage > 0].unique()
         total = shared.log_ratio[:, received].double().sum(-1)
         for batch in cells.minibatches(ENCODE_SIZE // n_particles + 1, shuffle=False):
             batch = batch.to(self.n_treated.device)
@@ -291,21 +296,27 @@ class AdditiveModule(SampledModule):
 
     def shift(self, cells: Cells) -> Tensor:
         """Sum of the expected effects on each cell, (n_cells, n_latent)."""
+        cells = self._rows(cells)
         return cells.summed(self.effect(cells.part))
 
     def intervene(self, z_basal: Tensor, cells: Cells, *, sampled: bool = False) -> Distribution:
         """Distribution of expression of these states after the effects of ``cells``."""
         shift = self.shift(cells)
         if sampled:
-            mask, _ = self.masks.draw(cells.part, (), False)
-            embedding, _ = self.embeddings.draw(cells.part, mask, False)
-            shift = cells.summed(mask * embedding)
+            rows = self._rows(cells)
+            mask, _ = self.masks.draw(rows.part, (), False)
+            embedding, _ = self.embeddings.draw(rows.part, mask, False)
+            shift = rows.summed(mask * embedding)
         z = z_basal + shift
         p_x: Distribution = self.decoder(z, cells.library, cells.environment)
         return p_x
 
     def learned(self) -> dict[str, Tensor]:
         """Embeddings and, where there are any, masks, (n_perturbations, n_latent)."""
+        return {name: rows[self.n_first :] for name, rows in self.learned_rows().items()}
+
+    def learned_rows(self) -> dict[str, Tensor]:
+        """The same with those of interactions first."""
         mask = self.masks.most_probable()
         q = self.embeddings.posterior(None, mask.to(self.n_treated))
         if isinstance(self.masks, FixedMasks):
@@ -315,28 +326,32 @@ class AdditiveModule(SampledModule):
         found = {"mask": probability > 0.5, "mask_probability": probability}
         return {"embedding": q.mean, "standard_error": error} | found
 
+    @property
+    def n_first(self) -> int:
+        """Number of interactions, whose rows come before those of perturbations."""
+        return 0 if self.interactions is None else len(self.interactions)
+
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
         if self.rotated:
             return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges)
         return super().phases(n_epochs)
 
-    def effects(self, cells: Cells, n_perturbations: int | None = None) -> LatentEffects:
+    def effects(self, cells: Cells, n_rows: int | None = None) -> LatentEffects:
         """What perturbations do to the latent states of these cells."""
-        n = len(self.n_treated) if n_perturbations is None else n_perturbations
-        return additive_effects(lambda batch: self.guide(batch).mean, cells, n)
+        n = len(self.n_treated) if n_rows is None else n_rows
+        return additive_effects(lambda batch: self._guide(batch).mean, self._rows(cells), n)
 
-    def _standard_error(self, effects: LatentEffects) -> Tensor:
-        """Of effects on the states, (n_perturbations, n_latent).
+    def _seen(self, cells: Cells) -> LatentEffects:
+        """The same of training cells, once the scales of sums are found."""
+        effects = self.effects(cells)
+        if self.interactions is not None:
+            self.interactions.find_scales(effects)
+            effects = self.effects(cells)
+        return effects
 
-        If the guide infers basal states, effects explain what these, drawn to zero by their
-        prior, do not: where basal states have the variance v in place of 1, the noise of an
-        effect is that of states over v.
-        """
-        error = effects.standard_error
-        if self.columns is not None:
-            return error
-        return error / effects.covariance.diagonal().clamp(LEAST_VARIANCE, 1)
+    def _error(self, effects: LatentEffects) -> Tensor:
+        return effects.error_of_basal if self.columns is None else effects.standard_error
 
     @torch.no_grad()
     def narrow(self, cells: Cells) -> None:
@@ -371,24 +386,31 @@ class AdditiveModule(SampledModule):
         there are to be fewer latents.
         """
         self.encoder.requires_grad_(True)
-        effects = self.effects(cells)
-        R, centre = effects.axes(self.n_most)
+        effects, n = self._seen(cells), self.n_first
+        R, centre = effects.after(n).axes(self.n_most)
         self._go_to(R.float(), R.T.float(), centre.float(), basal=bool(effects.controlled))
         for part in (self.columns, self.embeddings.network):
             if part is not None:
                 part.requires_grad_(True)
         effects = effects.rotated(R, centre)
-        self.masks.start(edges_to_start(effects, self._standard_error(effects)))
+        error = self._error(effects)
+        edges = edges_to_start(effects.after(n), error[n:])
+        if self.interactions is not None:
+            edges = torch.cat([self.interactions.logit(effects, error) > 0, edges])
+        self.masks.start(edges)
         self.embeddings.start(effects.difference.float())
 
     def call_edges(self, cells: Cells) -> None:
         """Set masks to the probability of an effect on the mean state, unless they are learned."""
         if not isinstance(self.masks, CalledMasks):
             return
-        effects = self.effects(cells)
-        trained = self.masks.most_probable()
-        self.masks.record(effects.difference, self._standard_error(effects))
-        self.masks.call_first(effects, missing=self.encoder.n_latent < self.n_found)
+        effects, trained = self._seen(cells), self.masks.most_probable()
+        error, of_first = self._error(effects), None
+        if self.interactions is not None:
+            of_first, trained[: self.n_first] = self.interactions.logit(effects, error), False
+        self.masks.record(effects.difference, error)
+        missing = self.encoder.n_latent < self.n_found
+        self.masks.call_first(effects, missing=missing, of_first=of_first)
         known, seen = self.embeddings.loc().detach(), effects.difference.to(self.n_treated)
         self.embeddings.start(torch.where(trained, known, seen))
 
@@ -397,7 +419,8 @@ class AdditiveModule(SampledModule):
         module = self.continued(frozen=True)
         n_known = len(self.n_treated)
         received = torch.zeros(n_known + n_new).to(self.n_treated)
-        received.index_add_(0, cells.part.flatten(), (cells.dosage > 0).to(received).flatten())
+        rows = self._rows(cells)
+        received.index_add_(0, rows.part.flatten(), (rows.dosage > 0).to(received).flatten())
         module.n_treated = torch.cat([self.n_treated, received[n_known:]])
         module.masks.extend(n_new)
         module.embeddings.extend(torch.zeros(n_new, self.encoder.n_latent))
@@ -405,7 +428,7 @@ class AdditiveModule(SampledModule):
             effects = module.effects(cells, n_known + n_new)
             module.embeddings.place(effects.mean[n_known:])
         if isinstance(module.masks, CalledMasks):
-            error = self._standard_error(effects)[n_known:]
+            error = self._error(effects)[n_known:]
             module.masks.record(effects.mean[n_known:], error)
             module.masks.call()
         return module
@@ -707,6 +730,7 @@ class SAMSVAE(_AdditiveVAE):
     correlated_embedding : bool or tuple of int, default=False
         Whether the posterior of an embedding depends on the mask, by a network whose hidden
         layers have these widths; True is those of the encoder.
+    {interactions}
     {init}
     reweight : dict or None, default=None
         Weights of priors in the objective: a dict from one of four kinds to a dict from
@@ -758,6 +782,7 @@ class SAMSVAE(_AdditiveVAE):
         "mask_prior": [Interval(Real, 0, 1, closed="neither"), tuple, None],
         "mask_posterior": [StrOptions({"point", "beta"})],
         "correlated_embedding": ["boolean", tuple],
+        "interactions": ["boolean"],
         "init": [StrOptions({"rotation", "random"})],
         "reweight": [dict, None],
     }
@@ -772,6 +797,7 @@ class SAMSVAE(_AdditiveVAE):
         embedding_scale=1.0,
         correlated_basal=True,
         correlated_embedding=False,
+        interactions=False,
         init="rotation",
         reweight=None,
         objective="elbo",
@@ -809,13 +835,10 @@ class SAMSVAE(_AdditiveVAE):
         self._store(locals())
 
     def _prepare(self, cells):
-        pair = isinstance(self.mask_prior, tuple)
-        if pair and not _is_pair(self.mask_prior):
-            raise ValueError(
-                f"mask_prior={self.mask_prior!r}: a pair holds the two concentrations of a Beta "
-                "distribution, positive numbers"
-            )
+        self._combinations = combinations_of(self, cells)
+        check_mask_prior(self.mask_prior)
         check_edges(self, {"mask_prior": None, "mask_posterior": "point"})
+        pair = isinstance(self.mask_prior, tuple)
         if self.edges == "learned" and self.mask_posterior == "beta" and not pair:
             warn_of_data(
                 "mask_posterior='beta' is that of a probability with a Beta prior: it has no "
@@ -823,35 +846,38 @@ class SAMSVAE(_AdditiveVAE):
             )
 
     def _make_module(self, cells):
+        n_rows = len(self.perturbations_) + len(self._combinations)
+        shape, network = (n_rows, self._width(cells)), None
+        logit = torch.full(shape, torch.inf if self.init == "rotation" else 0.0)
+        called, prior = self.edges == "called", (self.mask_prior, self.mask_posterior)
+        masks = CalledMasks(logit) if called else learned_masks(logit, *prior)
+        widths = (self.n_hidden,) * self.n_layers
+        if widths := check_widths(self.correlated_embedding, usual=widths):
+            network = EmbeddingNetwork(*shape, widths)
         return _additive_module(
             self,
             cells,
-            _masks(self, cells),
+            masks,
             rotated=self.init == "rotation",
-            network=_embedding_network(self, cells),
+            network=network,
             weights=reweightings(self.reweight),
+            interactions=Interactions(self._combinations) if len(self._combinations) else None,
         )
 
 
 def _transform(estimator, cells):
     """What the encoder reads of expression."""
+    batches = () if cells.dosage.is_meta else cells.minibatches(ENCODE_SIZE, shuffle=False)
+    expression = (batch.x for batch in batches)
     kind, counts = estimator.input_transform, estimator._counts
-    if kind == "auto":
-        kind = "log" if counts else None
-    if kind in ("log", "log_standardize") and not counts:
-        raise ValueError(
-            f"input_transform={kind!r} takes the logarithm of counts, which real values are not: "
-            "give 'standardize' or None"
-        )
-    transform = InputTransform(cells.n_genes, log=kind in ("log", "log_standardize"))
-    if kind in ("standardize", "log_standardize") and not cells.dosage.is_meta:
-        transform.standardise(b.x for b in cells.minibatches(ENCODE_SIZE, shuffle=False))
-    return transform
+    return InputTransform.of(kind, cells.n_genes, expression, counts=counts)
 
 
-def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=None):
+def _additive_module(
+    estimator, cells, masks, *, rotated, network=None, weights=None, interactions=None
+):
     networks, transform = estimator._networks(cells), _transform(estimator, cells)
-    shape = (len(estimator.perturbations_), estimator._width(cells))
+    shape = masks.logit.rows.shape
     embeddings = Embeddings(shape, estimator.embedding_scale, network)
     columns = None
     if estimator.correlated_basal:
@@ -861,9 +887,10 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
         for part in (columns, network):
             if part is not None:
                 part.requires_grad_(False)
-    received = (cells.dosage > 0).float().flatten()
+    rows = cells if interactions is None or cells.dosage.is_meta else interactions(cells)
+    received = (rows.dosage > 0).float().flatten()
     n_treated = torch.zeros(shape[0], device=received.device)
-    n_treated.index_add_(0, cells.part.flatten(), received)
+    n_treated.index_add_(0, rows.part.flatten(), received)
     return AdditiveModule(
         *networks,
         transform,
@@ -876,33 +903,5 @@ def _additive_module(estimator, cells, masks, *, rotated, network=None, weights=
         weights=weights,
         rotated=rotated,
         n_most=estimator._n_most,
+        interactions=interactions,
     )
-
-
-def _is_pair(concentrations):
-    good = all(isinstance(c, Real) and 0 < c < inf for c in concentrations)
-    return good and len(concentrations) == 2
-
-
-def _masks(estimator, cells):
-    """Masks that are called, or learned under the prior; all at one until axes are found."""
-    shape, prior = (len(estimator.perturbations_), estimator._width(cells)), estimator.mask_prior
-    logit = torch.full(shape, torch.inf if estimator.init == "rotation" else 0.0)
-    if estimator.edges == "called":
-        return CalledMasks(logit)
-    if isinstance(prior, tuple):
-        return BetaBernoulliMasks(logit, prior, estimator.mask_posterior)
-    return BernoulliMasks(logit, 0.01 if prior is None else prior)
-
-
-def _embedding_network(estimator, cells):
-    """Network of q(e | m), or None."""
-    widths = estimator.correlated_embedding
-    if widths is False:
-        return None
-    widths = (estimator.n_hidden,) * estimator.n_layers if widths is True else widths
-    if not widths or not all(isinstance(width, Integral) and width > 0 for width in widths):
-        raise ValueError(
-            f"correlated_embedding={widths!r} must be True, False or the widths of hidden layers"
-        )
-    return EmbeddingNetwork(len(estimator.perturbations_), estimator._width(cells), widths)

@@ -29,6 +29,7 @@ LEAST_STABILITY = 0.95  # of an axis without a fifth of the perturbations; below
 N_EM, SHARE_START = 50, 0.7  # steps, and share of responders to begin with
 TINY_SHARE, JITTER = 1e-6, 1e-6
 LEAST_GAIN = 3.0  # nats by which a perturbation's cells are a mixture, beyond what its share costs
+LEAST_VARIANCE = 0.01  # of basal states that are taken into account
 LARGEST_REST = 0.8  # root mean square of what edges leave over, in standard deviations of a latent
 
 
@@ -142,6 +143,19 @@ class LatentEffects(NamedTuple):
     def standard_error(self) -> Tensor:
         """Of the difference, (n_perturbations, n_latent)."""
         return (self.share * self.covariance.diagonal().clamp(min=0)).sqrt()
+
+    @property
+    def error_of_basal(self) -> Tensor:
+        """The same where the guide infers basal states, (n_perturbations, n_latent).
+
+        Effects then explain what these, drawn to zero by their prior, do not: where basal states
+        have the variance v in place of 1, the noise of an effect is that of states over v.
+        """
+        return self.standard_error / self.covariance.diagonal().clamp(LEAST_VARIANCE, 1)
+
+    def after(self, n_rows: int) -> "LatentEffects":
+        """Effects without those of the first rows."""
+        return self._replace(mean=self.mean[n_rows:], share=self.share[n_rows:])
 
     def axes(self, n_most: int | None = None) -> tuple[Tensor, Tensor]:
         """Rotation that makes differences sparse, (n_latent, n_latent), and its centre.

@@ -4,6 +4,7 @@ r"""Embeddings of perturbations, with a normal prior and a normal posterior each
 """
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -114,3 +115,14 @@ class EmbeddingNetwork(nn.Module):
         """Append rows for new perturbations, to be learned."""
         rows = self.of_perturbation()
         self.of_perturbation.extend(rows.new_zeros(n_new, rows.shape[1]))
+
+
+def check_widths(widths: bool | tuple[int, ...], usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Widths of hidden layers as asked for, True being the usual ones and False none."""
+    chosen = () if widths is False else usual if widths is True else widths
+    good = all(isinstance(width, Integral) and width > 0 for width in chosen)
+    if not good or not (chosen or widths is False):
+        raise ValueError(
+            f"correlated_embedding={widths!r} must be True, False or the widths of hidden layers"
+        )
+    return chosen

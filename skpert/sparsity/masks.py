@@ -9,7 +9,9 @@ under the posterior are used where they have a closed form, and the difference i
 KL. A family in which every cell has a mask of its own takes it from ``sample``.
 """
 
+import math
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -170,20 +172,27 @@ class CalledMasks(HardMasks):
         for table, rows in ((self.difference, difference), (self.standard_error, standard_error)):
             table.rows = nn.Parameter(rows.float(), requires_grad=False)
 
-    def call_first(self, effects: LatentEffects, *, missing: bool) -> None:
+    def call_first(
+        self, effects: LatentEffects, *, missing: bool, of_first: Tensor | None = None
+    ) -> None:
         """Call edges from these effects, which tell which axes to trust as well.
 
         If latents are ``missing`` those there are turn to them in training, so that an edge counts
-        only if it was there when training with sparsity began.
+        only if it was there when training with sparsity began. ``of_first`` is the logit of first
+        rows that are no perturbations, and so are called otherwise.
         """
-        logit = edge_logit(effects.difference, self.standard_error())
+        n = 0 if of_first is None else len(of_first)
+        effects = effects.after(n)
+        logit = edge_logit(effects.difference, self.standard_error()[n:])
         if missing:
-            logit = logit.masked_fill(self.logit() <= 0, -torch.inf)
+            logit = logit.masked_fill(self.logit()[n:] <= 0, -torch.inf)
         self.stability = effects.stability(logit > 0).float()
         known = self.stability >= LEAST_STABILITY
         logit = logit.masked_fill(~known, -torch.inf)
         self.whole = ~known
         self.whole[known] = not_sparse(effects.difference[:, known], logit[:, known])
+        if of_first is not None:
+            logit = torch.cat([of_first.to(logit).masked_fill(~known, -torch.inf), logit])
         self.logit.rows = nn.Parameter(logit.float(), requires_grad=False)
 
     def call(self) -> None:
@@ -288,6 +297,27 @@ class BetaBernoulliMasks(LearnedMasks):
             for c in (self.concentrations, q)
         )
         return mask, {"mask_probability": (log_p, log_q)}
+
+
+def check_mask_prior(prior: float | tuple[float, float] | None) -> None:
+    """ValueError unless a pair is that of a Beta distribution."""
+    if not isinstance(prior, tuple):
+        return
+    good = all(isinstance(c, Real) and 0 < c < math.inf for c in prior)
+    if not good or len(prior) != 2:
+        raise ValueError(
+            f"mask_prior={prior!r}: a pair holds the two concentrations of a Beta distribution, "
+            "positive numbers"
+        )
+
+
+def learned_masks(
+    logit: Tensor, prior: float | tuple[float, float] | None, posterior: str
+) -> LearnedMasks:
+    """Masks to be learned under one prior probability, 0.01 for None, or under those of a pair."""
+    if isinstance(prior, tuple):
+        return BetaBernoulliMasks(logit, prior, posterior)
+    return BernoulliMasks(logit, 0.01 if prior is None else prior)
 
 
 def _sampled(logit: Tensor, part: Tensor | None, sample_shape: tuple[int, ...]) -> Tensor:
