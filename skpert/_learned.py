@@ -186,7 +186,21 @@ def _check_model(model):
         fits = fits and 1 <= n_known <= len(model.perturbations_)
         fits = fits and n_features == model.features_.n_features_out_
         _demand(fits, "features of targets are not those of the perturbations")
+    if getattr(model, "interactions", False):
+        _check_combinations(model._combinations, len(model.perturbations_))
     _rehearse(model)
+
+
+def _check_combinations(combinations, n_perturbations):
+    """Raise ValueError unless each row has several perturbations in ascending order, then -1."""
+    good = _has_shape(combinations, None, None, kinds="i") and combinations.dtype == np.int64
+    _demand(good, "_combinations are not a matrix of indices")
+    given = combinations >= 0
+    rising = (np.diff(combinations, axis=1) > 0) | ~given[:, 1:]
+    good = (combinations < n_perturbations).all() and rising.all() and (given.sum(1) > 1).all()
+    good = good and (given[:, :-1] | ~given[:, 1:]).all()
+    good = good and len(np.unique(combinations, axis=0)) == len(combinations)
+    _demand(good, "_combinations are not different combinations of perturbations")
 
 
 def _check_population(population, n_environments):

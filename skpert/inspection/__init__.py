@@ -6,6 +6,7 @@ from ._dose_response import dose_response
 from ._enrichment import enrich, latent_names
 from ._genes import latent_genes
 from ._guides import guide_efficacy
+from ._interactions import interactions
 from ._latents import identifiability, latent_distances, latent_shifts, latent_summary
 from ._predictive import posterior_predictive_check
 from ._responders import responders
@@ -22,6 +23,7 @@ __all__ = [
     "enrich",
     "guide_efficacy",
     "identifiability",
+    "interactions",
     "latent_distances",
     "latent_genes",
     "latent_names",

@@ -835,7 +835,8 @@ class SAMSVAE(_AdditiveVAE):
         self._store(locals())
 
     def _prepare(self, cells):
-        self._combinations = combinations_of(self, cells)
+        if self.interactions:
+            self._combinations = combinations_of(self, cells)
         check_mask_prior(self.mask_prior)
         check_edges(self, {"mask_prior": None, "mask_posterior": "point"})
         pair = isinstance(self.mask_prior, tuple)
@@ -846,7 +847,8 @@ class SAMSVAE(_AdditiveVAE):
             )
 
     def _make_module(self, cells):
-        n_rows = len(self.perturbations_) + len(self._combinations)
+        combinations = self._combinations if self.interactions else ()
+        n_rows = len(self.perturbations_) + len(combinations)
         shape, network = (n_rows, self._width(cells)), None
         logit = torch.full(shape, torch.inf if self.init == "rotation" else 0.0)
         called, prior = self.edges == "called", (self.mask_prior, self.mask_posterior)
@@ -861,7 +863,7 @@ class SAMSVAE(_AdditiveVAE):
             rotated=self.init == "rotation",
             network=network,
             weights=reweightings(self.reweight),
-            interactions=Interactions(self._combinations) if len(self._combinations) else None,
+            interactions=Interactions(combinations) if len(combinations) else None,
         )
 
 

@@ -7,6 +7,7 @@ from ._dose_response import DoseResponseDisplay
 from ._effect_scatter import EffectsDisplay
 from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
+from ._interactions import InteractionsDisplay
 from ._pathways import PathwayTargetsDisplay
 from ._predictive import PosteriorPredictiveDisplay
 from ._programmes import LatentProgrammesDisplay
@@ -20,6 +21,7 @@ __all__ = [
     "EmbeddingClustersDisplay",
     "EvaluationDisplay",
     "HistoryDisplay",
+    "InteractionsDisplay",
     "LatentProgrammesDisplay",
     "PathwayTargetsDisplay",
     "PosteriorPredictiveDisplay",

@@ -40,27 +40,24 @@ def measured_combinations(cells: Cells) -> NDArray[np.int64]:
 
     Perturbations in ascending order; -1 fills the rows of smaller combinations.
     """
-    given = cells.dosage > 0
-    part = torch.where(given, cells.part, -1).sort(1, descending=True).values
+    last = torch.iinfo(torch.int64).max
+    part = torch.where(cells.dosage > 0, cells.part, last).sort(1).values
     sets, n_cells = part.unique(dim=0, return_counts=True)
-    n_parts = (sets >= 0).sum(1)
+    n_parts = (sets < last).sum(1)
     alone = sets[n_parts == 1, 0]
-    known = (torch.isin(sets, alone) | (sets < 0)).all(1)
-    found = sets[(n_parts > 1) & known & (n_cells >= LEAST_CELLS)]
-    array: NDArray[np.int64] = found.cpu().numpy()
-    width = int((array >= 0).sum(1).max(initial=0))
-    array = np.sort(array[:, :width], axis=1)
-    array = np.stack([np.roll(row, -int((row < 0).sum())) for row in array]) if width else array
-    return array[np.lexsort(array.T[::-1])]
+    known = (torch.isin(sets, alone) | (sets == last)).all(1)
+    chosen = (n_parts > 1) & known & (n_cells >= LEAST_CELLS)
+    width = int((n_parts * chosen).max()) if len(chosen) else 0
+    found = sets[chosen, :width]
+    array: NDArray[np.int64] = found.masked_fill(found == last, -1).cpu().numpy()
+    return array
 
 
 def combinations_of(estimator: Any, cells: Cells) -> NDArray[np.int64]:
-    """Combinations that are to have interactions; none unless the estimator is asked for them.
+    """Combinations that are to have interactions, with a warning if there are none.
 
     A training that goes on from the fit before has the same.
     """
-    if not estimator.interactions:
-        return np.empty((0, 0), dtype=np.int64)
     if estimator.edges != "called":
         raise ValueError(
             "interactions=True needs edges='called', by which interactions are called, too"
@@ -141,14 +138,35 @@ def interaction_probability(rest: Array, sums: Array, standard_error: Array) -> 
     >>> np.argwhere(probability > 0.5).tolist()
     [[0, 1]]
     """
-    size = np.square(sums).sum(1, keepdims=True)
-    beyond = np.square(rest) - MEDIAN_SQUARE * np.square(standard_error)
-    share = np.median((beyond / np.where(size > 0, size, np.inf))[size[:, 0] > 0] / MEDIAN_SQUARE)
-    error = np.sqrt(np.square(standard_error) + max(np.nan_to_num(share), 0) * size)
+    error = error_of_sums(rest, sums, standard_error)
     probability: Array = edge_probability(rest, error)
     largest = np.maximum(np.abs(rest), np.abs(sums)).max(1, keepdims=True)
     probability[np.abs(rest) < USUAL_CROSS_TALK * largest] = 0
     return probability
+
+
+def error_of_sums(rest: Array, sums: Array, standard_error: Array) -> Array:
+    """Standard deviation of deviations from sums that are no interactions.
+
+    Parameters
+    ----------
+    rest, sums, standard_error : as in :func:`interaction_probability`
+        Deviations, sums and sampling errors.
+
+    Returns
+    -------
+    error : ndarray of shape (n_combinations, n_latent)
+        The root of ``standard_error**2 + share * size``, where ``size`` is the squared length of a
+        combination's sum, and ``share`` is such that it explains the median of squared deviations.
+    """
+    size = np.square(sums).sum(1, keepdims=True)
+    told = size[:, 0] > 0
+    if not told.any():
+        return standard_error
+    beyond = np.square(rest) / MEDIAN_SQUARE - np.square(standard_error)
+    share = max(float(np.median(beyond[told] / size[told])), 0)
+    error: Array = np.sqrt(np.square(standard_error) + share * size)
+    return error
 
 
 class Interactions(nn.Module):
