@@ -10,6 +10,7 @@
     python -m benchmarks.additive pathways --simulated     # pathways from masks
     python -m benchmarks.additive multiplicity             # eight perturbations in a cell
     python -m benchmarks.additive pairs effects.csv.gz     # pairs of a screen from other pairs
+    python -m benchmarks.additive interactions             # effects beyond sums that were planted
     python -m benchmarks.additive doses                    # dose-response curves
 
 The questions are those of the SAMS-VAE paper (Bereket and Karaletsos, NeurIPS 2023): are held-out
@@ -21,6 +22,6 @@ name says what it measures and lists its options.
 
 NAMES = (
     *("papalexi", "norman", "predictive", "simulated"),
-    *("speed", "pathways", "multiplicity", "doses", "pairs"),
+    *("speed", "pathways", "multiplicity", "doses", "pairs", "interactions"),
 )
 PARTS = {name: name for name in NAMES}

@@ -5,14 +5,28 @@
 tenths of the pairs are known; printed is the squared error of the others over their squared
 effects, as mean and standard deviation over partitions, and the paired difference to the sum times
 one scale with an interval of 95 % by resampling pairs.
+
+With ``--map``, a table of genetic interactions of growth (Norman et al. 2019, perturbation by
+perturbation), it is asked whether pairs whose effects interact are those whose growth does.
+Printed are areas under the ROC curve, with an interval of 95 % by resampling perturbations, with
+all pairs between those drawn, as pairs that share one are not independent. Pairs whose score in
+the map is beyond ``--least`` are distinguished from the others by the size of what the scaled sum
+leaves over that of the sum; by the largest probability of an interaction on axes on which single
+effects are sparse; and, since relative errors of small sums are large, by small sums alone, and
+by what is left beyond what the size of the sum explains. Among those pairs, positive and negative
+scores are distinguished by how far the effect falls short along the sum.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from skpert import AdditiveEffects, InteractionRidge, PerturbedMean
+from skpert.sparsity.edges import edges_at_fdr
+from skpert.sparsity.interactions import interaction_probability, usual_scale
+from skpert.sparsity.rotation import sparse_rotation
 
 from ..command import add_csv
 
@@ -32,6 +46,8 @@ def add_arguments(parser):
     add("path", type=Path, help="CSV file of effects, names in the first column")
     add("--seeds", type=int, nargs="+", default=list(range(5)), help="of the partitions")
     add("--folds", type=int, default=10)
+    add("--map", type=Path, help="CSV file of genetic interactions, names on both sides")
+    add("--least", type=float, default=3.0, help="size of a score in the map that is one")
     add_csv(parser)
 
 
@@ -49,7 +65,86 @@ def run(args):
     table = _table({k: np.array(v) for k, v in errors.items()}, np.square(measured).sum())
     table.to_csv(args.csv)
     print(f"{len(pairs)} pairs, {len(args.seeds)} partitions\n{table.round(3).to_string()}")
+    if args.map is not None:
+        known = pd.read_csv(args.map, index_col=0)
+        scores = interaction_scores(effects, pairs, measured)
+        _print_map(scores, _known(known, pairs), args.least)
     return 0
+
+
+def interaction_scores(effects, pairs, measured):
+    """What speaks for an interaction of each pair, a DataFrame with a row per pair.
+
+    Parameters
+    ----------
+    effects : DataFrame of shape (n_perturbations, n_columns)
+        Of singles and pairs.
+    pairs : ndarray of shape (n_pairs,)
+        Names "A_B" of those whose parts have rows.
+    measured : ndarray of shape (n_pairs, n_columns)
+        Their rows.
+
+    Returns
+    -------
+    scores : DataFrame
+        Of each pair, by column: the five scores above, and ``n_called``, the number of axes on
+        which an interaction is called at a false discovery rate of 5 %.
+    """
+    R = sparse_rotation(effects.drop(index=pairs).to_numpy())
+    sums = sum(effects.loc[[name.split("_")[i] for name in pairs]].to_numpy() for i in (0, 1)) @ R
+    measured = measured @ R
+    scaled = usual_scale(sums, measured) * sums
+    rest = measured - scaled
+    probability = interaction_probability(rest, scaled, np.zeros_like(rest))
+    size, left = np.linalg.norm(scaled, axis=1), np.linalg.norm(rest, axis=1)
+    slope = np.polyfit(np.log(size), np.log(left), 1)
+    return pd.DataFrame(
+        {
+            "relative size": left / size,
+            "probability": probability.max(1),
+            "small sum": -size,
+            "beyond size": np.log(left) - np.polyval(slope, np.log(size)),
+            "shortfall": -(scaled * measured).sum(1) / size**2,
+            "n_called": edges_at_fdr(probability).sum(1),
+        },
+        index=pairs,
+    )
+
+
+def _known(known, pairs):
+    """Score of each pair in the map, NaN where it has none."""
+    found = []
+    for a, b in (name.split("_") for name in pairs):
+        there = a in known.index and b in known.columns
+        found.append(known.loc[a, b] if there else np.nan)
+    return np.array(found, dtype=float)
+
+
+def _print_map(scores, known, least):
+    there = ~np.isnan(known)
+    scores, known = scores[there], known[there]
+    strong = np.abs(known) > least
+    print(
+        f"\n{len(known)} pairs in the map, {strong.sum()} beyond {least:g}, axes called: "
+        f"{scores['n_called'].sum()}; area under the curve"
+    )
+    for column in scores.columns.drop(["n_called", "shortfall"]):
+        _print_area(column, scores[column], strong)
+    _print_area("sign, by shortfall", scores.loc[strong, "shortfall"], known[strong] > 0)
+
+
+def _print_area(title, values, truth):
+    """Area under the curve, and its interval."""
+    parts = np.array([name.split("_") for name in values.index])
+    names, codes = np.unique(parts, return_inverse=True)
+    share = np.full(len(names), 1 / len(names))
+    areas = []
+    for count in np.random.default_rng(0).multinomial(len(names), share, N_RESAMPLED):
+        weight = count[codes.reshape(parts.shape)].prod(1)
+        if len(set(truth[weight > 0])) == 2:
+            areas.append(roc_auc_score(truth, values, sample_weight=weight))
+    lower, upper = np.quantile(areas, [0.025, 0.975])
+    print(f"{title:20}{roc_auc_score(truth, values):.3f} [{lower:.3f}, {upper:.3f}]")
 
 
 def _parts(name, effects):
