@@ -119,7 +119,9 @@ def _arrays(estimator):
             "probability": rows["mask_probability"][:n],
             "expected": known.sums(effect),
         }
-    full = {name: estimator._full(v.detach().cpu().numpy().astype(float)) for name, v in found.items()}
+    full = {
+        name: estimator._full(v.detach().cpu().numpy().astype(float)) for name, v in found.items()
+    }
     parts = parts.detach().cpu().numpy().astype(float)
     n_empty = full["expected"].shape[1] - parts.shape[2]
     return full | {"parts": np.pad(parts, [(0, 0), (0, 0), (0, n_empty)])}

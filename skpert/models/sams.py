@@ -338,17 +338,21 @@ class AdditiveModule(SampledModule):
         return super().phases(n_epochs)
 
     def effects(self, cells: Cells, n_rows: int | None = None) -> LatentEffects:
-        """What perturbations do to the latent states of these cells."""
+        """What perturbations, and interactions, do to the latent states of these cells."""
+        return self._explained(self._rows(cells), n_rows)
+
+    def _explained(self, rows: Cells, n_rows: int | None = None) -> LatentEffects:
         n = len(self.n_treated) if n_rows is None else n_rows
-        return additive_effects(lambda batch: self._guide(batch).mean, self._rows(cells), n)
+        return additive_effects(lambda batch: self._guide(batch).mean, rows, n)
 
     def _seen(self, cells: Cells) -> LatentEffects:
-        """The same of training cells, once the scales of sums are found."""
+        """The same of training cells, where combinations without a called interaction add up."""
+        if self.interactions is None:
+            return self.effects(cells)
+        self.interactions.find_scales(self.effects(cells))
         effects = self.effects(cells)
-        if self.interactions is not None:
-            self.interactions.find_scales(effects)
-            effects = self.effects(cells)
-        return effects
+        called = (self.interactions.logit(effects, self._error(effects)) > 0).any(1)
+        return effects.beside(self._explained(self.interactions(cells, called)), self.n_first)
 
     def _error(self, effects: LatentEffects) -> Tensor:
         return effects.error_of_basal if self.columns is None else effects.standard_error
@@ -386,17 +390,18 @@ class AdditiveModule(SampledModule):
         there are to be fewer latents.
         """
         self.encoder.requires_grad_(True)
-        effects, n = self._seen(cells), self.n_first
+        n, known = self.n_first, self.interactions
+        effects = self.effects(cells) if known is None else self._explained(known(cells, False))
         R, centre = effects.after(n).axes(self.n_most)
         self._go_to(R.float(), R.T.float(), centre.float(), basal=bool(effects.controlled))
         for part in (self.columns, self.embeddings.network):
             if part is not None:
                 part.requires_grad_(True)
-        effects = effects.rotated(R, centre)
+        effects = effects.rotated(R, centre) if known is None else self._seen(cells)
         error = self._error(effects)
         edges = edges_to_start(effects.after(n), error[n:])
-        if self.interactions is not None:
-            edges = torch.cat([self.interactions.logit(effects, error) > 0, edges])
+        if known is not None:
+            edges = torch.cat([known.logit(effects, error) > 0, edges])
         self.masks.start(edges)
         self.embeddings.start(effects.difference.float())
 
@@ -442,7 +447,7 @@ class AdditiveModule(SampledModule):
     def restarted(self, n_epochs: int) -> tuple["AdditiveModule", list[Phase]]:
         """A copy to be trained again from these weights, and the phases of that."""
         module, phases = super().restarted(n_epochs)
-        return module, found_again(module, n_epochs) if self.rotated else phases
+        return module, found_again(module, n_epochs, self.n_first) if self.rotated else phases
 
 
 class ConditionalModule(SampledModule):
@@ -851,6 +856,7 @@ class SAMSVAE(_AdditiveVAE):
         n_rows = len(self.perturbations_) + len(combinations)
         shape, network = (n_rows, self._width(cells)), None
         logit = torch.full(shape, torch.inf if self.init == "rotation" else 0.0)
+        logit[: len(combinations)] = -torch.inf  # until interactions are found
         called, prior = self.edges == "called", (self.mask_prior, self.mask_posterior)
         masks = CalledMasks(logit) if called else learned_masks(logit, *prior)
         widths = (self.n_hidden,) * self.n_layers

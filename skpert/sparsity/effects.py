@@ -54,9 +54,12 @@ def dense_then_sparse(
     ]
 
 
-def found_again(module: Any, n_epochs: int) -> list[Phase]:
-    """Phases of a training from trained weights, in which axes and edges are found again."""
-    module.masks.restart()
+def found_again(module: Any, n_epochs: int, n_first: int = 0) -> list[Phase]:
+    """Phases of a training from trained weights, in which axes and edges are found again.
+
+    The first rows of masks are those of interactions.
+    """
+    module.masks.restart(n_first)
     n_dense = math.ceil(DENSE_SHARE * n_epochs)
     return [
         Phase(n_dense, module.find_axes, "dense"),
@@ -156,6 +159,12 @@ class LatentEffects(NamedTuple):
     def after(self, n_rows: int) -> "LatentEffects":
         """Effects without those of the first rows."""
         return self._replace(mean=self.mean[n_rows:], share=self.share[n_rows:])
+
+    def beside(self, others: "LatentEffects", n_rows: int) -> "LatentEffects":
+        """Other effects, with the differences and shares of the first rows of these."""
+        mean = torch.cat([others.reference + self.difference[:n_rows], others.mean[n_rows:]])
+        share = torch.cat([self.share[:n_rows], others.share[n_rows:]])
+        return others._replace(mean=mean, share=share)
 
     def axes(self, n_most: int | None = None) -> tuple[Tensor, Tensor]:
         """Rotation that makes differences sparse, (n_latent, n_latent), and its centre.

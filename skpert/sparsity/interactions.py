@@ -183,15 +183,19 @@ class Interactions(nn.Module):
     def __len__(self) -> int:
         return len(self.part)
 
-    def forward(self, cells: Cells) -> Cells:
+    def forward(self, cells: Cells, acting: Tensor | bool = True) -> Cells:
         """Cells whose combinations have scaled parts, and their interaction as one more part.
 
-        Indices are then those of rows: interactions come first.
+        Indices are then those of rows: interactions come first. All or none of them are
+        ``acting``, or those of some combinations, bool, (n_combinations,).
         """
         given = cells.dosage > 0
         place = self._place(torch.where(given, cells.part, -1))
         product = torch.where(given, cells.dosage, 1).prod(1)
         own = torch.where(place < 0, 0, product)
+        if acting is not True:
+            acts = torch.as_tensor(acting, device=own.device).expand(len(self))
+            own = own * acts[place.clamp(min=0)]
         scale = self.scale.to(cells.dosage)[given.sum(1).clamp(max=len(self.scale) - 1)]
         part = torch.cat([cells.part + len(self), place.clamp(min=0)[:, None]], 1)
         dosage = torch.cat([scale[:, None] * cells.dosage, own[:, None]], 1)

@@ -64,10 +64,12 @@ class Masks(nn.Module, ABC):
         self.requires_grad_(False)
         self.logit = Table(torch.where(mask, torch.inf, -torch.inf)).requires_grad_(False)
 
-    def restart(self) -> None:
-        """Have all edges until some are found."""
+    def restart(self, n_first: int = 0) -> None:
+        """Have all edges until some are found, but none of the first rows."""
         self.requires_grad_(self.are_learned)
-        self.logit = Table(torch.full_like(self.logit(), torch.inf)).requires_grad_(False)
+        logit = torch.full_like(self.logit(), torch.inf)
+        logit[:n_first] = -torch.inf
+        self.logit = Table(logit).requires_grad_(False)
 
     @abstractmethod
     def start(self, found: Tensor) -> None:
@@ -158,9 +160,9 @@ class CalledMasks(HardMasks):
         self.whole = self.whole[:n_latent].clone()
         self.stability = self.stability[:n_latent].clone()
 
-    def restart(self) -> None:
-        """Have all edges until some are found."""
-        super().restart()
+    def restart(self, n_first: int = 0) -> None:
+        """Have all edges until some are found, but none of the first rows."""
+        super().restart(n_first)
         self.whole = torch.zeros_like(self.whole)
 
     def sample(self, part: Tensor, sample_shape: tuple[int, ...]) -> Tensor:

@@ -45,6 +45,15 @@ SHIFTS = pd.DataFrame(
     }
 )
 ENRICHED = pd.DataFrame({"unit": ["l0"], "set": ["s"], "score": [1.0], "q": [0.01]})
+INTERACTING = pd.DataFrame(
+    {
+        "combination": ["A+B"],
+        "latent": ["l0"],
+        "interaction": [1.0],
+        "called": [True],
+        "kind": ["synergy"],
+    }
+)
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
     "DirectEffectsDisplay": [DIRECT],
@@ -53,6 +62,7 @@ DISPLAYS = {
     "EmbeddingClustersDisplay": [ONE],
     "EvaluationDisplay": [SCORED],
     "HistoryDisplay": [ONE],
+    "InteractionsDisplay": [INTERACTING],
     "LatentProgrammesDisplay": [ENRICHED],
     "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
     "PosteriorPredictiveDisplay": [CHECKED],
