@@ -433,3 +433,33 @@ def test_impossible_arguments_are_named(options, message):
 def test_wrong_types_are_named():
     with pytest.raises(TypeError, match="n_combinations must be an instance of int"):
         small(n_combinations=2.5)
+
+
+def test_interactions_shift_one_latent_of_cells_of_their_combination():
+    options = {"n_combinations": 6, "n_interactions": 3, "n_control_cells": 5}
+    data, plain = small(**options), small(**options | {"n_interactions": 0})
+    assert data.interaction.shape == (6, data.Z.shape[1])
+    assert (data.interaction != 0).sum(1).tolist().count(1) == 3
+    assert np.abs(data.interaction[data.interaction != 0]).min() > 2
+    assert not plain.interaction.any()
+    row = {name: data.interaction[i] for i, name in enumerate(data.combinations)}
+    own = np.stack([row.get(label, 0 * data.Z[0]) for label in data.A])
+    np.testing.assert_allclose(data.Z, data.Z_basal + data.dosage @ data.effect + own)
+
+
+def test_expected_expression_has_interactions_times_the_product_of_dosages():
+    effect = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    data = small(2, n_combinations=1, n_interactions=1, n_latent=3, effect=effect)
+    both = np.array([[1.0, 1.0]])
+    np.testing.assert_array_equal(data.expected(both), data.expected(["P0+P1"]))
+    for dosage in (both, 2 * both):
+        given = data.expected(dosage)
+        shift = dosage @ data.effect + dosage.prod() * data.interaction
+        Z = np.random.default_rng(0).normal(size=(100_000, 3)) + shift
+        np.testing.assert_allclose(given[0], data.rate(Z).mean(0), rtol=0.05)
+
+
+@pytest.mark.parametrize("n", [-1, 4])
+def test_more_interactions_than_combinations_are_refused(n):
+    with pytest.raises(ValueError, match="n_interactions"):
+        small(n_combinations=3, n_interactions=n)
