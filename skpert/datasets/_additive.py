@@ -200,8 +200,7 @@ def make_additive_shift(
     """
     check_sizes(n_perturbations, n_cells_per_perturbation, n_control_cells)
     _check_combinations(n_perturbations, n_combinations, n_parts, n_cells_per_combination)
-    check_scalar(n_interactions, "n_interactions", Integral, min_val=0, max_val=n_combinations)
-    draw_cells = _cell_drawer(multiplicity, n_perturbations, n_combinations)
+    draw_cells = _cell_drawer(multiplicity, n_perturbations, n_combinations, n_interactions)
     noise = library_size, library_scale, dispersion, noise_fraction
     draw_decoder = decoder_drawer(likelihood, n_latent, n_genes, noise)
     check_strengths(effect_size, effect_scale)
@@ -212,42 +211,36 @@ def make_additive_shift(
     mask = draw_mask(n_perturbations, rng) if given is None else given != 0
     shifts = draw_embedding(effect_size, effect_scale, mask.shape, rng) if given is None else given
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
-    size = effect_size, effect_scale
-    interaction = _draw_interactions(n_interactions, (len(combined), n_latent), size, rng)
+    strength = n_interactions, effect_size, effect_scale
+    interaction, own = _draw_interactions(combined, n_latent, *strength, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
     cells = draw_cells(mask * shifts, combined, n_each, shuffle, rng)
-    own = partial(_interactions, np.reshape(combined, (-1, n_parts)), interaction)
-    cells["Z"] = cells["Z"] + own(cells["dosage"]) if n_interactions else cells["Z"]
+    cells["Z"] = cells["Z"] + own(cells["dosage"])
     expression = _draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, own, rng)
-    return Bunch(
-        mask=mask,
-        embedding=shifts,
-        interaction=interaction,
-        DESCR=f"Additive shifts: {n_perturbations=}, {multiplicity=}, {n_latent=}, {likelihood=}.",
-        **(cells | expression),
-    )
+    kind = f"Additive shifts: {n_perturbations=}, {multiplicity=}, {n_latent=}, {likelihood=}."
+    known = {"mask": mask, "embedding": shifts, "interaction": interaction, "DESCR": kind}
+    return Bunch(**(known | cells | expression))
 
 
-def _draw_interactions(n_interactions, shape, size, rng):
-    """Shifts of one latent each, by some of the combinations, (n_combinations, n_latent)."""
-    interaction = np.zeros(shape)
+def _draw_interactions(combined, n_latent, n_interactions, size, scale, rng):
+    """Shifts of one latent each, by some of the combinations, and those of any dosages."""
+    interaction = np.zeros((len(combined), n_latent))
     if n_interactions:
-        rows = rng.choice(shape[0], n_interactions, replace=False)
-        columns = rng.choice(shape[1], n_interactions)
-        interaction[rows, columns] = draw_embedding(*size, n_interactions, rng)
-    return interaction
+        rows = rng.choice(len(combined), n_interactions, replace=False)
+        columns = rng.choice(n_latent, n_interactions)
+        interaction[rows, columns] = draw_embedding(size, scale, n_interactions, rng)
+    row_of = {tuple(parts): i for i, parts in enumerate(combined) if interaction[i].any()}
+    return interaction, partial(_interactions, row_of, interaction)
 
 
-def _interactions(combined, interaction, dosage):
+def _interactions(row_of, interaction, dosage):
     """What cells that have exactly the perturbations of a combination are shifted by."""
     design, shift = csr_array(dosage), np.zeros((dosage.shape[0], interaction.shape[1]))
-    row_of = {tuple(parts): i for i, parts in enumerate(combined.tolist())}
-    for cell in np.flatnonzero(np.diff(design.indptr) > 1):
+    for cell in np.flatnonzero(np.diff(design.indptr) > 1) if row_of else ():
         entries = slice(design.indptr[cell], design.indptr[cell + 1])
-        given = np.argsort(design.indices[entries])
-        parts = tuple(design.indices[entries][given].tolist())
-        if parts in row_of:
-            shift[cell] = np.prod(design.data[entries]) * interaction[row_of[parts]]
+        row = row_of.get(tuple(np.sort(design.indices[entries]).tolist()))
+        if row is not None:
+            shift[cell] = np.prod(design.data[entries]) * interaction[row]
     return shift
 
 
@@ -306,8 +299,9 @@ def _draw_many(multiplicity, effect, combined, n_each, shuffle, rng):
     }
 
 
-def _cell_drawer(multiplicity, n_perturbations, n_combinations):
+def _cell_drawer(multiplicity, n_perturbations, n_combinations, n_interactions):
     """Return what draws the cells, or say what is wrong with their number of perturbations."""
+    check_scalar(n_interactions, "n_interactions", Integral, min_val=0, max_val=n_combinations)
     if multiplicity is None:
         return _draw_cells
     check_number(multiplicity, "multiplicity", 0, n_perturbations, "right")
