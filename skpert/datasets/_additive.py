@@ -211,18 +211,17 @@ def make_additive_shift(
     mask = draw_mask(n_perturbations, rng) if given is None else given != 0
     shifts = draw_embedding(effect_size, effect_scale, mask.shape, rng) if given is None else given
     combined = draw_combinations(n_perturbations, n_parts, n_combinations, rng)
-    strength = n_interactions, effect_size, effect_scale
-    interaction, own = _draw_interactions(combined, n_latent, *strength, rng)
+    planted, own = _plant(combined, n_latent, n_interactions, effect_size, effect_scale, rng)
     n_each = n_cells_per_perturbation, n_cells_per_combination, n_control_cells
     cells = draw_cells(mask * shifts, combined, n_each, shuffle, rng)
     cells["Z"] = cells["Z"] + own(cells["dosage"])
     expression = _draw_expression(draw_decoder(cells["Z"], n_genes, rng), cells, own, rng)
     kind = f"Additive shifts: {n_perturbations=}, {multiplicity=}, {n_latent=}, {likelihood=}."
-    known = {"mask": mask, "embedding": shifts, "interaction": interaction, "DESCR": kind}
+    known = {"mask": mask, "embedding": shifts, "interaction": planted, "DESCR": kind}
     return Bunch(**(known | cells | expression))
 
 
-def _draw_interactions(combined, n_latent, n_interactions, size, scale, rng):
+def _plant(combined, n_latent, n_interactions, size, scale, rng):
     """Shifts of one latent each, by some of the combinations, and those of any dosages."""
     interaction = np.zeros((len(combined), n_latent))
     if n_interactions:
