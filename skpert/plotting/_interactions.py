@@ -20,7 +20,7 @@ from ._shared import (
 NEEDED = ["combination", "latent", "interaction", "called", "kind"]
 MARKERS = {"synergy": "^", "suppression": "v", "epistasis": "s", "emergent": "o"}
 MARKED = 0.45  # of a cell of the map
-LEAST_WIDTH = 4.5  # inches, for the legend
+LEAST_WIDTH, LEGEND = 4.5, 0.5  # inches: of the map, and of the legend below it
 
 
 class InteractionsDisplay:
@@ -151,7 +151,7 @@ class InteractionsDisplay:
         if self.ax_.get_legend_handles_labels()[0]:
             self.ax_.legend(
                 loc="upper left",
-                bbox_to_anchor=(-0.02, -0.12 * self.figure_.dpi * 6 / box.height),
+                bbox_to_anchor=(-0.02, -LEGEND * self.figure_.dpi / box.height),
                 ncols=2,
                 frameon=False,
                 fontsize=8,
