@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.utils import Bunch
 
-from benchmarks.additive import norman, papalexi, predictive, simulated
+from benchmarks.additive import norman, pairs, papalexi, predictive, simulated
 from benchmarks.additive.shared import Job, make_job, print_orderings
 from benchmarks.additive.speed import SIZE, dosages, time_ours, time_plain
 from benchmarks.peers.sams import PlainConditionalVAE, PlainSAMSVAE
@@ -298,3 +298,25 @@ def test_measured_effects_agree_with_themselves():
     assert row["perturbseq_all_pooled"] == pytest.approx(1)
     assert row["perturbseq_test_each"] == pytest.approx(-1)
     assert row["iwelbo"] is None
+
+
+def test_interactions_of_a_table_of_effects_stand_out():
+    random = np.random.default_rng(0)
+    singles = pd.DataFrame(
+        random.choice([0.0, 3.0, -3.0], (8, 4), p=[0.6, 0.2, 0.2])
+        + random.normal(size=(8, 4)) / 10,
+        index=list("ABCDEFGH"),
+    )
+    names = [f"{a}_{b}" for a in "ABCDEFGH" for b in "ABCDEFGH" if a < b]
+    measured = np.stack([0.8 * singles.loc[name.split("_")].sum() for name in names])
+    measured += random.normal(size=measured.shape) / 20
+    measured[3] *= 0.1
+    effects = pd.concat([singles, pd.DataFrame(measured, index=names)])
+    scores = pairs.interaction_scores(effects, np.array(names, dtype=object), measured)
+    assert scores.index.tolist() == names
+    assert scores["relative size"].idxmax() == scores["shortfall"].idxmax() == names[3]
+    np.testing.assert_allclose(scores["shortfall"].median(), -1, atol=0.02)
+    known = pd.DataFrame([[0.0, 2.0], [2.0, 0.0]], index=["A", "B"], columns=["A", "B"])
+    found = pairs._known(known, ["A_B", "A_C"])
+    assert found[0] == 2
+    assert np.isnan(found[1])
