@@ -185,7 +185,7 @@ def _checksum(cells: Cells) -> int:
     n_rows = max(2**18 // max(cells.n_genes, 1), 1)
     total = 0
     for x in dense_rows(cells.x, torch.arange(0, cells.n_cells, step).split(n_rows)):
-        total = zlib.crc32(x.numpy(), total)
+        total = zlib.crc32(x.numpy().data, total)
     return total
 
 
