@@ -216,3 +216,30 @@ def _parts(dosage: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     columns = np.arange(len(rows)) - np.repeat(dosage.indptr[:-1], counts)
     part[rows, columns], amount[rows, columns] = dosage.indices, dosage.data
     return part, amount
+
+
+def blocks(cells: Cells, size: int) -> Callable[[int], Iterator[Cells]]:
+    """Minibatches made of blocks, of cells with the same design, in a new order at each call.
+
+    Every cell is in a block; one that is not full is filled with other cells of its design.
+    """
+    amount = torch.where(cells.dosage > 0, cells.dosage, 0)
+    design = torch.cat([torch.where(amount > 0, cells.part, -1).to(amount), amount], 1)
+    condition = design.unique(dim=0, return_inverse=True)[1]
+    n_each = condition.bincount()  # cells with the same design
+    end, n_places = n_each.cumsum(0), -(-n_each // size) * size
+    group = torch.arange(len(n_each), device=end.device).repeat_interleave(n_places)
+    place = torch.arange(len(group), device=end.device) - (n_places.cumsum(0) - n_places)[group]
+    n_each, start = n_each[group], (end - n_each)[group]
+    filled = place < n_each
+
+    def minibatches(batch_size: int) -> Iterator[Cells]:
+        order = torch.randperm(len(condition), device=condition.device)
+        order = order[condition[order].argsort(stable=True)]  # groups in turn, shuffled within
+        other = (torch.rand(len(group), dtype=torch.float64).to(end.device) * n_each).long()
+        block = order[start + torch.where(filled, place, other)].view(-1, size)
+        block = block[torch.randperm(len(block), device=block.device)]
+        chosen = block.split(max(batch_size // size, 1))
+        yield from cells.batches([rows.flatten() for rows in chosen])
+
+    return minibatches

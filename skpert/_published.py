@@ -71,6 +71,7 @@ OF_SCCVAE = {  # Liu, Zhang and Uhler 2025, the released training script
     "objective": "published",
     "mmd_weight": 10.0,
     "refit_penetrance": False,
+    "penetrance": "sum",
     "batch_size": 32,
     "learning_rate": 5e-4,
     "schedule": "constant",

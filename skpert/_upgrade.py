@@ -45,8 +45,20 @@ def upgraded(cls, state):
         state = state | {"_n_asked": None if n_latent == "auto" else n_latent}
     if name == "AdditiveEffects" and "design_" in state and "scale_" not in state:
         state = state | {"scale_": 1.0}  # before it could be learned
+    if name == "SCCVAE" and "penetrance" not in state:
+        state = _without_lengths(state)
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
+
+
+def _without_lengths(state):
+    """State of ``SCCVAE`` from before lengths of shifts were measured: penetrances are sums."""
+    weights = state.get("module_")
+    if isinstance(weights, dict):
+        n_known = state["_features_of_targets"].shape[0]
+        weights = weights | {"longer": np.ones(n_known, dtype=np.float32)}
+        state = state | {"module_": weights}
+    return state | {"penetrance": "sum"}
 
 
 def _renamed(name, weights, edges):

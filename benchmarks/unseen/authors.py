@@ -124,6 +124,7 @@ def score(job, screen, options):
         features=screen.features,
         shift_encoder=encoder,
         validation_fraction=EPOCHS[epoch],
+        penetrance="sum",
         random_state=job.seed,
         **options,
     ).fit(screen.X.iloc[screen.both], screen.A[screen.both])

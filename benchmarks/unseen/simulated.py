@@ -7,10 +7,15 @@ none, random, or the true one. The names of latents are free, so that the true g
 as any other of the same shape. ``true_mse`` is the squared error of predicted means against the
 expected expression of the simulator, without the noise of test cells, which ``response_mse`` has.
 
-Penetrances are known up to one scale for all: ``penetrance_pearson`` is their correlation with the
-truth over the trained perturbations, ``penetrance_error`` the median relative error after the
-scale of least squares, ``penetrance_unseen`` the correlation over the unseen ones.
+Penetrances are of two kinds. The published one, the sum of a shift, is known up to one scale for
+all at best: ``penetrance_pearson`` is its correlation with the truth over the trained
+perturbations, ``penetrance_error`` the median relative error after the scale of least squares,
+``penetrance_unseen`` the correlation over the unseen ones. The length of a shift is in standard
+deviations and has a scale: ``length_pearson``, ``length_error`` and ``length_unseen`` are the same
+for it, without a scale being fitted; ``length_error_scaled`` has it.
 """
+
+import copy
 
 import numpy as np
 import pandas as pd
@@ -37,7 +42,9 @@ from .shared import (
 )
 
 BASELINES = "baselines"
-PENETRANCE = ["penetrance_pearson", "penetrance_error", "penetrance_unseen"]
+SUMS = ["penetrance_pearson", "penetrance_error", "penetrance_unseen"]
+LENGTHS = ["length_pearson", "length_error", "length_error_scaled", "length_unseen"]
+PENETRANCE = SUMS + LENGTHS
 METRICS = ("true_mse", *PAIRED, "delta_pearson", DISCRIMINATION)
 
 
@@ -91,7 +98,7 @@ def _against_truth(model, screen):
 
 
 def penetrance_recovery(model, screen):
-    """Agreement of learned and true penetrances, which have no common scale.
+    """Agreement of learned and true penetrances, as sums and as lengths.
 
     Parameters
     ----------
@@ -105,23 +112,28 @@ def penetrance_recovery(model, screen):
     recovered : dict of str to float
         The columns ``PENETRANCE``.
     """
-    true = pd.Series(screen.penetrance, index=screen.perturbations)
-    learned = pd.Series(model.penetrance_, index=model.perturbations_)
-    seen = true[learned.index]
-    scaled = learned * (learned @ seen) / (learned @ learned)
-    unseen = screen.perturbations[~screen.seen]
-    reached = pd.Series(_of_unseen(model, unseen), index=unseen)
-    return {
-        "penetrance_pearson": float(seen.corr(learned)),
-        "penetrance_error": float((scaled / seen - 1).abs().median()),
-        "penetrance_unseen": float(true[unseen].corr(reached)),
-    }
+    lengths = np.linalg.norm(screen.effect, axis=1)
+    pearson, _, error, unseen = _recovery(model, "sum", screen.penetrance, screen)
+    recovered = dict(zip(SUMS, (pearson, error, unseen), strict=True))
+    of_lengths = _recovery(model, "length", lengths, screen)
+    return recovered | dict(zip(LENGTHS, of_lengths, strict=True))
 
 
-def _of_unseen(model, names):
-    """Penetrances that similar perturbations give to unseen ones."""
-    known = len(model.perturbations_)
-    return model.reach(names).penetrance_[known:]
+def _recovery(model, kind, true, screen):
+    """Correlation, median relative error without and with a scale, correlation of the unseen."""
+    true = pd.Series(true, index=screen.perturbations)
+    reached = copy.copy(model.reach(screen.perturbations)).set_params(penetrance=kind)
+    learned = pd.Series(reached.penetrance_, index=reached.perturbations_)
+    seen, unseen = screen.perturbations[screen.seen], screen.perturbations[~screen.seen]
+    known, target = learned[seen], true[seen]
+    ratio = known / target
+    scale = (known @ target) / (known @ known)
+    return (
+        float(target.corr(known)),
+        float((ratio - 1).abs().median()),
+        float((scale * ratio - 1).abs().median()),
+        float(true[unseen].corr(learned[unseen])),
+    )
 
 
 def add_arguments(parser):

@@ -34,6 +34,23 @@ def check_names(estimator, perturbations):
     return labels
 
 
+def read_penetrances(penetrance):
+    """Finite numbers by distinct names, a Series of float64."""
+    if not isinstance(penetrance, dict | pd.Series):
+        raise ValueError(
+            f"penetrance must map names to numbers, such as {{'JAK2': 2.0}}, got {penetrance!r}"
+        )
+    penetrance = pd.to_numeric(pd.Series(penetrance, dtype=object), errors="coerce")
+    penetrance = penetrance.astype(np.float64)
+    finite = np.isfinite(penetrance).all()
+    if penetrance.empty or not finite or penetrance.index.has_duplicates:
+        raise ValueError(
+            "penetrance must map names, each once, to finite numbers, got "
+            f"{listed(list(penetrance.items()), 10)}"
+        )
+    return penetrance
+
+
 def check_grid(estimator, grid):
     """Penetrances to try; None spans those learned, and 0."""
     if grid is None:

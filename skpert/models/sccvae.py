@@ -27,10 +27,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .._data import ENCODE_SIZE, Cells
+from .._data import ENCODE_SIZE, Cells, blocks
 from .._input.cells import log_normalised, median_library_size
 from .._input.expression import read_matrix
+from .._input.penetrances import read_penetrances
 from .._input.values import listed
+from .._lengths import components, shift_lengths
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import NormalHead, Table
@@ -190,6 +192,7 @@ class CausalModule(PerturbationModule):
     divisible = False  # a minibatch is of blocks, each compared with others
     rates = {"penetrance": 10.0, "shifts.logits": 10.0, "log_dispersion": 30.0, "log_scale": 30.0}
     basal: Tensor  # (N_BASAL_STATES, n_latent) z of control cells, for predictions
+    longer: Tensor  # (n_perturbations,) than a shift of the training is what cells show of it
     control_mean: Tensor  # (n_genes,) what the response of no perturbation is, on average
     library: Tensor  # () median total counts of the training cells
 
@@ -215,6 +218,7 @@ class CausalModule(PerturbationModule):
         self.mmd_weight = mmd_weight
         self.refit_penetrance = refit_penetrance
         self.register_buffer("basal", torch.randn(N_BASAL_STATES, encoder.n_latent))
+        self.register_buffer("longer", torch.ones(n_perturbations))
         self.register_buffer("control_mean", torch.zeros(n_genes))
         self.register_buffer("library", torch.tensor(library))
 
@@ -224,7 +228,7 @@ class CausalModule(PerturbationModule):
 
     def minibatches(self, cells: Cells) -> Callable[[int], Iterator[Blocks]]:
         """Blocks of cells, each minibatch with control cells of its own to be compared with."""
-        controls, of_cells = untreated(cells), blocks(cells)
+        controls, of_cells = untreated(cells), blocks(cells, BLOCK_SIZE)
 
         def paired(batch_size: int) -> Iterator[Blocks]:
             for batch in of_cells(batch_size):
@@ -367,9 +371,11 @@ class CausalModule(PerturbationModule):
         return Independent(Normal(mean, torch.zeros_like(mean), validate_args=False), 1)
 
     def learned(self) -> dict[str, Tensor]:
-        """Shifts, penetrances, their product, and the weights of the graph."""
+        """Shifts, penetrances, their product, lengths of shifts and the weights of the graph."""
         shift, penetrance = self.shifts(), self.penetrance()
         learned = {"embedding": penetrance * shift, "shift": shift, "penetrance": penetrance[:, 0]}
+        of_others = self.longer.median().expand(len(shift) - len(self.longer))
+        learned["length"] = shift.norm(dim=1) * torch.cat([self.longer, of_others])
         weights = self.structure.weights()
         return learned if weights is None else learned | {"graph": weights}
 
@@ -393,6 +399,7 @@ class CausalModule(PerturbationModule):
             self._fit_observations(cells, chosen.environment)
         if self.refit_penetrance:
             self._fit_penetrances(cells)
+        self._measure_lengths(cells, chosen)
 
     def _fit_penetrances(self, cells: Cells) -> None:
         """Multiply each penetrance by the slope of the measured on the predicted change.
@@ -419,6 +426,23 @@ class CausalModule(PerturbationModule):
             total.index_add_(0, part, alone * (self._levels_of(batch) - self.control_mean))
             dosage.index_add_(0, part, (alone * batch.dosage.gather(1, place))[:, 0])
         return total / dosage.clamp(min=1e-12)[:, None], dosage > 0
+
+    def _measure_lengths(self, cells: Cells, controls: Cells) -> None:
+        """Compare the lengths of shifts with distances of cells from controls.
+
+        Distances are taken in posterior means and components of expression together.
+        """
+        axes = components(torch.cat([self._levels_of(batch) for batch in _passed(controls)]))
+
+        def features(batch: Cells) -> Tensor:
+            projected = self._levels_of(batch).double() @ axes
+            return torch.cat([self.guide(batch).mean.double(), projected], 1)
+
+        n = len(self.longer)
+        learned = (self.penetrance() * self.shifts())[:n].norm(dim=1).clamp(min=1e-12)
+        longer = shift_lengths(_passed(cells), features, n).to(learned) / learned
+        known = longer.isfinite()
+        self.longer.copy_(torch.where(known, longer, longer[known].median() if known.any() else 1))
 
     def _changes(self, shifts: Tensor) -> Tensor:
         """Mean change of expression by each shift over the basal states, (n_shifts, n_genes).
@@ -503,33 +527,6 @@ def _kl(q: Normal, prior_mean: Tensor) -> Tensor:
     return kl_from_unit_normal(q, prior_mean).sum(-1)
 
 
-def blocks(cells: Cells) -> Callable[[int], Iterator[Cells]]:
-    """Minibatches made of blocks of cells with the same design, in a new order at each call.
-
-    Every cell is in a block; one that is not full is filled with other cells of its design.
-    """
-    amount = torch.where(cells.dosage > 0, cells.dosage, 0)
-    design = torch.cat([torch.where(amount > 0, cells.part, -1).to(amount), amount], 1)
-    condition = design.unique(dim=0, return_inverse=True)[1]
-    size = condition.bincount()  # of each group of cells with the same design
-    end, n_places = size.cumsum(0), -(-size // BLOCK_SIZE) * BLOCK_SIZE
-    group = torch.arange(len(size), device=size.device).repeat_interleave(n_places)
-    place = torch.arange(len(group), device=size.device) - (n_places.cumsum(0) - n_places)[group]
-    size, start = size[group], (end - size)[group]
-    filled = place < size
-
-    def minibatches(batch_size: int) -> Iterator[Cells]:
-        order = torch.randperm(len(condition), device=condition.device)
-        order = order[condition[order].argsort(stable=True)]  # groups in turn, shuffled within
-        other = (torch.rand(len(group), dtype=torch.float64).to(size.device) * size).long()
-        block = order[start + torch.where(filled, place, other)].view(-1, BLOCK_SIZE)
-        block = block[torch.randperm(len(block), device=block.device)]
-        chosen = block.split(max(batch_size // BLOCK_SIZE, 1))
-        yield from cells.batches([rows.flatten() for rows in chosen])
-
-    return minibatches
-
-
 @with_shared_parameters
 class SCCVAE(PerturbationVAE):
     """Single-cell causal VAE: perturbations shift modules of a causal model, unseen ones too.
@@ -568,15 +565,20 @@ class SCCVAE(PerturbationVAE):
     refit_penetrance : bool, default=True
         Whether penetrances are fitted once more after training, so that the size of the mean
         response to each perturbation is that measured; False keeps the trained ones, as released.
+    penetrance : {"length", "sum"}, default="length"
+        What a penetrance is. "length" is how far cells move, in standard deviations of control
+        cells along the shift, which does not depend on the axes of latents and is identified.
+        "sum" is the published one, the sum of the shift over modules, which is not.
     {network_parameters}
     {shared_parameters}
 
     Attributes
     ----------
     shift_ : ndarray of shape (n_perturbations, n_latent)
-        Shift of each module by each perturbation, at least 0; rows sum to one.
+        Shift of each module by each perturbation at a penetrance of one, at least 0; rows sum to
+        one if ``penetrance="sum"``.
     penetrance_ : ndarray of shape (n_perturbations,)
-        Factor of each shift; at most meaningful up to one scale for all.
+        Factor of each shift; its unit is that of ``penetrance``.
     embedding_ : ndarray of shape (n_perturbations, n_latent)
         Their product, the effect before it passes through the graph.
     graph_ : ndarray of shape (n_latent, n_latent)
@@ -631,6 +633,7 @@ class SCCVAE(PerturbationVAE):
         "objective": [StrOptions({"matched", "published"})],
         "mmd_weight": [Interval(Real, 0, None, closed="left")],
         "refit_penetrance": ["boolean"],
+        "penetrance": [StrOptions({"length", "sum"})],
     }
 
     def __init__(
@@ -646,6 +649,7 @@ class SCCVAE(PerturbationVAE):
         objective="matched",
         mmd_weight=10.0,
         refit_penetrance=True,
+        penetrance="length",
         n_hidden=128,
         n_layers=2,
         dropout=0.0,
@@ -739,19 +743,7 @@ class SCCVAE(PerturbationVAE):
             If a name is unknown and has no features, or a penetrance is no finite number.
         """
         check_is_fitted(self)
-        if not isinstance(penetrance, dict | pd.Series):
-            raise ValueError(
-                "penetrance must map names to numbers, such as {'JAK2': 2.0}, got "
-                f"{penetrance!r}"
-            )
-        penetrance = pd.to_numeric(pd.Series(penetrance, dtype=object), errors="coerce")
-        penetrance = penetrance.astype(np.float64)
-        finite = np.isfinite(penetrance).all()
-        if penetrance.empty or not finite or penetrance.index.has_duplicates:
-            raise ValueError(
-                "penetrance must map names, each once, to finite numbers, got "
-                f"{listed(list(penetrance.items()), 10)}"
-            )
+        penetrance = read_penetrances(penetrance)
         names = penetrance.index.to_numpy(dtype=object)
         other = self._reaching(names)
         position = pd.Index(other.perturbations_).get_indexer(names)
@@ -762,7 +754,8 @@ class SCCVAE(PerturbationVAE):
             )
         module = other.module_.continued(frozen=True)
         rows = module.penetrance().detach().clone()
-        rows[position, 0] = torch.from_numpy(penetrance.to_numpy()).to(rows)
+        values = penetrance.to_numpy() / other._units()[position]
+        rows[position, 0] = torch.from_numpy(values).to(rows)
         module.penetrance = Table(rows)
         other = other._copy()
         other.module_ = module.eval()
@@ -866,12 +859,17 @@ class SCCVAE(PerturbationVAE):
     @property
     def shift_(self):
         """Shift of each module by each perturbation, (n_perturbations, n_latent)."""
-        return self._learned("shift")
+        return self._learned("shift") / self._units()[:, None]
 
     @property
     def penetrance_(self):
         """Factor of each shift, (n_perturbations,)."""
-        return self._learned("penetrance")
+        return self._learned("penetrance") * self._units()
+
+    def _units(self):
+        """Penetrance of each perturbation where the sum of its shift is one."""
+        length = self._learned("length")
+        return length if self.penetrance == "length" else np.ones_like(length)
 
     @property
     def graph_(self):

@@ -202,7 +202,7 @@ def test_the_oracle_is_best_on_the_grid_and_penetrance_one_is_one(screen, split)
 
 
 def test_true_penetrances_are_recovered_up_to_scale(screen):
-    model = SCCVAE(features=screen.features, random_state=0, **OPTIONS)
+    model = SCCVAE(features=screen.features, random_state=0, penetrance="sum", **OPTIONS)
     model.fit(screen.X[screen.train], screen.A[screen.train])
     strengths = np.linspace(1, 3, len(screen.perturbations))
     truth = Bunch(**{**screen, "penetrance": strengths})
@@ -210,6 +210,13 @@ def test_true_penetrances_are_recovered_up_to_scale(screen):
     found = simulated.penetrance_recovery(model.with_penetrance(known), truth)
     assert found["penetrance_pearson"] == pytest.approx(1)
     assert found["penetrance_error"] == pytest.approx(0, abs=1e-6)
+    lengths = strengths * np.linalg.norm(screen.shift, axis=1)
+    told = dict(zip(screen.perturbations[screen.seen], lengths[screen.seen], strict=True))
+    model = model.set_params(penetrance="length").with_penetrance(told)
+    truth.effect = strengths[:, None] * screen.shift
+    found = simulated.penetrance_recovery(model, truth)
+    assert found["length_pearson"] == pytest.approx(1)
+    assert found["length_error"] == pytest.approx(0, abs=1e-5)
 
 
 def test_simulated_screens_are_scored_against_their_expectation():

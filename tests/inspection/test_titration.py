@@ -73,9 +73,9 @@ def test_distances_are_those_of_drawn_cells(model, cells):
 
 
 def test_cells_are_nearest_where_the_model_learned_that_they_are(screen, model, cells):
-    grid = np.linspace(-1, 1, 21) * 2 * model.penetrance_.max()
-    seen = model.perturbations_[np.argmax(model.penetrance_)]
-    learned = model.penetrance_.max()
+    strongest = np.argmax(model.embedding_.sum(1))
+    seen, learned = model.perturbations_[strongest], model.penetrance_[strongest]
+    grid = np.linspace(-1, 1, 21) * 2 * learned
     own = titrate(model, seen, grid, X=cells("control"), measured=cells(seen)).distance.loc[seen]
     assert abs(own.idxmin() - learned) < 0.5 * learned
     control = titrate(model, seen, grid, X=cells("control")).distance.loc[seen]

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from skpert import SCCVAE, load, save
+from skpert._data import Cells
 from skpert.datasets import make_causal_shift
 from skpert.exceptions import DataWarning
-from skpert.models.sccvae import Independence
+from skpert.models.sccvae import Independence, untreated
 
 FAST = {
     "n_latent": 4,
@@ -76,8 +77,11 @@ def test_without_penetrance_a_perturbation_is_the_control(likelihood, name):
 def test_states_are_those_of_the_equation(kind, parameters):
     screen, model = fitted(shift_encoder=kind, **parameters)
     assert (model.shift_ >= 0).all()
-    np.testing.assert_allclose(model.shift_.sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(model.embedding_, model.penetrance_[:, None] * model.shift_)
+    product = model.penetrance_[:, None] * model.shift_
+    np.testing.assert_allclose(model.embedding_, product, rtol=1e-5)
+    sums = copy.copy(model).set_params(penetrance="sum")
+    np.testing.assert_allclose(sums.shift_.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(sums.penetrance_, model.embedding_.sum(1), rtol=1e-5)
     B = np.zeros((4, 4)) if parameters["graph"] is None else model.graph_
     dosage = np.zeros((len(screen.X), 6))
     dosage[1::4, 2] = dosage[2::4, 0] = dosage[2::4, 4] = 1
@@ -365,3 +369,31 @@ def test_environments_change_the_decoder_and_not_the_perturbation():
     controls = A["perturbation"] == "control"
     unchanged = model.predict_intervention(A[controls], X[controls])
     np.testing.assert_allclose(unchanged, X[controls], atol=1e-5)
+
+
+# What a penetrance is
+
+
+def test_lengths_do_not_depend_on_how_penetrances_were_trained():
+    screen, model = fitted(n_latent=3, validation_fraction=0)
+    stronger = copy.copy(model)
+    stronger.module_ = module = copy.deepcopy(model.module_)
+    with torch.no_grad():
+        module.penetrance.rows *= 3
+        module._measure_lengths(*cells_of(model, screen))
+    np.testing.assert_allclose(stronger.penetrance_, model.penetrance_, rtol=1e-4)
+    np.testing.assert_allclose(stronger.embedding_, 3 * model.embedding_, rtol=1e-5)
+
+
+def cells_of(model, screen):
+    """Training cells, and those that are controls."""
+    cells = Cells.of_design(screen.X[screen.train], model.design_, screen.A[screen.train])
+    return cells, untreated(cells)
+
+
+def test_an_unseen_perturbation_has_a_length_in_the_unit_of_the_others():
+    _, model = fitted()
+    reached = model.reach(["P6"])
+    longer = float(model.module_.longer.median())
+    length = np.linalg.norm(reached.embedding_[6]) * longer
+    assert reached.penetrance_[6] == pytest.approx(length, rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import leaky_relu
 
-from skpert._data import Cells
+from skpert._data import Cells, blocks
 from skpert.models.sccvae import (
     BLOCK_SIZE,
     FreeShifts,
@@ -15,7 +15,6 @@ from skpert.models.sccvae import (
     ShiftNetwork,
     StructuralModel,
     block_mmd,
-    blocks,
     causal_order,
     similarity_weights,
 )
@@ -236,7 +235,7 @@ def mixed_screen():
 def test_every_cell_is_in_a_block_of_its_own_design(batch_size):
     torch.manual_seed(0)
     cells, design = mixed_screen()
-    batches = [batch.x[:, 0].long() for batch in blocks(cells)(batch_size)]
+    batches = [batch.x[:, 0].long() for batch in blocks(cells, BLOCK_SIZE)(batch_size)]
     assert all(len(batch) <= max(batch_size, BLOCK_SIZE) for batch in batches)
     in_blocks = torch.cat(batches).view(-1, BLOCK_SIZE)
     assert set(in_blocks.flatten().tolist()) == set(range(cells.n_cells))
@@ -253,7 +252,7 @@ def test_every_cell_is_in_a_block_of_its_own_design(batch_size):
 
 def test_every_pass_has_another_order_that_the_seed_repeats():
     cells, _ = mixed_screen()
-    minibatches = blocks(cells)
+    minibatches = blocks(cells, BLOCK_SIZE)
 
     def passed(seed=None):
         if seed is not None:
@@ -269,5 +268,5 @@ def test_designs_that_differ_in_unused_parts_are_the_same():
     """A part of dosage zero is no part, whatever its number."""
     cells = screen_of([[(0, 1.0), (1, 0.0)], [(0, 1.0), (2, 0.0)]])
     cells = cells._replace(part=torch.tensor([[0, 1], [0, 2]]))
-    (block,) = blocks(cells)(BLOCK_SIZE)
+    (block,) = blocks(cells, BLOCK_SIZE)(BLOCK_SIZE)
     assert set(block.x[:, 0].tolist()) == {0, 1}
