@@ -14,7 +14,8 @@ from ._monitor import Monitor
 from ._progress import Progress
 from ._runtime import set_seed
 from ._scoring import mean_iwelbo
-from .exceptions import TrainingWarning
+from ._training import warn_if_few
+from .exceptions import TrainingWarning, warn_of_data
 
 N_CHOOSING = 10  # particles at most that score a training when the best of several is kept
 
@@ -61,18 +62,34 @@ def attempt(progress: Progress, monitor: Monitor) -> Iterator[None]:
     progress.forget()
 
 
-def compare(estimator: Any, progress: Progress, result: tuple[Any, ...], held_out: Cells) -> None:
+def compare(
+    estimator: Any,
+    progress: Progress,
+    result: tuple[Any, ...],
+    training: Cells,
+    validation: Cells | None,
+) -> None:
     """Keep a training, its module first, if it is the best; they are scored if there are several.
 
-    The score is the IWELBO of cells that are held out.
+    The score is what the module prefers, or the IWELBO of cells that are held out, if any are.
     """
     progress.kept = progress.kept or result
     if len(progress.seeds) == 1:
         return
-    n_particles = min(estimator.n_particles, N_CHOOSING)
-    score = mean_iwelbo(held_out, n_particles, progress.seeds[0], result[0])
+    score = result[0].preference(training)
+    if score is None:
+        n_particles = min(estimator.n_particles, N_CHOOSING)
+        score = mean_iwelbo(validation or training, n_particles, progress.seeds[0], result[0])
     if score > progress.highest:
         progress.kept, progress.highest = result, score
+
+
+def warn_of_result(estimator: Any, module: Any, training: Cells, n_epochs: int) -> None:
+    """Warn if training found too few latents, or if the module doubts its result."""
+    n_steps = n_epochs * training.n_cells / estimator._budget(training).batch_size
+    warn_if_few(module.n_found, estimator._n_most, n_steps)
+    if (doubt := module.doubt(training)) is not None:
+        warn_of_data(doubt, TrainingWarning)
 
 
 def check_same_model(estimator: Any, start: Any, before: dict[str, Any]) -> None:

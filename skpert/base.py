@@ -11,7 +11,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from . import _prediction
-from ._candidates import attempt, begun, check_same_model, compare
+from ._candidates import attempt, begun, check_same_model, compare, warn_of_result
 from ._data import Cells, split
 from ._html import html_inner, mime_bundle
 from ._input.cells import check_cells
@@ -27,7 +27,7 @@ from ._progress import progress_of
 from ._ranks import read_alike
 from ._runtime import chosen_device, seeded, without_overflow
 from ._scoring import evidence, warn_of_few_particles
-from ._training import warn_if_few, warn_if_worse
+from ._training import warn_if_worse
 from ._upgrade import upgraded
 from ._weights import arrays, fill
 from .nn import Decoder, GaussianEncoder
@@ -148,20 +148,19 @@ class PerturbationVAE(
             self._prepare(training)
             if start is not None:
                 check_same_model(self, start, before)
-            n_epochs, batch_size, _ = self._budget(training)
-            monitor = Monitor(self, X, y, cells, n_epochs)
+            monitor = Monitor(self, X, y, cells, self._budget(training).n_epochs)
             for _ in range(progress.number, self.n_init):
                 with attempt(progress, monitor):
                     module, phases = begun(self, training, monitor, progress, start)
                     options = {"phases": phases, "progress": progress}
                     result = self._optimise(module, training, validation, monitor, **options)
-                    compare(self, progress, (module, *result), validation or training)
+                    compare(self, progress, (module, *result), training, validation)
                 if monitor.stopped:
                     break
             monitor.close()
         module, history, *elbo = progress.kept
         warn_if_worse(*elbo)
-        warn_if_few(module.n_found, self._n_most, len(history) * training.n_cells / batch_size)
+        warn_of_result(self, module, training, len(history))
         if not monitor.interrupted:
             progress.finish()
         if start is not None:

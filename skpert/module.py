@@ -17,6 +17,7 @@ it differs:
 ``phases``                   the phases of a first training, and what follows each
 ``later_phases``             those of a training that goes on, in ``adapt`` and ``refine``
 ``minibatches``              how training cells are put together
+``preference``, ``doubt``    which of several trainings is the best, and what to warn of
 ``extended``, ``refined``    copies that learn new perturbations, or have masks without a prior
 ``restarted``                a copy for another training from these weights, and its phases
 ===========================  =====================================================================
@@ -159,6 +160,14 @@ class PerturbationModule(nn.Module, ABC):
     def minibatches(self, cells: Cells) -> Callable[[int], Iterator[Any]]:
         """Function of the batch size that goes through the training cells once, in new order."""
         return cells.minibatches
+
+    def preference(self, cells: Cells) -> float | None:
+        """How good a training is, by its cells; None leaves that to the evidence of others."""
+        return None
+
+    def doubt(self, cells: Cells) -> str | None:
+        """What users should know of a training, by its cells; None if nothing is wrong."""
+        return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters to train; ``lr`` and ``weight_decay`` of a group multiply the trainer's.

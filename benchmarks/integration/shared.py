@@ -159,6 +159,7 @@ def halves(cells, seed):
 def add_options(parser, methods=METHODS):
     """Options of all parts that run jobs."""
     parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
+    parser.add_argument("--starts", type=int, default=1, help="n_init of our models")
     add_model_options(parser, latent=10)
     add_job_options(parser, range(5))
 
@@ -178,7 +179,8 @@ def add_file(parser):
 
 def options_of(args):
     """Parameters of our models that the command line sets."""
-    return {"n_latent": args.latent, "max_epochs": args.epochs}
+    options = {"n_latent": args.latent, "max_epochs": args.epochs}
+    return options if args.starts == 1 else options | {"n_init": args.starts}
 
 
 def mean_and_deviation(table, metrics, keys=("estimator",)):

@@ -9,8 +9,11 @@ expression alone. MCC and R2 compare with the true invariant latents. ``environm
 cross-validated accuracy with which a random forest predicts the batch from the latents, to be at
 chance, ``biology`` that for cell type and condition. ``supervised`` is a network that is trained
 on the true invariant latents of the same cells: no encoder can be expected to do better. ``truth``
-are these latents themselves; where conditions are unbalanced they do predict the batch.
+are these latents themselves; where conditions are unbalanced they do predict the batch. ``warned``
+is the share of fits that warned of environments that do not mix in the invariant latents.
 """
+
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from skpert._mixing import UNMIXED
 from skpert.datasets import make_invariant
 from skpert.metrics import latent_r2, mean_correlation_coefficient
 
@@ -46,7 +50,7 @@ SETTINGS = {
 }
 BOUND, TRUTH = "supervised", "truth"
 METHODS = (BOUND, "VAE", "iVAE", "InVAE", "InVAE, factorized")
-METRICS = ("mcc", "r2", "environment", "chance", "biology")
+METRICS = ("mcc", "r2", "environment", "chance", "biology", "warned")
 
 
 def score(job, settings, options):
@@ -57,7 +61,7 @@ def score(job, settings, options):
     obs = data.obs.astype(str).astype(object)[[*data.invariant, "batch"]]
     train = np.random.default_rng(job.seed).permutation(len(obs)) % 2 == 0
     cells = shared.Covered(data.X, obs.reset_index(drop=True), data.invariant, spurious)
-    Z = data.Z[:, : data.n_invariant]
+    Z, warned = data.Z[:, : data.n_invariant], False
     if method == BOUND:
         encoder = supervised(job.seed).fit(data.X[train], Z[train])
         latents = {BOUND: encoder.predict(data.X[~train]), TRUTH: Z[~train]}
@@ -65,9 +69,12 @@ def score(job, settings, options):
         n_latent = Z.shape[1] + data.n_spurious
         mine = options | {"n_latent": n_latent} | n_spurious(method, data.n_spurious)
         halves = cells.take(train), cells.take(~train)
-        latents, _ = shared.embeddings(method, *halves, job.seed, mine)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            latents, _ = shared.embeddings(method, *halves, job.seed, mine)
+        warned = any(UNMIXED in str(warning.message) for warning in caught)
     rows = [
-        {"simulation": simulation, "estimator": name}
+        {"simulation": simulation, "estimator": name, "warned": warned}
         | measured(found, Z[~train], obs[~train], spurious)
         for name, found in latents.items()
     ]
@@ -136,5 +143,6 @@ def run(args):
     for simulation in settings if len(results) else ():
         table = results[results["simulation"] == simulation]
         if len(table):
+            table = table.assign(warned=table["warned"].astype(float))
             print(f"\n{simulation}\n{shared.mean_and_deviation(table, METRICS).to_string()}")
     return n_failed

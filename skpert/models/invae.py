@@ -33,7 +33,7 @@ from torch.nn.functional import softplus
 from .._data import ENCODE_SIZE, Cells
 from .._input.expression import check_same_cells, read_matrix
 from .._input.values import as_list, listed
-from .._least_squares import without_covariates
+from .._mixing import N_JUDGED, UNMIXED, Labelled, spaced, whitening
 from ..base import PerturbationVAE
 from ..module import PerturbationModule, Phase
 from ..nn import thinned
@@ -253,24 +253,6 @@ def _normal_factor(natural: Natural) -> Normal:
     return Normal(natural.linear * variance, variance.sqrt(), validate_args=False)
 
 
-def _whitening(
-    mean: Tensor, variance: Tensor, part: Tensor, value: Tensor, covariate: Tensor
-) -> Tensor:
-    """Map of a block to combinations of unit spread among cells of known covariates, if any.
-
-    These are ``part``, columns of a ``covariate`` each, with a ``value`` other than zero.
-    """
-    known = (value != 0).any(1)
-    known = known if known.any() else ~known
-    mean, variance, part, value = (rows[known] for rows in (mean, variance, part, value))
-    design = (array.numpy() for array in (part, value.to(mean), covariate))
-    rest, rank = without_covariates(mean.numpy(), *design)
-    residual = torch.from_numpy(rest)
-    spread = residual.T @ residual / max(len(mean) - rank, 1) + variance.mean(0).diag()
-    values, axes = torch.linalg.eigh(spread)
-    return (axes / values.sqrt()) @ axes.T
-
-
 def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
     """Weight of the KL of a block: 1 for cells whose covariates are unknown, if it has any."""
     known = covariates.any(1) if covariates.shape[1] else covariates.new_ones(1, dtype=torch.bool)
@@ -451,9 +433,7 @@ class InvariantModule(PerturbationModule):
         is that of states, not of posterior means, so that latents that say nothing stay small.
         """
         self.eval()
-        n_cells = cells.n_cells
-        step = max(n_cells // N_MEASURED, 1)
-        cells = cells.take(torch.arange(0, n_cells, step, device=cells.dosage.device))
+        cells = spaced(cells, N_MEASURED)
         parts = []
         for batch in cells.minibatches(ENCODE_SIZE, shuffle=False):
             batch = batch.to(self.depth.device)
@@ -465,8 +445,28 @@ class InvariantModule(PerturbationModule):
         first, others = (part < n) * value, (part >= n) * value
         known = (part.clamp(max=n - 1), first, of[:n]), ((part - n).clamp(min=0), others, of[n:])
         blocks = zip(*(self._halves(moment) for moment in moments), known, strict=True)
-        maps = (_whitening(mean, variance, *columns) for mean, variance, columns in blocks)
+        maps = (whitening(mean, variance, *columns) for mean, variance, columns in blocks)
         self.whitening.copy_(torch.block_diag(*maps))
+
+    def preference(self, cells: Cells) -> float | None:
+        """Total of ``integration_scores`` of invariant latents of training cells."""
+        read = self._labelled(cells)
+        return None if read is None else read.total(self.n_invariant)
+
+    def doubt(self, cells: Cells) -> str | None:
+        """Whether environments are among the invariant latents."""
+        read = self._labelled(cells)
+        return UNMIXED if read is not None and read.unmixed(self.n_invariant) else None
+
+    @torch.no_grad()
+    def _labelled(self, cells: Cells) -> Labelled | None:
+        """Latents of training cells, if there are two environments or more."""
+        if not self.spurious.n_latent:
+            return None
+        cells = spaced(cells, N_JUDGED)
+        batches = cells.minibatches(ENCODE_SIZE, shuffle=False)
+        z = torch.cat([self.encode(batch.to(self.depth.device).x) for batch in batches])
+        return Labelled.of(z, *self._groups(self.covariates(cells).to(z)))
 
     def posterior(self, cells: Cells) -> dict[str, Tensor]:
         """Moments of the guide given the covariates that are known."""

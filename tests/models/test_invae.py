@@ -10,8 +10,10 @@ from scipy.sparse import csr_array
 from sklearn.base import clone
 
 from skpert import NFIVAE, InVAE, load, save
+from skpert._data import Cells
 from skpert.datasets import make_invariant
-from skpert.metrics import kbet, latent_r2
+from skpert.exceptions import TrainingWarning
+from skpert.metrics import integration_scores, kbet, latent_r2
 
 FAST = {
     "max_epochs": 4,
@@ -419,3 +421,31 @@ def test_a_prediction_without_any_known_covariate_names_the_columns(models):
         ValueError, match="none of the covariates 'cell_type'.*columns are 'bacth'"
     ):
         models["factorized"].predict_intervention(mistyped)
+
+
+# Several trainings
+
+
+def test_the_best_of_several_trainings_is_the_one_with_the_highest_total():
+    settings = {"validation_fraction": 0, "max_epochs": 2}
+    seeds = np.random.RandomState(0).randint(2**31 - 1, size=2)
+    first, best = fitted(**settings), fitted(n_init=2, **settings)
+    cells = Cells.of_design(X, first.design_, OBS)
+    assert first._seed == seeds[0]
+    assert best.module_.preference(cells) >= first.module_.preference(cells)
+    read = first.set_params(latent="invariant").transform(X)
+    labels = OBS[COLUMNS["invariant"]].astype(str).agg(" ".join, axis=1)
+    total = integration_scores(read, labels, OBS["batch"], random_state=0)["total"]
+    assert first.module_.preference(cells) == pytest.approx(total, abs=0.02)
+
+
+def test_a_fit_whose_invariant_latents_show_environments_warns():
+    environment = np.tile(["a", "b"], 150)
+    shifted = np.random.default_rng(0).poisson(5.0, (300, 20)).astype(np.float32)
+    shifted[environment == "b", :10] *= 4
+    obs = pd.DataFrame({"site": environment, "cell_type": np.repeat(["x", "y"], 150)})
+    model = InVAE(3, invariant="cell_type", spurious="site", **FAST | {"max_epochs": 1})
+    with pytest.warns(TrainingWarning, match="do not mix in the invariant latents"):
+        model.fit(shifted, obs)
+    without = InVAE(3, invariant=["cell_type", "site"], n_spurious=0, **FAST | {"max_epochs": 1})
+    without.fit(shifted, obs)  # nothing is to mix

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from skpert._data import Cells
+from skpert._mixing import whitening
 from skpert.models.invae import (
     FIRST_WEIGHT,
     LEAST_CURVATURE,
@@ -22,7 +23,6 @@ from skpert.models.invae import (
     InvariantModule,
     Natural,
     _warming,
-    _whitening,
 )
 from skpert.nn import Decoder, GaussianEncoder
 from skpert.objectives import iwelbo, total_correlation
@@ -551,34 +551,34 @@ def test_units_are_those_of_dense_least_squares(covariate):
     residual = mean[known] - design @ (torch.linalg.pinv(design) @ mean[known])
     n_free = len(design) - int(torch.linalg.matrix_rank(design))
     spread = residual.T @ residual / n_free + variance[known].mean(0).diag()
-    found = _whitening(mean, variance, *entries(covariates, covariate))
+    found = whitening(mean, variance, *entries(covariates, covariate))
     torch.testing.assert_close(found @ spread @ found, torch.eye(3, dtype=DOUBLE))
 
 
 def test_whitened_latents_have_unit_spread_within_conditions():
     mean, variance, covariates, mixing = normal_states(200_000)
-    whitening = _whitening(mean, variance, *entries(covariates))
-    torch.testing.assert_close(whitening, whitening.T)
+    found = whitening(mean, variance, *entries(covariates))
+    torch.testing.assert_close(found, found.T)
     spread = mixing.T @ mixing + variance.mean(0).diag()
     expected = torch.eye(3, dtype=DOUBLE)
-    torch.testing.assert_close(whitening @ spread @ whitening, expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(found @ spread @ found, expected, atol=0.02, rtol=0)
 
 
 def test_cells_of_unknown_covariates_do_not_set_the_unit():
     mean, variance, covariates, _ = normal_states(500)
-    known = _whitening(mean, variance, *entries(covariates))
+    known = whitening(mean, variance, *entries(covariates))
     others = (torch.cat([part, 100 * part]) for part in (mean, variance))
-    more = _whitening(*others, *entries(torch.cat([covariates, torch.zeros_like(covariates)])))
+    more = whitening(*others, *entries(torch.cat([covariates, torch.zeros_like(covariates)])))
     torch.testing.assert_close(more, known)
-    nothing = _whitening(mean, variance, *entries(covariates[:, :0]))
+    nothing = whitening(mean, variance, *entries(covariates[:, :0]))
     spread = torch.cov(mean.T) + variance.mean(0).diag()
     torch.testing.assert_close(nothing @ spread @ nothing, torch.eye(3, dtype=DOUBLE))
-    alone = _whitening(mean[:1], variance[:1], *entries(covariates[:1]))
+    alone = whitening(mean[:1], variance[:1], *entries(covariates[:1]))
     torch.testing.assert_close(alone, variance[:1].rsqrt().diag_embed()[0])
 
 
 @pytest.mark.parametrize("prior", [ExponentialPrior, GaussianPrior])
-def test_whitening_changes_how_latents_are_shown_and_nothing_else(prior):
+def testwhitening_changes_how_latents_are_shown_and_nothing_else(prior):
     module, cells = random_module(prior), random_cells()
 
     def answers():
