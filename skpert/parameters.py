@@ -161,7 +161,8 @@ SHARED = {
         Epochs without a better validation ELBO after which training stops; None never stops.
     n_init : int, default=@n_init
         Number of trainings, each from a seed of its own but with the same cells held out. The
-        one with the best ELBO on those is kept, on the training cells if none are held out.
+        one with the best ELBO on those is kept, on the training cells if none are held out;
+        ``InVAE`` keeps the one with the best total of ``metrics.integration_scores``.
     n_particles : int, default=100
         Samples of the latent state per cell in ``score``.
     device : str, default="auto"
