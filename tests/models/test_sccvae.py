@@ -10,6 +10,7 @@ import torch
 
 from skpert import SCCVAE, load, save
 from skpert._data import Cells
+from skpert._upgrade import upgraded
 from skpert.datasets import make_causal_shift
 from skpert.exceptions import DataWarning
 from skpert.models.sccvae import Independence, untreated
@@ -397,3 +398,14 @@ def test_an_unseen_perturbation_has_a_length_in_the_unit_of_the_others():
     longer = float(model.module_.longer.median())
     length = np.linalg.norm(reached.embedding_[6]) * longer
     assert reached.penetrance_[6] == pytest.approx(length, rel=1e-5)
+
+
+def test_what_was_saved_before_there_were_lengths_has_sums():
+    _, model = fitted()
+    state = model.__getstate__()
+    weights = {k: v for k, v in state["module_"].items() if k != "longer"}
+    older = {k: v for k, v in state.items() if k != "penetrance"} | {"module_": weights}
+    restored = SCCVAE.__new__(SCCVAE)
+    restored.__setstate__(upgraded(SCCVAE, older))
+    np.testing.assert_allclose(restored.shift_.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(restored.embedding_, model.embedding_)
