@@ -73,7 +73,7 @@ predicted = {
 # ``SAMSVAE`` adds sparse effects in latent space. ``ConditionalVAE`` has networks that read which
 # perturbations a cell received, and learns from the data how effects combine.
 
-settings = {"n_latent": 8, "max_epochs": 40, "random_state": 0}
+settings: dict = {"n_latent": 8, "max_epochs": 40, "random_state": 0}
 models = {
     cls.__name__: cls(**settings).fit(X[train], A[train]) for cls in (ConditionalVAE, SAMSVAE)
 }
@@ -128,7 +128,7 @@ print(scores.round(2))
 # without this assumption has to see pairs.
 
 fractions = [0.0, 0.5, 1.0]
-curves = {cls.__name__: [] for cls in (ConditionalVAE, SAMSVAE)}
+curves: dict[str, list] = {cls.__name__: [] for cls in (ConditionalVAE, SAMSVAE)}
 for fraction in fractions:
     splitter = CombinationHoldout(n_splits=1, train_fraction=fraction, random_state=0)
     cells, _ = next(splitter.split(X, A))

@@ -50,10 +50,10 @@ X_new, A_new = screen.X[new], screen.A[new]
 # negative log-likelihood of their cells; lower is better.
 
 # few cells: small minibatches and a high learning rate
-settings = {"batch_size": 64, "learning_rate": 0.01, "max_epochs": 50, "random_state": 0}
-models = [cls(n_latent=6, **settings) for cls in (VAE, IVAE, SVAEPlus)]
+settings: dict = {"batch_size": 64, "learning_rate": 0.01, "max_epochs": 50, "random_state": 0}
+svae = SVAEPlus(n_latent=6, **settings)
 nll = pd.DataFrame(index=screen.held_out)
-for model in models:
+for model in (VAE(n_latent=6, **settings), IVAE(n_latent=6, **settings), svae):
     model.fit(X_train, A_train)
     name = type(model).__name__
     result = interventional_nll(model, X_new, A_new, n_particles=500)
@@ -68,7 +68,6 @@ for model in models:
 # the old ones. With ``sparse=True`` it learns which latents they move. This is compared with the
 # truth.
 
-svae = models[-1]
 adapted = svae.adapt(X_new, A_new, sparse=True)
 print(len(svae.perturbations_), "perturbations before,", len(adapted.perturbations_), "after")
 targets = adapted.targets_.loc[screen.held_out]

@@ -125,7 +125,7 @@ expected, by_bulk = selections[0].penetrance, selections[2].penetrance
 controls = X[A == "control"]
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
-for name, colour in zip(shown_perturbations, plt.cm.Dark2.colors, strict=False):
+for name, colour in zip(shown_perturbations, plt.color_sequences["Dark2"], strict=False):
     titration = titrate(model, name, grid, X=controls, measured=X[A == name])
     curve = titration.distance.loc[name]
     axes[0].plot(curve, color=colour, label=name)
@@ -139,7 +139,7 @@ axes[0].legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 
 name = shown_perturbations[1]
 expression = titrate(model, name, grid).expression.loc[name]
 genes = (expression.iloc[-1] - expression.iloc[0]).abs().nlargest(6).index
-for gene, colour in zip(genes, plt.cm.Dark2.colors, strict=False):
+for gene, colour in zip(genes, plt.color_sequences["Dark2"], strict=False):
     axes[1].plot(expression[gene], color=colour)
     axes[1].plot(by_bulk[name], X[A == name, gene].mean(), "^", color=colour)
 axes[1].set(xlabel=f"penetrance of {name}", ylabel="expected expression of six genes")

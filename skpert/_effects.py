@@ -11,7 +11,7 @@ from .sparsity.edges import check_calls_edges, edges_at_fdr, null_width
 CURVATURE = 0.1  # of an effect by which a latent departs from a straight axis, standard deviation
 
 
-def effects(estimator, *, fdr=0.05, level=0.95):
+def effects(estimator, *, fdr: float = 0.05, level: float = 0.95) -> pd.DataFrame:
     """Effect of each perturbation on each latent, with an interval and a probability.
 
     ``estimator.targets`` is the same as a matrix, of the edges that are called.

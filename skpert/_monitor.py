@@ -1,12 +1,15 @@
 """What a user sees of training while it runs: scikit-learn callbacks and a line of progress."""
 
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ._line import LONG, SOON, Line, line_wanted, spoken
 from ._ranks import rank_and_size
 
 try:
-    from sklearn.callback import CallbackSupportMixin, ProgressBar, with_callbacks
+    from sklearn.callback import CallbackSupportMixin, ProgressBar
+    from sklearn.callback import with_callbacks as told
 except ImportError:  # scikit-learn below 1.9 has no callbacks
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
@@ -14,12 +17,20 @@ except ImportError:  # scikit-learn below 1.9 has no callbacks
 
     ProgressBar = ()  # no object is an instance of it
 
-    def with_callbacks(method):
+    def told(method):
         """Return the method as it is."""
         return method
 
 
 __all__ = ["CallbackSupportMixin", "Monitor", "with_callbacks"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def with_callbacks(method: Method) -> Method:
+    """``fit`` with scikit-learn's callbacks, where it has them; it keeps its type."""
+    fit: Method = told(method)
+    return fit
 
 
 class Monitor:

@@ -1,5 +1,7 @@
 """The settings of the papers, as estimators."""
 
+from typing import Any
+
 from ._input.values import listed
 from .models.invae import NFIVAE, InVAE
 from .models.sams import CPAVAE, SAMSVAE, ConditionalVAE
@@ -109,7 +111,7 @@ PAPERS = {
 }
 
 
-def published(model, experiment=None):
+def published(model, experiment: str | None = None) -> Any:
     """Estimator with the settings of its paper, where the defaults are those that work best.
 
     Parameters

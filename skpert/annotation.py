@@ -1,5 +1,7 @@
 """Results of a fitted model in an AnnData, in the places where scanpy looks for them."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
@@ -10,10 +12,13 @@ from ._input.values import check_has_latents
 from .inspection import latent_genes, responders
 from .inspection._responders import LEAST_CONTROLS
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 __all__ = ["annotate", "as_anndata"]
 
 
-def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
+def annotate(adata, estimator, A=None, *, key: str = "skpert", fdr: float = 0.05) -> "AnnData":
     """Write what a model found to an AnnData, which is changed in place.
 
     Everything can be written to an h5ad file, and the embedding is where scanpy looks for one:
@@ -101,7 +106,7 @@ def annotate(adata, estimator, A=None, *, key="skpert", fdr=0.05):
     return adata
 
 
-def as_anndata(values, A, estimator):
+def as_anndata(values, A, estimator) -> "AnnData":
     """Predicted or sampled expression as an AnnData, with its design in ``obs``.
 
     For ``sc.tl.rank_genes_groups(adata, "perturbation")`` and for programs that compare predicted

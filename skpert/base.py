@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -75,8 +76,9 @@ class PerturbationVAE(
 
     def _make_design(self):
         """Return the unfitted encoder of the design."""
-        labels = {"control": self.control, "sep": self.sep, "perturbation": self.perturbation}
-        return PerturbationEncoder(**labels, environment=self.environment, additive=self._additive)
+        names = ("control", "sep", "perturbation", "environment")
+        options = {name: getattr(self, name) for name in names}
+        return PerturbationEncoder(additive=self._additive, **options)
 
     def _prepare(self, cells):
         """Check and learn what ``_make_module`` needs of the training cells; often nothing."""
@@ -96,7 +98,7 @@ class PerturbationVAE(
 
     @all_or_nothing
     @with_callbacks
-    def fit(self, X, y):
+    def fit(self, X, y) -> Self:
         """Train on expression and design.
 
         Parameters
@@ -178,7 +180,7 @@ class PerturbationVAE(
         self.n_iter_ = len(history)
         return self
 
-    def adapt(self, X, A):
+    def adapt(self, X, A) -> Self:
         """Learn perturbations never trained on; all that is known stays bitwise identical.
 
         Parameters
@@ -215,7 +217,7 @@ class PerturbationVAE(
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
         return adapted._keep(module, history, "adapt")
 
-    def refine(self, X, A):
+    def refine(self, X, A) -> Self:
         """Train on with masks fixed at ``mask_`` and without their prior (published step 2).
 
         Parameters
@@ -246,7 +248,7 @@ class PerturbationVAE(
         other.__dict__.update(self.__dict__)
         return other
 
-    def transform(self, X):
+    def transform(self, X) -> np.ndarray:
         """Latent state of each cell: posterior mean, from its expression only.
 
         Parameters
@@ -275,7 +277,7 @@ class PerturbationVAE(
             return values
         return np.pad(values, [(0, 0), (0, n_empty)], constant_values=empty)
 
-    def posterior(self, X, A=None):
+    def posterior(self, X, A=None) -> Bunch:
         """Latent states with what is known of each cell's perturbation.
 
         Parameters
@@ -344,7 +346,7 @@ class PerturbationVAE(
             scores, std = evidence(model.module_, cells, n_particles, self.module_.device)
         return (scores.numpy(), std.numpy()) if return_std else scores.numpy()
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X, y, sample_weight=None) -> float:
         """Mean importance-weighted ELBO, nats per cell; higher is better.
 
         Parameters
@@ -375,7 +377,7 @@ class PerturbationVAE(
         warn_of_few_particles(std, self.n_particles)
         return float(np.average(scores, weights=sample_weight))
 
-    def predict_intervention(self, A, X=None, *, library_size=None):
+    def predict_intervention(self, A, X=None, *, library_size=None) -> np.ndarray:
         """Expected expression under interventions.
 
         Parameters
@@ -412,7 +414,9 @@ class PerturbationVAE(
                 raise ValueError(f"these cells have environments: give A as a frame with {names}")
             return _prediction.counterfactual(model.module_, designs, X, library_size is None)
 
-    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+    def sample_intervention(
+        self, A, n_samples, *, X=None, library_size=None, random_state=None
+    ) -> np.ndarray:
         """Expression of cells drawn under interventions, noise included.
 
         Parameters
@@ -455,31 +459,31 @@ class PerturbationVAE(
         return _prediction.designs_of(self.design_, A, self.environment, library)
 
     @property
-    def embedding_(self):
+    def embedding_(self) -> np.ndarray:
         """Effect of each perturbation on each latent it targets, (n_perturbations, n_latent)."""
         return self._learned("embedding")
 
     @property
-    def mask_(self):
+    def mask_(self) -> np.ndarray:
         """Which latents each perturbation moves, bool array (n_perturbations, n_latent)."""
         return self._learned("mask")
 
     @property
-    def mask_probability_(self):
+    def mask_probability_(self) -> np.ndarray:
         """Probability that a perturbation moves a latent, (n_perturbations, n_latent)."""
         return self._learned("mask_probability")
 
     @property
-    def standard_error_(self):
+    def standard_error_(self) -> np.ndarray:
         """Standard error of the effects in ``embedding_``, (n_perturbations, n_latent)."""
         return self._learned("standard_error")
 
     @property
-    def targets_(self):
+    def targets_(self) -> pd.DataFrame:
         """Effects on the targeted latents, zero elsewhere, a DataFrame with names."""
         return self._effects_where(self.mask_)
 
-    def targets(self, *, fdr=0.05):
+    def targets(self, *, fdr=0.05) -> pd.DataFrame:
         """Effects of the edges that can be called at a false discovery rate.
 
         Parameters

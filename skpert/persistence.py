@@ -9,6 +9,7 @@ import json
 import math
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ DEEPEST = 60  # values within values that are read
 N_WORDS = 624  # of the state of a Mersenne twister
 
 
-def save(estimator, path):
+def save(estimator, path) -> None:
     """Write an estimator, fitted or not, to a file that ``load`` reads.
 
     Unlike a pickle the file holds no code, so that it can be taken from others, and does not
@@ -87,7 +88,7 @@ def save(estimator, path):
     _archive.write(path, document, arrays)
 
 
-def load(path):
+def load(path) -> Any:
     """Estimator that ``save`` wrote, on the CPU; no code is taken from the file.
 
     Nothing in the file is trusted. It takes no more memory than its own size warrants, and what

@@ -1,5 +1,6 @@
 """A pipeline whose last step predicts interventions."""
 
+import numpy as np
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -46,7 +47,7 @@ class PerturbationPipeline(Pipeline):
     """
 
     @_last_has("predict_intervention")
-    def predict_intervention(self, A, X=None, *, library_size=None):
+    def predict_intervention(self, A, X=None, *, library_size: float | None = None) -> np.ndarray:
         """Expected expression under interventions, in the units of the last step.
 
         Parameters
@@ -68,7 +69,9 @@ class PerturbationPipeline(Pipeline):
         return self[-1].predict_intervention(A, self._through(X), library_size=library_size)
 
     @_last_has("sample_intervention")
-    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+    def sample_intervention(
+        self, A, n_samples: int, *, X=None, library_size: float | None = None, random_state=None
+    ) -> np.ndarray:
         """Expression of cells drawn under interventions, in the units of the last step.
 
         Parameters
@@ -128,7 +131,7 @@ class PerturbationPipeline(Pipeline):
         return self[-1].reliability(A)
 
     @_last_has("adapt")
-    def adapt(self, X, A):
+    def adapt(self, X, A) -> "PerturbationPipeline":
         """Learn perturbations never trained on; the other steps stay as they are.
 
         Parameters
@@ -149,7 +152,7 @@ class PerturbationPipeline(Pipeline):
         return type(self)(steps, memory=self.memory, verbose=self.verbose)
 
     @property
-    def perturbations_(self):
+    def perturbations_(self) -> np.ndarray:
         """Names of the perturbations, without the control."""
         return self[-1].perturbations_
 
@@ -158,7 +161,9 @@ class PerturbationPipeline(Pipeline):
         return X if X is None or len(self.steps) == 1 else self[:-1].transform(X)
 
 
-def make_perturbation_pipeline(*steps, memory=None, verbose=False):
+def make_perturbation_pipeline(
+    *steps, memory=None, verbose: bool = False
+) -> "PerturbationPipeline":
     """Pipeline of these estimators, named after their classes in lower case.
 
     Parameters

@@ -19,13 +19,13 @@ def check_cells(
     estimator,
     X,
     *,
-    counts,
-    layer=None,
-    reset=False,
+    counts: bool | None,
+    layer: str | None = None,
+    reset: bool = False,
     design=None,
     dtype=np.float32,
-    least=None,
-    memory="load",
+    least: int | None = None,
+    memory: str = "load",
 ):
     """Expression, dense, CSR or on disk, checked against what ``estimator`` was fitted on.
 

@@ -37,7 +37,9 @@ class Design(NamedTuple):
     doubtful: Sequence = ()  # labels that were, though none of their parts is a label of its own
 
 
-def perturbation_labels(A, *, control="control", sep="+", perturbation="perturbation"):
+def perturbation_labels(
+    A, *, control="control", sep: str = "+", perturbation: str = "perturbation"
+) -> np.ndarray:
     """One canonical label per cell, for any form of the design A.
 
     Two cells have the same label when the same was done to them: parts of a combination are

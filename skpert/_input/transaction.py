@@ -1,7 +1,11 @@
 """A `fit` that fails leaves the object as it was."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
+from typing import Any, TypeVar
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -16,7 +20,7 @@ def restored_on_failure(estimator):
         raise
 
 
-def all_or_nothing(fit):
+def all_or_nothing(fit: Method) -> Method:
     """Return ``fit(X, y)`` as a method that leaves the estimator as it was if it fails.
 
     Callbacks of scikit-learn are taken down by its own decorator, which has to be within.
@@ -27,4 +31,4 @@ def all_or_nothing(fit):
         with restored_on_failure(self):
             return fit(self, X, y)
 
-    return guarded
+    return guarded  # type: ignore[return-value]

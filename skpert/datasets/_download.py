@@ -37,7 +37,7 @@ class RemoteFile(NamedTuple):
     checksum: str | None = None  # "md5:..." or "sha256:..."; None: not published
 
 
-def get_data_home(data_home=None):
+def get_data_home(data_home=None) -> Path:
     """Folder of downloaded data, which is created if need be.
 
     Parameters

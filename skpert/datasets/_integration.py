@@ -56,14 +56,14 @@ _INVARIANT, _SPURIOUS = ("disease", "cell_type"), ("assay", "treatment")
 
 
 def fetch_hematopoiesis(
-    source="competition",
+    source: str = "competition",
     *,
-    n_top_genes=2000,
+    n_top_genes: int | None = 2000,
     data_home=None,
     download_if_missing=True,
     url=None,
     checksum=None,
-):
+) -> Bunch:
     """Bone marrow of several donors, measured at several sites, as in the inVAE paper.
 
     Counts of nuclear RNA in mononuclear cells from the bone marrow of healthy donors, of the
@@ -159,7 +159,9 @@ def fetch_hematopoiesis(
     )
 
 
-def fetch_lung_cancer(*, data_home=None, download_if_missing=True, url=None, checksum=None):
+def fetch_lung_cancer(
+    *, data_home=None, download_if_missing=True, url=None, checksum=None
+) -> Bunch:
     """Lung cancer before and after treatment, as in the inVAE paper.
 
     Counts of cells from tumours of the lung and from healthy tissue, of the Human Tumor Atlas

@@ -23,23 +23,23 @@ _FACTORS = {"batch": "B", "cell_type": "T", "condition": "C"}  # columns of code
 
 
 def make_invariant(
-    n_cells_per_combination=500,
+    n_cells_per_combination: int = 500,
     *,
     cell_type_shift=(5.0, 2.0),
     condition_shift=(0.0, 1.0),
     batch_mean=(0.0, 1.0, 2.0),
     batch_variance=None,
-    shift_scale=0.5,
-    correlated=False,
-    unbalanced=0.0,
-    n_invariant=9,
-    n_spurious=1,
-    n_genes=100,
-    normalize="genes",
-    library_size=1e5,
-    shuffle=True,
-    random_state=None,
-):
+    shift_scale: float = 0.5,
+    correlated: bool = False,
+    unbalanced: float = 0.0,
+    n_invariant: int = 9,
+    n_spurious: int = 1,
+    n_genes: int = 100,
+    normalize: str = "genes",
+    library_size: float = 1e5,
+    shuffle: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Cells of several types, conditions and batches: the inVAE paper's simulations.
 
     A cell of type ``t``, condition ``c`` and batch ``b`` has invariant latents around

@@ -21,7 +21,15 @@ NORMAN = RemoteFile("norman_2019.h5ad", "https://ndownloader.figshare.com/files/
 _TEST_COMBINATIONS = 0.25  # share of combinations that are tested on, task="ood"
 
 
-def norman_split(A, *, task="ood", fraction=1.0, seed=0, control="control", sep="+"):
+def norman_split(
+    A,
+    *,
+    task: str = "ood",
+    fraction: float = 1.0,
+    seed: int = 0,
+    control="control",
+    sep: str = "+",
+) -> np.ndarray:
     """Train, validation and test cells for the prediction of combinations, as for SAMS-VAE.
 
     Cells of single perturbations and controls are split 80/20 into train and validation. Cells
@@ -136,14 +144,14 @@ def _shuffled(names, sep, seed):
 
 def fetch_norman(
     *,
-    task="ood",
-    fraction=1.0,
-    seed=0,
+    task: str = "ood",
+    fraction: float = 1.0,
+    seed: int = 0,
     data_home=None,
     download_if_missing=True,
     url=None,
     checksum=None,
-):
+) -> Bunch:
     """Screen of single genes and pairs, activated in K562 cells, as in the SAMS-VAE paper.
 
     Norman et al. 2019 [1]_ in the form of the sc-pert collection: raw counts of the 5,000 highly

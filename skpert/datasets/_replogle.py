@@ -66,8 +66,8 @@ def clustered_genes():
 
 
 def fetch_replogle_filtered(
-    *, source="paper", data_home=None, download_if_missing=True, url=None, checksum=None
-):
+    *, source: str = "paper", data_home=None, download_if_missing=True, url=None, checksum=None
+) -> Bunch:
     """Genome-wide screen of K562 cells, filtered as in the sVAE+ and SAMS-VAE papers.
 
     Of the genome-wide CRISPR interference screen of Replogle et al. 2022 [1]_ this is the part
@@ -148,15 +148,15 @@ def fetch_replogle_filtered(
 
 
 def fetch_replogle_essential(
-    cell_line="K562",
+    cell_line: str = "K562",
     *,
-    min_cells=200,
-    seed=0,
+    min_cells: int = 200,
+    seed: int = 0,
     data_home=None,
     download_if_missing=True,
     url=None,
     checksum=None,
-):
+) -> Bunch:
     """Screens of essential genes, repressed in K562 or RPE1 cells, as in the SCCVAE paper.
 
     Counts of Replogle et al. 2022 [1]_: all cells with non-targeting guides, and those of every

@@ -18,7 +18,14 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _EXPRESSION = "Gene Expression"  # 10x's type of features that are genes
 
 
-def load_screen(path, *, perturbation="perturbation", layer=None, modality=None, transpose=None):
+def load_screen(
+    path,
+    *,
+    perturbation: str = "perturbation",
+    layer: str | None = None,
+    modality: str | None = None,
+    transpose: bool | None = None,
+) -> Bunch:
     """Read counts and perturbation labels of a screen, ready for ``fit(screen.X, screen.A)``.
 
     What a file is, is seen from its content, where that can be seen, else from its name.

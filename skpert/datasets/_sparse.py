@@ -26,26 +26,26 @@ from ._simulation import (
 
 
 def make_sparse_shift(
-    n_perturbations=100,
+    n_perturbations: int = 100,
     *,
-    n_cells_per_perturbation=500,
-    n_latent=15,
-    n_genes=100,
-    effect_size=5.0,
-    effect_scale=0.5,
-    n_targets=(1, 3),
-    target_fraction=None,
-    n_covered=None,
-    n_control_cells=0,
-    n_held_out=0,
-    held_out_effect_size=None,
-    held_out_target_fraction=None,
-    replace_targets=False,
-    normalize="genes",
-    library_size=1e5,
-    shuffle=True,
-    random_state=None,
-):
+    n_cells_per_perturbation: int = 500,
+    n_latent: int = 15,
+    n_genes: int = 100,
+    effect_size: float = 5.0,
+    effect_scale: float = 0.5,
+    n_targets: int | tuple[int, int] = (1, 3),
+    target_fraction: float | None = None,
+    n_covered: int | None = None,
+    n_control_cells: int = 0,
+    n_held_out: int = 0,
+    held_out_effect_size: float | None = None,
+    held_out_target_fraction: float | None = None,
+    replace_targets: bool = False,
+    normalize: str = "genes",
+    library_size: float = 1e5,
+    shuffle: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Screen in which each perturbation shifts a few latents: the sVAE+ paper's simulation.
 
     A cell under perturbation ``a`` has latent state ``z ~ Normal(mask[a] * embedding[a], I)``. A

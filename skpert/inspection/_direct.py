@@ -40,12 +40,12 @@ def direct_effects(
     A,
     *,
     targets=None,
-    nulls=None,
+    nulls: str | list[str] | None = None,
     batch=None,
-    min_expected=5.0,
-    fdr=0.05,
-    level=0.95,
-):
+    min_expected: float = 5.0,
+    fdr: float = 0.05,
+    level: float = 0.95,
+) -> pd.DataFrame:
     """Genes that a perturbation changes beyond what its effect on latents explains.
 
     Latents carry programmes. An effect on a single gene, first of all on the gene that is knocked

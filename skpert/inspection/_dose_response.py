@@ -27,7 +27,9 @@ COLUMNS += [f"{name}{end}" for name in PARAMETERS for end in ("", "_error", "_lo
 COLUMNS += ["aic_linear", "aic_log", "aic_hill", "p_linear", "p_fit"]
 
 
-def dose_response(estimator, X, A, *, replicate=None, fdr=0.05, level=0.95):
+def dose_response(
+    estimator, X, A, *, replicate=None, fdr: float = 0.05, level: float = 0.95
+) -> Bunch:
     r"""What each dose does to each latent, and a curve through it.
 
     Three curves are fitted to the mean latent states at the doses of each perturbation, with those

@@ -18,16 +18,16 @@ COLUMNS = ["unit", "set", "n_genes", "overlap", "genes", "direction", "score", "
 
 
 def enrich(
-    scores,
+    scores: pd.DataFrame,
     sets,
     *,
-    method="rank",
-    column="log2_fold_change",
-    n_top=None,
-    min_genes=3,
-    max_genes=500,
-    untargeted=False,
-):
+    method: str = "rank",
+    column: str = "log2_fold_change",
+    n_top: int | None = None,
+    min_genes: int = 3,
+    max_genes: int = 500,
+    untargeted: bool = False,
+) -> pd.DataFrame:
     """Gene sets that go up or down with each latent, or under each perturbation.
 
     A set is tested among the measured genes, against the hypothesis that its genes are any of
@@ -125,7 +125,7 @@ def enrich(
     return table.iloc[order].reset_index(drop=True)[COLUMNS]
 
 
-def latent_names(enriched, *, fdr=0.05):
+def latent_names(enriched: pd.DataFrame, *, fdr: float = 0.05) -> dict[str, str]:
     """Names of latents by the programme that is most enriched, as "6: interferon gamma response".
 
     They go into ``names`` of :class:`~skpert.plotting.TargetsDisplay` and of

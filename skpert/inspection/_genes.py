@@ -20,15 +20,15 @@ LEAST = 1e-30  # expected counts, of which a logarithm is taken
 
 def latent_genes(
     estimator,
-    latents=None,
+    latents: list[str] | int | None = None,
     *,
     X=None,
     genes=None,
-    step=1.0,
-    pseudocount=0.01,
-    gradients=False,
-    n_cells=1000,
-):
+    step: float = 1.0,
+    pseudocount: float = 0.01,
+    gradients: bool = False,
+    n_cells: int = 1000,
+) -> pd.DataFrame:
     """Effect of each latent on each gene: log2 fold change per unit of the latent.
 
     States of cells are moved along one latent, all others kept, and decoded: the mean response is

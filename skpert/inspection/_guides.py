@@ -38,7 +38,17 @@ LIKELY_DEAD = 1 / 3  # probability to be dead, beside siblings that work
 RELATIVE = 0.5  # efficacy of a guide that works, over that of its gene's living guides
 
 
-def guide_efficacy(estimator, X, A, guides, *, nulls=None, batch=None, fdr=0.05, level=0.95):
+def guide_efficacy(
+    estimator,
+    X,
+    A,
+    guides,
+    *,
+    nulls: str | list[str] | None = None,
+    batch=None,
+    fdr: float = 0.05,
+    level: float = 0.95,
+) -> pd.DataFrame:
     """How far each guide moves its cells along the effect of its gene, and whether it works.
 
     Parameters

@@ -20,7 +20,7 @@ from ..sparsity.effects import LEAST_STABILITY
 from ._enrichment import names_of
 
 
-def latent_summary(estimator, *, fdr=0.05, names=None):
+def latent_summary(estimator, *, fdr: float = 0.05, names=None) -> pd.DataFrame:
     """Which perturbations target each latent, and so which latents mean something.
 
     Sparse shifts identify the axes of those latents that some perturbation moves. Latents without
@@ -89,7 +89,7 @@ def latent_summary(estimator, *, fdr=0.05, names=None):
     return summary.sort_values(["n_perturbations", "expected"], ascending=False, kind="stable")
 
 
-def identifiability(estimator, *, fdr=0.05, floor=None, X=None, A=None):
+def identifiability(estimator, *, fdr: float = 0.05, floor=None, X=None, A=None) -> Bunch:
     """Which latents the called edges single out, and which are known as a group only.
 
     Sparse shifts identify latent i if it is the only one that all perturbations with an edge to
@@ -243,7 +243,7 @@ def _summary(table, fdr, gain, error):
     )
 
 
-def latent_shifts(estimator, A):
+def latent_shifts(estimator, A) -> pd.DataFrame:
     """Change of the mean latent state under each design, unseen perturbations included.
 
     For ``SCCVAE`` it is the change of u, behind the graph: ``penetrance * shift @ inv(I - B)``.
@@ -292,7 +292,9 @@ def latent_shifts(estimator, A):
     )
 
 
-def latent_distances(estimator, X, A, *, max_cells=500, random_state=0):
+def latent_distances(
+    estimator, X, A, *, max_cells: int = 500, random_state: int | np.random.RandomState | None = 0
+) -> pd.DataFrame:
     """Distance of each perturbation to control, in the latent space and in measured expression.
 
     A model that captures how strong perturbations are moves those far whose cells are far from

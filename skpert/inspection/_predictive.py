@@ -38,12 +38,12 @@ def posterior_predictive_check(
     A,
     statistic=("mean", "variance", "zero_fraction"),
     *,
-    cells="new",
-    n_replicates=100,
-    alternative="two-sided",
-    level=0.95,
-    random_state=0,
-):
+    cells: str = "new",
+    n_replicates: int = 100,
+    alternative: str = "two-sided",
+    level: float = 0.95,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Bunch:
     """Compare cells with replicates drawn from a fitted model, perturbation by perturbation.
 
     In this posterior predictive check [3]_ masks and effects are drawn once for each replicate,

@@ -37,7 +37,9 @@ LARGEST_COST = 10.0  # beyond which a drift is not looked at; of ``NOISE``, it i
 TINY = 1e-300
 
 
-def responders(estimator, X, A, *, guides=None, nulls=None, level=0.95):
+def responders(
+    estimator, X, A, *, guides=None, nulls: str | list[str] | None = None, level: float = 0.95
+) -> Bunch:
     """Probability of each treated cell to have responded, and the share of those that did.
 
     Cells escape a perturbation, for instance as a guide did not cut both alleles. Mixscape [1]_

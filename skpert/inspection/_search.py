@@ -11,8 +11,15 @@ MAX_ELEMENTS = 2**22  # numbers in the expected expression of all candidates at 
 
 
 def posterior_search(
-    estimator, X, X_train, A_train=None, *, A=None, n_candidates=100, random_state=None
-):
+    estimator,
+    X,
+    X_train,
+    A_train=None,
+    *,
+    A=None,
+    n_candidates: int = 100,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """Find the latent state of each cell among the posterior means of training cells.
 
     For each cell ``n_candidates`` training cells are drawn, and the state that explains it best,

@@ -25,12 +25,12 @@ def stability(
     X,
     A,
     *,
-    n_refits=10,
-    resample="cells",
-    fdr=0.05,
-    n_jobs=None,
-    random_state=None,
-):
+    n_refits: int = 10,
+    resample: str = "cells",
+    fdr: float = 0.05,
+    n_jobs: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """How often each edge and each latent comes back when the model is fitted again.
 
     Probabilities of edges are given the fitted axes. Whether the axes themselves depend on the

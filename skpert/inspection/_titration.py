@@ -16,10 +16,10 @@ def titrate(
     *,
     X=None,
     measured=None,
-    n_samples=300,
+    n_samples: int = 300,
     metric=energy_distance,
-    random_state=0,
-):
+    random_state: int | np.random.RandomState | None = 0,
+) -> Bunch:
     """Titrate perturbations in silico: what the model expects at one penetrance after another.
 
     With control cells, the distance of the cells that they would become to measured ones says

@@ -21,13 +21,13 @@ def average_treatment_effect(
     A,
     control=None,
     *,
-    method="perturbseq",
-    n_samples=2500,
+    method: str = "perturbseq",
+    n_samples: int = 2500,
     X=None,
-    library_size=None,
+    library_size: float | None = None,
     statistic=None,
-    random_state=0,
-):
+    random_state: int | np.random.RandomState | None = 0,
+) -> pd.DataFrame:
     """Average treatment effect (ATE): expression under each design minus that under control.
 
     Both arms of a comparison start from the same cells, unless ``method="released"``: they share

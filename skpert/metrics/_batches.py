@@ -17,7 +17,7 @@ from ._cell_groups import (
 )
 
 
-def silhouette_batch(Z, labels, batch):
+def silhouette_batch(Z, labels, batch) -> float:
     r"""Overlap of batches within labels by their silhouette, in [0, 1]; higher is better.
 
     Among cells of one label, the silhouette :math:`s` of a cell with batches as clusters is 0
@@ -65,7 +65,7 @@ def silhouette_batch(Z, labels, batch):
     return float(np.mean(scores))
 
 
-def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
+def kbet(Z, labels, batch, *, n_neighbors: int | None = None, alpha: float = 0.05) -> float:
     """Share of neighbourhoods mixed like their label (kBET), in [0, 1]; higher is better.
 
     Within each label, a chi-square test compares the batches of a cell and of its nearest
@@ -132,7 +132,7 @@ def kbet(Z, labels, batch, *, n_neighbors=None, alpha=0.05):
     return float(np.mean(scores))
 
 
-def graph_connectivity(Z, labels, *, n_neighbors=15):
+def graph_connectivity(Z, labels, *, n_neighbors: int = 15) -> float:
     """Share of a label's cells that its graph of neighbours connects, in (0, 1]; higher is better.
 
     Each cell points to its nearest neighbours among all cells, and edges within a label are kept.
@@ -178,7 +178,7 @@ def graph_connectivity(Z, labels, *, n_neighbors=15):
     return float((largest / np.bincount(labels)).mean())
 
 
-def principal_component_regression(Z, batch):
+def principal_component_regression(Z, batch) -> float:
     r"""Share of the variance of an embedding that batches explain, in [0, 1]; lower is better.
 
     .. math:: \frac{\sum_k \sigma_k^2 R^2_k}{\sum_k \sigma_k^2}
@@ -216,7 +216,7 @@ def principal_component_regression(Z, batch):
     return _explained(read_embedding(Z, batch=batch), read_groups(batch, len(Z), "batch", least=2))
 
 
-def pcr_comparison(Z_before, Z, batch):
+def pcr_comparison(Z_before, Z, batch) -> float:
     """Share of batch variance that integration removed, in [0, 1]; higher is better.
 
     It is ``1 - after / before`` of :func:`principal_component_regression` and, as in scIB, 0 if

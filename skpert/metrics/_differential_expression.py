@@ -28,11 +28,11 @@ def differential_expression(
     A,
     *,
     control="control",
-    method="perturbseq",
-    sep="+",
-    perturbation="perturbation",
-    layer=None,
-):
+    method: str = "perturbseq",
+    sep: str | None = "+",
+    perturbation: str | None = "perturbation",
+    layer: str | None = None,
+) -> pd.DataFrame:
     """Measured effect of each perturbation on each gene: mean of its cells minus that of controls.
 
     As in section 5 of SAMS-VAE (Bereket and Karaletsos, NeurIPS 2023).
@@ -110,14 +110,14 @@ def de_table(
     X,
     A,
     *,
-    space,
+    space: str,
     control="control",
-    sep="+",
-    perturbation="perturbation",
-    layer=None,
-    min_control_mean=0.05,
-    pseudocount=0.01,
-):
+    sep: str | None = "+",
+    perturbation: str | None = "perturbation",
+    layer: str | None = None,
+    min_control_mean: float = 0.05,
+    pseudocount: float = 0.01,
+) -> Bunch:
     """Log2 fold changes against controls, and their significance by Wilcoxon's rank-sum test.
 
     For predicted cells, stack them upon the measured controls: a prediction with controls of its

@@ -1,5 +1,7 @@
 """Whether a prediction resembles its own perturbation more than any other."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
@@ -13,8 +15,15 @@ DECIMALS = 12  # of a cosine: what differs by less is a tie, and rounding errors
 
 
 def perturbation_discrimination(
-    true, predicted, *, reference, distance="cosine", exclude=None, candidates=None, aggregate=None
-):
+    true,
+    predicted,
+    *,
+    reference,
+    distance: str = "cosine",
+    exclude=None,
+    candidates=None,
+    aggregate: str | None = None,
+) -> Any:
     r"""Perturbation discrimination score (PDS), in [0, 1]; higher is better, 0.5 is chance.
 
     .. math:: \mathrm{PDS}_p = 1 - \frac{k_p}{n - 1}, \qquad

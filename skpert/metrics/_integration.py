@@ -20,7 +20,7 @@ BIO_CONSERVATION = ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_l
 BATCH_CORRECTION = ("silhouette_batch", "kbet", "graph_connectivity")
 
 
-def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
+def integration_scores(Z, labels, batch, *, n_neighbors: int = 15, random_state=None) -> pd.Series:
     """Conservation of biology and correction of batches in an embedding; higher is better.
 
     The seven scores of the comparison of inVAE with other models [2]_, and their means. They do
@@ -94,7 +94,9 @@ def integration_scores(Z, labels, batch, *, n_neighbors=15, random_state=None):
     return with_means(scores | agreement.add_prefix("kmeans_").to_dict())
 
 
-def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=None):
+def isolated_label_score(
+    Z, labels, batch, *, method: str = "silhouette", random_state=None
+) -> float:
     """How well labels of the fewest batches stand out, in [0, 1]; higher is better.
 
     Correcting batches tends to merge such labels with others. All labels with the least number of
@@ -141,7 +143,7 @@ def isolated_label_score(Z, labels, batch, *, method="silhouette", random_state=
     return float(by_label[_isolated(labels, batch)].mean())
 
 
-def kmeans_agreement(Z, labels, *, random_state=None):
+def kmeans_agreement(Z, labels, *, random_state=None) -> pd.Series:
     """Agreement of labels with clusters of the embedding, 1 the best; higher is better.
 
     Cells are grouped by k-means into as many clusters as there are labels, the best of ten starts,
@@ -181,7 +183,7 @@ def kmeans_agreement(Z, labels, *, random_state=None):
     return pd.Series({"nmi": nmi, "ari": adjusted_rand_score(labels, clusters)}, dtype=float)
 
 
-def silhouette_label(Z, labels):
+def silhouette_label(Z, labels) -> float:
     """Separation of labels by their silhouette (ASW), in [0, 1]; higher is better.
 
     It is ``(s + 1) / 2`` of the mean silhouette ``s`` over all cells, as in scIB: 0.5 where labels

@@ -1,5 +1,7 @@
 """Error of predicted cells in units of the response, with sampling noise taken out."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_consistent_length
@@ -19,12 +21,12 @@ def expression_error(
     predicted_labels,
     control_cells,
     *,
-    space,
+    space: str,
     control="control",
-    sep="+",
+    sep: str | None = "+",
     exclude=None,
-    aggregate=None,
-):
+    aggregate: str | None = None,
+) -> Any:
     r"""Squared error of predicted cells relative to the squared response; lower is better.
 
     .. math:: \frac{\sum_p \lVert \hat b_p - b_p \rVert^2 - C_p - \min(\hat C_p, C_p)}

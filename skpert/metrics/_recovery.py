@@ -23,7 +23,15 @@ class _Genes(NamedTuple):
     significant: np.ndarray  # bool
 
 
-def de_recovery(true_table, predicted_table, *, top=None, fdr=0.05, exclude=None, aggregate=None):
+def de_recovery(
+    true_table,
+    predicted_table,
+    *,
+    top: int | None = None,
+    fdr: float = 0.05,
+    exclude=None,
+    aggregate: str | None = None,
+) -> pd.DataFrame:
     """Recovery of measured differential expression, by several scores per perturbation [1]_.
 
     Parameters

@@ -1,6 +1,7 @@
 """Agreement of predicted with measured profiles, the mean expression under each perturbation."""
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from ._profiles import (
 )
 
 
-def response_mse(true, predicted, *, exclude=None, aggregate=None):
+def response_mse(true, predicted, *, exclude=None, aggregate: str | None = None) -> Any:
     """Mean squared error of profiles over genes, at least 0; lower is better.
 
     Most genes respond to nothing, so that the mean of all cells has a low error too [1]_. Sampling
@@ -63,7 +64,7 @@ def response_mse(true, predicted, *, exclude=None, aggregate=None):
     return aggregated(scores, aggregate)
 
 
-def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
+def profile_pearson(true, predicted, *, exclude=None, aggregate=None) -> Any:
     """Pearson correlation of profiles over genes, in [-1, 1]; higher is better.
 
     As published with many models, and near 0.99 for any prediction whatsoever, controls included:
@@ -91,7 +92,7 @@ def profile_pearson(true, predicted, *, exclude=None, aggregate=None):
     return aggregated(scores, aggregate)
 
 
-def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
+def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None) -> Any:
     """Pearson correlation of responses over genes, in [-1, 1]; higher is better.
 
     A response is a profile minus the reference. Against the mean of control cells, what all
@@ -137,7 +138,7 @@ def delta_pearson(true, predicted, *, reference, exclude=None, aggregate=None):
     return aggregated(by_row(pearson, profiles, exclude, "delta_pearson"), aggregate)
 
 
-def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=None):
+def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=None) -> Any:
     """Fractions of genes that go the same and the opposite way, in [0, 1].
 
     "same" (higher is better) counts equal signs of predicted and measured response, both exactly
@@ -176,7 +177,7 @@ def direction_agreement(true, predicted, *, reference, exclude=None, aggregate=N
     return aggregated(counts.div(kept.sum(1), axis=0), aggregate)
 
 
-def ate_pearson(effect_true, effect, *, top=None, average="pooled"):
+def ate_pearson(effect_true, effect, *, top: int | None = None, average: str = "pooled") -> Any:
     """Pearson correlation of predicted with measured effects, in [-1, 1]; higher is better.
 
     Pooled over perturbations and genes, as published [1]_, it asks for the pattern of effects,
@@ -225,7 +226,7 @@ def ate_pearson(effect_true, effect, *, top=None, average="pooled"):
     return _agreement(pearson, "ate_pearson", effect_true, effect, top, average)
 
 
-def ate_r2(effect_true, effect, *, top=None, average="pooled"):
+def ate_r2(effect_true, effect, *, top=None, average="pooled") -> Any:
     """R2, the share of variance of measured effects predicted, at most 1; higher is better.
 
     Unlike :func:`ate_pearson` it sees the scale of effects: 0 is as good as the mean effect for

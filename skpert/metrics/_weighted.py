@@ -1,5 +1,7 @@
 """Errors that weigh each gene by how clearly the perturbation moves it."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
@@ -12,8 +14,15 @@ from .cells import as_logarithms, dense, group_blocks, read_cells, read_conditio
 
 
 def response_weights(
-    X, A, *, space, control="control", sep="+", perturbation="perturbation", layer=None
-):
+    X,
+    A,
+    *,
+    space: str,
+    control="control",
+    sep: str | None = "+",
+    perturbation: str | None = "perturbation",
+    layer: str | None = None,
+) -> pd.DataFrame:
     """Weight of each gene for each perturbation, a row summing to one.
 
     The absolute Welch t statistic of the perturbation's cells against all others, controls and
@@ -80,7 +89,7 @@ def response_weights(
     return pd.DataFrame(_squared_ranges(t), index=index, columns=genes)
 
 
-def weighted_mse(true, predicted, weights, *, aggregate=None):
+def weighted_mse(true, predicted, weights, *, aggregate=None) -> Any:
     """Weighted mean squared error of profiles over genes, at least 0; lower is better.
 
     With :func:`response_weights` the genes that distinguish a perturbation from the others count
@@ -120,7 +129,7 @@ def weighted_mse(true, predicted, weights, *, aggregate=None):
     return aggregated(pd.Series(scores, index=profiles.names, name="weighted_mse"), aggregate)
 
 
-def weighted_r2(true, predicted, weights, *, reference, aggregate=None):
+def weighted_r2(true, predicted, weights, *, reference, aggregate=None) -> Any:
     """Weighted R2 of responses over genes, at most 1; higher is better.
 
     0 is as good as the weighted mean of the response, the same for all genes. From the same source

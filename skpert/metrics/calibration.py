@@ -1,5 +1,7 @@
 """Which way metrics improve, and scores from a useless prediction to a replicate."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -16,7 +18,7 @@ GREATER_IS_BETTER = {
 }
 
 
-def calibrate(value, floor, ceiling):
+def calibrate(value, floor, ceiling) -> Any:
     """Score between a floor, which becomes 0, and a ceiling, which becomes 1; higher is better.
 
     ``(value - floor) / (ceiling - floor)`` makes scores of different metrics and screens

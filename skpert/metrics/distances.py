@@ -14,7 +14,9 @@ TRAINING_BANDWIDTHS = 1000 / 32 * 2.0 ** np.arange(10)
 TILE = 512  # cells of either side whose distances are held at once
 
 
-def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size=None):
+def maximum_mean_discrepancy(
+    X, Y, *, bandwidths=None, unbiased: bool = True, block_size: int | None = None
+) -> float:
     r"""Squared maximum mean discrepancy (MMD) of two populations of cells; lower is better.
 
     .. math:: \mathrm{E}\,K(x, x') + \mathrm{E}\,K(y, y') - 2\,\mathrm{E}\,K(x, y), \qquad
@@ -87,7 +89,7 @@ def maximum_mean_discrepancy(X, Y, *, bandwidths=None, unbiased=True, block_size
     return float(np.mean([_mmd(X[rows], Y[rows], fixed, unbiased) for rows in blocks]))
 
 
-def energy_distance(X, Y, *, unbiased=True):
+def energy_distance(X, Y, *, unbiased: bool = True) -> float:
     r"""Energy distance (E-distance) of two populations of cells; lower is better.
 
     .. math:: 2\,\mathrm{E}\lVert x - y \rVert - \mathrm{E}\lVert x - x' \rVert
@@ -139,7 +141,9 @@ def energy_distance(X, Y, *, unbiased=True):
     return _discrepancy(lambda squared: -np.sqrt(squared), X, Y, _centre(X, Y), unbiased)
 
 
-def released_energy_distance(X, Y, *, block_size=32, random_state=None):
+def released_energy_distance(
+    X, Y, *, block_size: int | None = 32, random_state: int | np.random.RandomState | None = None
+) -> float:
     r"""What SCCVAE's released evaluation calls the energy distance, to compare with its numbers.
 
     .. math:: 2\,\overline{(X - Y)^2} - \overline{(X - \pi X)^2} - \overline{(Y - \rho Y)^2}

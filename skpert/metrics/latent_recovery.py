@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_consistent_length
 from .._input.expression import check_same_cells, read_matrix
 
 
-def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
+def mean_correlation_coefficient(Z_true, Z, *, method: str = "pearson") -> float:
     """Mean correlation coefficient (MCC) of matched latents, in [0, 1]; higher is better.
 
     Each true latent is paired with one inferred latent such that absolute correlations have the
@@ -50,7 +50,7 @@ def mean_correlation_coefficient(Z_true, Z, *, method="pearson"):
     return float(correlation[pairs].sum() / len(correlation))
 
 
-def match_latents(Z_true, Z, *, method="pearson"):
+def match_latents(Z_true, Z, *, method="pearson") -> np.ndarray:
     """Inferred latent that belongs to each true one, by absolute correlation.
 
     The pairs are those of :func:`mean_correlation_coefficient`, one to one. The sign of a latent
@@ -81,7 +81,7 @@ def match_latents(Z_true, Z, *, method="pearson"):
     return match
 
 
-def latent_r2(Z_true, Z):
+def latent_r2(Z_true, Z) -> float:
     """Variance of true latents explained by a linear map of ``Z``, in [0, 1]; higher is better.
 
     Mean coefficient of determination (R2) over true latents, of least squares with an intercept,
@@ -112,7 +112,7 @@ def latent_r2(Z_true, Z):
     return float(np.clip(explained, 0, 1).mean())
 
 
-def graph_scores(mask_true, mask, *, match=None):
+def graph_scores(mask_true, mask, *, match=None) -> Bunch:
     """Precision, recall and F1 of the edges perturbation -> latent, each in [0, 1], higher better.
 
     The latents of ``mask`` come in any order, so they are first matched with the true ones [1]_.
@@ -168,7 +168,7 @@ def graph_scores(mask_true, mask, *, match=None):
     )
 
 
-def top_k_mask(embedding, k=2):
+def top_k_mask(embedding, k: int = 2) -> np.ndarray:
     """Mask of the k largest absolute entries of each row, for models without a learned mask.
 
     Lopez et al. (CLeaR 2023) read the graph of an iVAE in this way, with ``k=2``.

@@ -26,18 +26,18 @@ def evaluate_perturbations(
     A,
     *,
     cv=None,
-    space,
-    metrics=None,
-    n_samples=None,
-    max_cells=500,
-    n_jobs=None,
+    space: str,
+    metrics: list[str] | None = None,
+    n_samples: int | None = None,
+    max_cells: int = 500,
+    n_jobs: int | None = None,
     random_state=None,
     control="control",
-    sep="+",
-    perturbation="perturbation",
-    layer=None,
-    context=None,
-):
+    sep: str | None = "+",
+    perturbation: str | None = "perturbation",
+    layer: str | None = None,
+    context: str | None = None,
+) -> Bunch:
     """Compare estimators by what they predict for held-out cells of perturbations.
 
     In each split the estimators are fitted on the training cells and predict the mean expression
@@ -197,7 +197,9 @@ def evaluate_perturbations(
     return Bunch(per_perturbation=table, summary=summary, calibrated=calibrated, **names)
 
 
-def paired_differences(per_perturbation, metric, reference, *, confidence=0.95):
+def paired_differences(
+    per_perturbation: pd.DataFrame, metric: str, reference: str, *, confidence: float = 0.95
+) -> pd.DataFrame:
     """Mean difference of each estimator from a reference, over the perturbations of both.
 
     Perturbations differ much more in how well they can be predicted than estimators do, so compare

@@ -9,7 +9,7 @@ from .._input.stored import is_path
 from ..exceptions import recorded, warn_once
 
 
-def fit_many(estimators, X, A, *, n_jobs=None):
+def fit_many(estimators, X, A, *, n_jobs: int | None = None) -> list:
     """Fit several estimators on the same cells, at the same time.
 
     For seeds of one setting, as ``udr_score`` wants them, and for the values of a grid::

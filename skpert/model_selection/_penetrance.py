@@ -9,7 +9,7 @@ from .._input.penetrances import check_grid, check_names
 from .._input.values import listed
 
 
-def select_penetrance(estimator, perturbations, reference=None, *, grid=None):
+def select_penetrance(estimator, perturbations, reference=None, *, grid=None) -> Bunch:
     r"""Choose the penetrance of perturbations, seen or not, by their mean expression.
 
     .. math:: c_p = \operatorname{argmin}_c \;

@@ -10,8 +10,8 @@ from ..metrics.latent_recovery import standardize
 
 
 def interventional_nll(
-    estimator, X, A, X_train=None, A_train=None, *, n_particles=5000, min_cells=10
-):
+    estimator, X, A, X_train=None, A_train=None, *, n_particles: int = 5000, min_cells: int = 10
+) -> Bunch:
     """Interventional negative log-likelihood of perturbations never trained on; lower is better.
 
     The published protocol [1]_: fix the masks and train on with the training cells (step 2), learn
@@ -72,7 +72,7 @@ def interventional_nll(
     return Bunch(nll=nll, per_perturbation=table, refined=refined, estimator=estimator)
 
 
-def interventional_nll_scorer(estimator, X, y):
+def interventional_nll_scorer(estimator, X, y) -> float:
     """Minus the interventional NLL of held-out perturbations, a scorer for ``cross_validate``.
 
     Use it with ``LeavePerturbationsOut``: the model is adapted to the perturbations of the test
@@ -94,7 +94,7 @@ def interventional_nll_scorer(estimator, X, y):
     return -result.nll
 
 
-def udr_score(estimators, X, *, threshold=0.01):
+def udr_score(estimators, X, *, threshold: float = 0.01) -> np.ndarray:
     """Unsupervised disentanglement ranking of each fitted estimator, in [0, 1]; higher is better.
 
     Estimators whose latents others found too rank high, without any ground truth (Duan et al.,

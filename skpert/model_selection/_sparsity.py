@@ -12,7 +12,7 @@ N_ERRORS = 1.0  # standard errors within which a difference to the best score is
 MANY = 0.1  # of the edges of the densest model; the sparsest should have fewer
 
 
-def sparsity_scores(estimator, X, y):
+def sparsity_scores(estimator, X, y) -> dict:
     """Held-out IWELBO and number of edges, a scorer for ``GridSearchCV`` with several metrics.
 
     :func:`sparsest` chooses by these two.
@@ -59,7 +59,7 @@ def sparsity_scores(estimator, X, y):
     return {"score": estimator.score(X, y), "n_edges": int(np.sum(estimator.mask_))}
 
 
-def sparsest(results, *, share=0.8):
+def sparsest(results: dict, *, share: float = 0.8) -> int:
     r"""Index of the candidate of fewest edges that keeps most of what perturbations explain.
 
     For ``GridSearchCV(..., scoring=sparsity_scores, refit=sparsest)`` over ``sparsity`` of

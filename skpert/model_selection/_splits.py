@@ -41,14 +41,14 @@ class _PerturbationSplit(BaseCrossValidator, BaseEstimator):
         sep="+",
         perturbation="perturbation",
         random_state=None,
-    ):
+    ) -> None:
         self.n_splits = n_splits
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
         self.random_state = random_state
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(self, X=None, y=None, groups=None) -> int:
         """Number of folds.
 
         Parameters
@@ -204,13 +204,15 @@ class LeavePathwaysOut(BaseCrossValidator, BaseEstimator):
     [[1, 2, 4], [3, 4]]
     """
 
-    def __init__(self, pathways, *, control="control", sep="+", perturbation="perturbation"):
+    def __init__(
+        self, pathways, *, control="control", sep="+", perturbation="perturbation"
+    ) -> None:
         self.pathways = pathways
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(self, X=None, y=None, groups=None) -> int:
         """Number of groups.
 
         Parameters
@@ -433,16 +435,16 @@ class CombinationHoldout(BaseShuffleSplit, BaseEstimator):
 
     def __init__(
         self,
-        n_splits=5,
+        n_splits: int = 5,
         *,
-        test_fraction=0.25,
-        train_fraction=1.0,
-        mode="out_of_distribution",
+        test_fraction: float = 0.25,
+        train_fraction: float = 1.0,
+        mode: str = "out_of_distribution",
         control="control",
         sep="+",
         perturbation="perturbation",
-        random_state=None,
-    ):
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.n_splits = n_splits
         self.test_fraction = test_fraction
         self.train_fraction = train_fraction

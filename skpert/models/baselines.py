@@ -22,6 +22,7 @@ from copy import copy
 from inspect import signature
 from math import inf
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,9 @@ class Baseline(BaseEstimator, ABC):
 
     _parameter_constraints = {"sep": [str, None], "perturbation": [str], "layer": [str, None]}
 
-    def __init__(self, *, control="control", sep="+", perturbation="perturbation", layer=None):
+    def __init__(
+        self, *, control="control", sep="+", perturbation="perturbation", layer=None
+    ) -> None:
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
@@ -112,7 +115,7 @@ class Baseline(BaseEstimator, ABC):
         """Responses that these treatments show."""
         return np.zeros((bulk.dosage.shape[1], 1))
 
-    def fit(self, X, y):
+    def fit(self, X, y) -> Self:
         """Learn from expression and design.
 
         Parameters
@@ -151,7 +154,7 @@ class Baseline(BaseEstimator, ABC):
             self._centre, self._responses = self._learn(self._relative(bulk), controls)
             return self
 
-    def adapt(self, X, A):
+    def adapt(self, X, A) -> Self:
         """Add perturbations never trained on, with all else kept as it is.
 
         Parameters
@@ -182,7 +185,7 @@ class Baseline(BaseEstimator, ABC):
         adapted._responses = np.vstack([self._responses, rows])
         return adapted
 
-    def predict_intervention(self, A, X=None, *, library_size=None):
+    def predict_intervention(self, A, X=None, *, library_size=None) -> np.ndarray:
         """Expected expression under interventions.
 
         Parameters
@@ -217,7 +220,9 @@ class Baseline(BaseEstimator, ABC):
             )
         return shifted(X, effects)
 
-    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+    def sample_intervention(
+        self, A, n_samples, *, X=None, library_size=None, random_state=None
+    ) -> np.ndarray:
         """Expression of cells drawn under interventions.
 
         Parameters
@@ -259,7 +264,7 @@ class Baseline(BaseEstimator, ABC):
                 samples[i] = shifted(X[random.integers(X.shape[0], size=n_samples)], effect)
         return samples
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X, y, sample_weight=None) -> float:
         """Minus the mean squared error of the means of perturbations; at most 0, higher is better.
 
         Parameters
@@ -301,7 +306,7 @@ class Baseline(BaseEstimator, ABC):
         return -float(np.mean((expected - bulk.mean[counted]) ** 2))
 
     @property
-    def effect_(self):
+    def effect_(self) -> pd.DataFrame:
         """Predicted effect of each perturbation on its own, (n_perturbations, n_genes)."""
         check_is_fitted(self)
         return self._combined(self.perturbations_, eye_array(len(self.perturbations_)).tocsr())
@@ -517,8 +522,14 @@ class AdditiveEffects(SumOfParts):
     """
 
     def __init__(
-        self, *, scale=1.0, control="control", sep="+", perturbation="perturbation", layer=None
-    ):
+        self,
+        *,
+        scale: float | str = 1.0,
+        control="control",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        layer: str | None = None,
+    ) -> None:
         super().__init__(control=control, sep=sep, perturbation=perturbation, layer=layer)
         self.scale = scale
 
@@ -580,13 +591,13 @@ class InteractionRidge(SumOfParts):
     def __init__(
         self,
         *,
-        gamma="auto",
-        alpha="auto",
+        gamma: float | str = "auto",
+        alpha: float | str = "auto",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        layer=None,
-    ):
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        layer: str | None = None,
+    ) -> None:
         super().__init__(control=control, sep=sep, perturbation=perturbation, layer=layer)
         self.gamma = gamma
         self.alpha = alpha
@@ -691,16 +702,16 @@ class BilinearRidge(Baseline):
         self,
         features=None,
         *,
-        n_gene_components=None,
-        alpha_genes=0.1,
-        alpha_targets=0.1,
-        normalize_features=True,
-        center="perturbations",
+        n_gene_components: int | None = None,
+        alpha_genes: float = 0.1,
+        alpha_targets: float = 0.1,
+        normalize_features: bool = True,
+        center: str | None = "perturbations",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        layer=None,
-    ):
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        layer: str | None = None,
+    ) -> None:
         self.features = features
         self.n_gene_components = n_gene_components
         self.alpha_genes = alpha_genes

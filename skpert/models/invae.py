@@ -504,7 +504,7 @@ class _InvariantVAE(PerturbationVAE):
     """What both estimators do."""
 
     @abstractmethod
-    def __init__(self):
+    def __init__(self) -> None:
         pass
 
     _parameter_constraints = PerturbationVAE._parameter_constraints | {
@@ -572,7 +572,7 @@ class _InvariantVAE(PerturbationVAE):
     def _n_features_out(self):
         return len(range(self.n_latent)[self._shown])
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the latents that ``transform`` gives.
 
         Parameters
@@ -592,7 +592,7 @@ class _InvariantVAE(PerturbationVAE):
         return np.array(names, dtype=object)[self._shown]
 
     @property
-    def covariates_(self):
+    def covariates_(self) -> list:
         """Names of covariates, the invariant ones first."""
         check_is_fitted(self)
         return list(self.design_.names_)
@@ -615,7 +615,7 @@ class _InvariantVAE(PerturbationVAE):
             "transform reads cells of unknown covariates; to learn new categories, fit with them"
         )
 
-    def log_normaliser(self, A):
+    def log_normaliser(self, A) -> pd.DataFrame:
         """Log normaliser of the nonfactorized prior, as ``score`` uses it.
 
         Parameters
@@ -641,7 +641,7 @@ class _InvariantVAE(PerturbationVAE):
         columns = ["log_normaliser", "standard_error"]
         return pd.DataFrame(estimates.T.cpu().numpy(), columns=columns)
 
-    def log_likelihood(self, X, Z, A=None):
+    def log_likelihood(self, X, Z, A=None) -> np.ndarray:
         """Log-likelihood of cells given latent states, log p(x | z).
 
         Parameters
@@ -777,49 +777,49 @@ class InVAE(_InvariantVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent: int = 10,
         *,
-        invariant=None,
-        spurious=None,
-        prior="nonfactorized",
-        n_spurious=1,
-        total_correlation=1.0,
-        conditioning="domain",
-        hide=0.5,
-        thinning=0.95,
-        score_regularization=0.0,
-        n_prior_layers=1,
-        latent="invariant",
-        whiten=True,
-        n_hidden=128,
-        n_layers=1,
-        dropout=0.1,
-        batch_norm=True,
-        likelihood="negative_binomial",
+        invariant: str | list[str] | None = None,
+        spurious: str | list[str] | None = None,
+        prior: str = "nonfactorized",
+        n_spurious: int = 1,
+        total_correlation: float = 1.0,
+        conditioning: str = "domain",
+        hide: float = 0.5,
+        thinning: float = 0.95,
+        score_regularization: float = 0.0,
+        n_prior_layers: int = 1,
+        latent: str = "invariant",
+        whiten: bool = True,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout: float = 0.1,
+        batch_norm: bool = True,
+        likelihood: str = "negative_binomial",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-2,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())
 
 
@@ -875,41 +875,41 @@ class NFIVAE(_InvariantVAE):
 
     def __init__(
         self,
-        n_latent=10,
+        n_latent: int = 10,
         *,
-        invariant=None,
-        hide=0.5,
-        thinning=0.95,
-        score_regularization=0.0,
-        n_prior_layers=1,
-        whiten=True,
-        n_hidden=128,
-        n_layers=1,
-        dropout=0.1,
-        batch_norm=True,
-        likelihood="negative_binomial",
+        invariant: str | list[str] | None = None,
+        hide: float = 0.5,
+        thinning: float = 0.95,
+        score_regularization: float = 0.0,
+        n_prior_layers: int = 1,
+        whiten: bool = True,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout: float = 0.1,
+        batch_norm: bool = True,
+        likelihood: str = "negative_binomial",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-2,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())

@@ -638,47 +638,47 @@ class SCCVAE(PerturbationVAE):
 
     def __init__(
         self,
-        n_latent=64,
+        n_latent: int = 64,
         *,
         features=None,
         graph="learned",
-        cyclic=False,
-        edge_density=0.03,
-        shift_encoder="kernel",
-        n_components=50,
-        objective="matched",
-        mmd_weight=10.0,
-        refit_penetrance=True,
+        cyclic: bool = False,
+        edge_density: float = 0.03,
+        shift_encoder: str = "kernel",
+        n_components: int = 50,
+        objective: str = "matched",
+        mmd_weight: float = 10.0,
+        refit_penetrance: bool = True,
         penetrance="length",
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="normal",
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+        likelihood: str = "normal",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=3e-3,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 3e-3,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())
 
     _n_steps = 1500
@@ -723,7 +723,7 @@ class SCCVAE(PerturbationVAE):
             refit_penetrance=self.refit_penetrance,
         )
 
-    def with_penetrance(self, penetrance):
+    def with_penetrance(self, penetrance) -> "SCCVAE":
         """Set the penetrance of perturbations, seen or not.
 
         Parameters
@@ -761,7 +761,7 @@ class SCCVAE(PerturbationVAE):
         other.module_ = module.eval()
         return other
 
-    def reach(self, A):
+    def reach(self, A) -> "SCCVAE":
         """Return an estimator that knows unseen perturbations from their features alone.
 
         Predictions and scores do so by themselves; this is to look at what is expected of them.
@@ -784,7 +784,7 @@ class SCCVAE(PerturbationVAE):
         check_is_fitted(self)
         return self._reaching(A)
 
-    def adapt(self, X, A):
+    def adapt(self, X, A) -> "SCCVAE":
         """Learn the penetrance of perturbations never trained on; all else stays.
 
         Shifts follow from features; with one-hot ones, a new perturbation has the shift of the
@@ -857,12 +857,12 @@ class SCCVAE(PerturbationVAE):
         return new_shift, weights @ penetrance[:n_known, 0]
 
     @property
-    def shift_(self):
+    def shift_(self) -> np.ndarray:
         """Shift of each module by each perturbation, (n_perturbations, n_latent)."""
         return self._learned("shift") / self._units()[:, None]
 
     @property
-    def penetrance_(self):
+    def penetrance_(self) -> np.ndarray:
         """Factor of each shift, (n_perturbations,)."""
         return self._learned("penetrance") * self._units()
 
@@ -872,7 +872,7 @@ class SCCVAE(PerturbationVAE):
         return length if self.penetrance == "length" else np.ones_like(length)
 
     @property
-    def graph_(self):
+    def graph_(self) -> np.ndarray:
         """Weights of the edges from row to column, (n_latent, n_latent)."""
         return self._learned("graph")
 

@@ -17,6 +17,7 @@ Learning causal representations of single cells via sparse mechanism shift model
 from functools import partial
 from math import inf
 from numbers import Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -348,7 +349,7 @@ class _ShiftVAE(PerturbationVAE):
         warm_start=False,
         random_state=None,
         verbose="auto",
-    ):
+    ) -> None:
         self._store(locals())
 
 
@@ -388,7 +389,7 @@ class _SparseVAE(_ShiftVAE):
             )
 
     @property
-    def response_share_(self):
+    def response_share_(self) -> np.ndarray:
         """Share of cells that respond to each perturbation, (n_perturbations,); 1 if all do."""
         check_is_fitted(self)
         response = self.module_.response
@@ -396,7 +397,7 @@ class _SparseVAE(_ShiftVAE):
             return np.ones(len(self.perturbations_), dtype=np.float32)
         return response().sigmoid()[:, 0].cpu().numpy()
 
-    def adapt(self, X, A, *, sparse=False):
+    def adapt(self, X, A, *, sparse: bool = False) -> Self:
         """Learn perturbations never trained on, with all else kept as it is.
 
         Encoder and decoder are frozen; the new perturbations get rows of their own after the
@@ -509,38 +510,38 @@ class BetaVAE(_ShiftVAE):
 
     def __init__(
         self,
-        n_latent="auto",
+        n_latent: int | str = "auto",
         *,
-        beta=10.0,
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="negative_binomial",
+        beta: float = 10.0,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+        likelihood: str = "negative_binomial",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-2,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())
 
     def _make_module(self, cells):
@@ -651,42 +652,42 @@ class SVAE(_SparseVAE):
 
     def __init__(
         self,
-        n_latent="auto",
+        n_latent: int | str = "auto",
         *,
-        edges="called",
-        sparsity=None,
-        norm="mean",
-        init="rotation",
-        escape=False,
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="negative_binomial",
+        edges: str = "called",
+        sparsity: float | None = None,
+        norm: str = "mean",
+        init: str = "rotation",
+        escape: bool = False,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+        likelihood: str = "negative_binomial",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-2,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())
 
     def _prepare(self, cells):
@@ -761,43 +762,43 @@ class SVAEPlus(_SparseVAE):
 
     def __init__(
         self,
-        n_latent="auto",
+        n_latent: int | str = "auto",
         *,
-        edges="called",
-        sparsity=None,
-        bound="practical",
-        pseudo_sample_size=None,
-        init="rotation",
-        escape=False,
-        n_hidden=128,
-        n_layers=2,
-        dropout=0.0,
-        batch_norm=True,
-        likelihood="negative_binomial",
+        edges: str = "called",
+        sparsity: float | None = None,
+        bound: str = "practical",
+        pseudo_sample_size: float | None = None,
+        init: str = "rotation",
+        escape: bool = False,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+        likelihood: str = "negative_binomial",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        layer=None,
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate=1e-2,
-        schedule="one_cycle",
-        weight_decay=1e-6,
-        adam_epsilon=1e-8,
-        max_gradient_norm=None,
-        n_epochs_kl_warmup="auto",
-        validation_fraction=0.1,
-        patience=None,
-        n_init=1,
-        n_particles=100,
-        device="auto",
-        memory="auto",
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        layer: str | None = None,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-2,
+        schedule: str = "one_cycle",
+        weight_decay: float = 1e-6,
+        adam_epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+        n_epochs_kl_warmup: int | str = "auto",
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        n_init: int = 1,
+        n_particles: int = 100,
+        device: str = "auto",
+        memory: str = "auto",
         checkpoint=None,
-        warm_start=False,
-        random_state=None,
-        verbose="auto",
-    ):
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = "auto",
+    ) -> None:
         self._store(locals())
 
     def _prepare(self, cells):

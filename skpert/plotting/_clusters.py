@@ -69,7 +69,14 @@ class EmbeddingClustersDisplay:
     True
     """
 
-    def __init__(self, embedding, *, pathways=None, n_clusters=None, metric="correlation"):
+    def __init__(
+        self,
+        embedding: pd.DataFrame,
+        *,
+        pathways=None,
+        n_clusters: int | None = None,
+        metric: str = "correlation",
+    ) -> None:
         self.embedding = embedding
         self.pathways = pathways
         self.n_clusters = n_clusters
@@ -85,7 +92,7 @@ class EmbeddingClustersDisplay:
         metric="correlation",
         ax=None,
         cmap="RdBu_r",
-    ):
+    ) -> "EmbeddingClustersDisplay":
         """Draw the similarity of the effects of a fitted estimator.
 
         Parameters
@@ -106,7 +113,7 @@ class EmbeddingClustersDisplay:
         display = cls(effects(estimator), pathways=pathways, n_clusters=n_clusters, metric=metric)
         return display.plot(ax, cmap=cmap)
 
-    def plot(self, ax=None, *, cmap="RdBu_r"):
+    def plot(self, ax=None, *, cmap="RdBu_r") -> "EmbeddingClustersDisplay":
         """Draw the map.
 
         Parameters

@@ -71,13 +71,21 @@ class CombinationTargetsDisplay:
     [0.0, 0.0, 3.0]
     """
 
-    def __init__(self, targets, *, combinations=None, sep="+"):
+    def __init__(
+        self,
+        targets: pd.DataFrame,
+        *,
+        combinations: list[str] | None = None,
+        sep: str | None = "+",
+    ) -> None:
         self.targets = targets
         self.combinations = combinations
         self.sep = sep
 
     @classmethod
-    def from_estimator(cls, estimator, *, combinations=None, axes=None, cmap="RdBu_r"):
+    def from_estimator(
+        cls, estimator, *, combinations: list[str] | None = None, axes=None, cmap="RdBu_r"
+    ) -> "CombinationTargetsDisplay":
         """Draw the targets of a fitted estimator.
 
         Parameters
@@ -100,7 +108,7 @@ class CombinationTargetsDisplay:
         sep = getattr(estimator, "sep", "+")
         return cls(effects(estimator), combinations=combinations, sep=sep).plot(axes, cmap=cmap)
 
-    def plot(self, axes=None, *, cmap="RdBu_r"):
+    def plot(self, axes=None, *, cmap="RdBu_r") -> "CombinationTargetsDisplay":
         """Draw the panels.
 
         Parameters

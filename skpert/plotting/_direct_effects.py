@@ -56,12 +56,14 @@ class DirectEffectsDisplay:
     ['JAK2', 'SMAD4']
     """
 
-    def __init__(self, direct, targets=None):
+    def __init__(self, direct, targets=None) -> None:
         self.direct = direct
         self.targets = targets
 
     @classmethod
-    def from_estimator(cls, estimator, direct, *, axes=None, cmap="RdBu_r"):
+    def from_estimator(
+        cls, estimator, direct, *, axes=None, cmap="RdBu_r"
+    ) -> "DirectEffectsDisplay":
         """Draw direct effects beside the targets of a fitted estimator.
 
         Parameters
@@ -80,7 +82,7 @@ class DirectEffectsDisplay:
         """
         return cls(direct, effects(estimator)).plot(axes, cmap=cmap)
 
-    def plot(self, axes=None, *, cmap="RdBu_r"):
+    def plot(self, axes=None, *, cmap="RdBu_r") -> "DirectEffectsDisplay":
         """Draw the maps.
 
         Parameters

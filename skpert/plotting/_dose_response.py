@@ -57,13 +57,13 @@ class DoseResponseDisplay:
     np.int64(0)
     """
 
-    def __init__(self, response):
+    def __init__(self, response) -> None:
         self.response = response
 
     @classmethod
     def from_estimator(
         cls, estimator, X, A, *, replicate=None, fdr=0.05, level=0.95, kind="curves", axes=None
-    ):
+    ) -> "DoseResponseDisplay":
         """Fit the curves of cells and draw them.
 
         Parameters
@@ -81,7 +81,14 @@ class DoseResponseDisplay:
         found = dose_response(estimator, X, A, replicate=replicate, fdr=fdr, level=level)
         return cls(found).plot(axes, kind=kind)
 
-    def plot(self, axes=None, *, kind="curves", perturbations=None, n_panels=24):
+    def plot(
+        self,
+        axes=None,
+        *,
+        kind: str = "curves",
+        perturbations: str | list[str] | None = None,
+        n_panels: int = 24,
+    ) -> "DoseResponseDisplay":
         """Draw the curves.
 
         Parameters

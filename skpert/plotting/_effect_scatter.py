@@ -52,12 +52,14 @@ class EffectsDisplay:
     {'all': 1.0, 'top': 1.0}
     """
 
-    def __init__(self, measured, predicted, *, n_top=20):
+    def __init__(
+        self, measured: pd.DataFrame, predicted: pd.DataFrame, *, n_top: int = 20
+    ) -> None:
         self.measured = measured
         self.predicted = predicted
         self.n_top = n_top
 
-    def plot(self, axes=None, *, perturbations=()):
+    def plot(self, axes=None, *, perturbations: str | list[str] = ()) -> "EffectsDisplay":
         """Draw the panels.
 
         Parameters

@@ -59,13 +59,19 @@ class EvaluationDisplay:
     {'additive': 2.0, 'floor': 3.5}
     """
 
-    def __init__(self, per_perturbation, *, floor=None, ceiling=None):
+    def __init__(
+        self,
+        per_perturbation: pd.DataFrame,
+        *,
+        floor: str | None = None,
+        ceiling: str | None = None,
+    ) -> None:
         self.per_perturbation = per_perturbation
         self.floor = floor
         self.ceiling = ceiling
 
     @classmethod
-    def from_evaluation(cls, result, *, metrics=None, axes=None):
+    def from_evaluation(cls, result, *, metrics=None, axes=None) -> "EvaluationDisplay":
         """Draw what an evaluation found.
 
         Parameters
@@ -83,7 +89,7 @@ class EvaluationDisplay:
         display = cls(result.per_perturbation, floor=result.floor, ceiling=result.ceiling)
         return display.plot(axes, metrics=metrics)
 
-    def plot(self, axes=None, *, metrics=None):
+    def plot(self, axes=None, *, metrics: str | list[str] | None = None) -> "EvaluationDisplay":
         """Draw the panels.
 
         Parameters

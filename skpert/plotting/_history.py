@@ -25,11 +25,11 @@ class HistoryDisplay:
         The curves, by column of ``history``.
     """
 
-    def __init__(self, history):
+    def __init__(self, history) -> None:
         self.history = history
 
     @classmethod
-    def from_estimator(cls, estimator, *, axes=None):
+    def from_estimator(cls, estimator, *, axes=None) -> "HistoryDisplay":
         """Draw the history of a fitted estimator.
 
         Parameters
@@ -47,7 +47,7 @@ class HistoryDisplay:
         check_is_fitted(estimator)
         return cls(estimator.history_).plot(axes)
 
-    def plot(self, axes=None):
+    def plot(self, axes=None) -> "HistoryDisplay":
         """Draw the curves.
 
         Parameters

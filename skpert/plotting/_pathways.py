@@ -70,7 +70,7 @@ class PathwayTargetsDisplay:
     Categories (2, ...): ['NER', '40S']
     """
 
-    def __init__(self, probability, embedding, pathways, *, show_others=True):
+    def __init__(self, probability, embedding, pathways, *, show_others: bool = True) -> None:
         self.probability = probability
         self.embedding = embedding
         self.pathways = pathways
@@ -79,7 +79,7 @@ class PathwayTargetsDisplay:
     @classmethod
     def from_estimator(
         cls, estimator, pathways, *, show_others=True, axes=None, cmaps=("Greys", "RdBu_r")
-    ):
+    ) -> "PathwayTargetsDisplay":
         """Draw the masks and embeddings of a fitted estimator.
 
         Parameters
@@ -103,7 +103,7 @@ class PathwayTargetsDisplay:
             axes, cmaps=cmaps
         )
 
-    def plot(self, axes=None, *, cmaps=("Greys", "RdBu_r")):
+    def plot(self, axes=None, *, cmaps=("Greys", "RdBu_r")) -> "PathwayTargetsDisplay":
         """Draw the maps.
 
         Parameters

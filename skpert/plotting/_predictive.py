@@ -45,7 +45,7 @@ class PosteriorPredictiveDisplay:
     ['SMAD4', 'JAK2']
     """
 
-    def __init__(self, table):
+    def __init__(self, table) -> None:
         self.table = table
 
     @classmethod
@@ -56,12 +56,12 @@ class PosteriorPredictiveDisplay:
         A,
         statistic=("mean", "variance", "zero_fraction"),
         *,
-        cells="new",
-        n_replicates=100,
-        random_state=0,
+        cells: str = "new",
+        n_replicates: int = 100,
+        random_state: int | np.random.RandomState | None = 0,
         axes=None,
         fdr=0.05,
-    ):
+    ) -> "PosteriorPredictiveDisplay":
         """Check a fitted estimator and draw what is found.
 
         Parameters
@@ -93,7 +93,7 @@ class PosteriorPredictiveDisplay:
         check = posterior_predictive_check(estimator, X, A, statistic, **options)
         return cls(check.table).plot(axes, fdr=fdr)
 
-    def plot(self, axes=None, *, fdr=0.05):
+    def plot(self, axes=None, *, fdr: float = 0.05) -> "PosteriorPredictiveDisplay":
         """Draw the panels.
 
         Parameters

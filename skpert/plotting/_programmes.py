@@ -55,14 +55,22 @@ class LatentProgrammesDisplay:
     (3, 2)
     """
 
-    def __init__(self, enriched, genes=None):
+    def __init__(self, enriched: pd.DataFrame, genes: pd.DataFrame | None = None) -> None:
         self.enriched = enriched
         self.genes = genes
 
     @classmethod
     def from_estimator(
-        cls, estimator, sets, *, method="rank", X=None, genes=None, untargeted=False, ax=None
-    ):
+        cls,
+        estimator,
+        sets,
+        *,
+        method: str = "rank",
+        X=None,
+        genes=None,
+        untargeted: bool = False,
+        ax=None,
+    ) -> "LatentProgrammesDisplay":
         """Find genes and sets of the latents of a fitted model, and draw them.
 
         Parameters
@@ -91,7 +99,9 @@ class LatentProgrammesDisplay:
         enriched = enrich(table, sets, method=method, untargeted=untargeted)
         return cls(enriched, table).plot(ax)
 
-    def plot(self, ax=None, *, fdr=0.05, n_sets=25, n_genes=5):
+    def plot(
+        self, ax=None, *, fdr: float = 0.05, n_sets: int = 25, n_genes: int = 5
+    ) -> "LatentProgrammesDisplay":
         """Draw the dots, and names of genes beside them.
 
         Parameters

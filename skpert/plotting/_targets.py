@@ -70,13 +70,15 @@ class TargetsDisplay:
     5
     """
 
-    def __init__(self, targets, confounded=None, edges=None):
+    def __init__(self, targets, confounded=None, edges=None) -> None:
         self.targets = targets
         self.confounded = confounded
         self.edges = edges
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, cmap="RdBu_r", kind="map", names=None):
+    def from_estimator(
+        cls, estimator, *, ax=None, cmap="RdBu_r", kind="map", names=None
+    ) -> "TargetsDisplay":
         """Draw the map of a fitted estimator.
 
         Parameters
@@ -97,7 +99,7 @@ class TargetsDisplay:
         display = cls(effects(estimator), confounding_of(estimator), edges)
         return display.plot(ax, cmap=cmap, kind=kind, names=names)
 
-    def plot(self, ax=None, *, cmap="RdBu_r", kind="map", names=None):
+    def plot(self, ax=None, *, cmap="RdBu_r", kind: str = "map", names=None) -> "TargetsDisplay":
         """Draw the map, or the effects with their intervals.
 
         Parameters

@@ -9,7 +9,9 @@ from .._input.expression import cell_names, read_matrix
 from .._input.values import check_integer, check_number, listed
 
 
-def assign_guides(counts, *, guides=None, targets=None, control=(), min_counts=3, min_share=0.1):
+def assign_guides(
+    counts, *, guides=None, targets=None, control=(), min_counts: int = 3, min_share: float = 0.1
+) -> Bunch:
     """Design of cells with any number of guides, from the counts of guides.
 
     A cell has a guide with at least ``min_counts`` counts and at least ``min_share`` of all its

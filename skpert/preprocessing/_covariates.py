@@ -98,12 +98,18 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
     __metadata_request__fit = {"A": UNUSED}
     __metadata_request__transform = {"A": UNUSED, "unseen": UNUSED}
 
-    def __init__(self, *, invariant=None, spurious=None, environment=None):
+    def __init__(
+        self,
+        *,
+        invariant: str | list[str] | None = None,
+        spurious: str | list[str] | None = None,
+        environment: str | list[str] | None = None,
+    ) -> None:
         self.invariant = invariant
         self.spurious = spurious
         self.environment = environment
 
-    def fit(self, A, y=None):
+    def fit(self, A, y=None) -> "CovariateEncoder":
         """Learn categories and scales.
 
         Parameters
@@ -146,7 +152,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             self._warn_of_nested(A, frame, n_invariant)
             return self
 
-    def transform(self, A, *, unseen="hide"):
+    def transform(self, A, *, unseen: str = "hide") -> csr_array:
         """Columns of all covariates in every cell.
 
         Parameters
@@ -174,7 +180,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
             raise ValueError(f"unseen must be 'hide' or 'error'; it is {unseen!r}.")
         return self._encode(self._read(A), unseen)
 
-    def environments(self, A):
+    def environments(self, A: pd.DataFrame) -> np.ndarray:
         """Nuisance covariates of every cell.
 
         Parameters
@@ -200,7 +206,7 @@ class CovariateEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=No
         learned = self.environment_categories_, self.environment_scales_
         return environment_matrix(A, columns, *learned)
 
-    def labels(self, A):
+    def labels(self, A) -> np.ndarray:
         """One label per cell that joins its covariates, for messages and tables.
 
         Parameters

@@ -130,18 +130,18 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         self,
         *,
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        environment=None,
-        additive=True,
-    ):
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        environment: str | list[str] | None = None,
+        additive: bool = True,
+    ) -> None:
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
         self.environment = environment
         self.additive = additive
 
-    def fit(self, A, y=None):
+    def fit(self, A, y=None) -> "PerturbationEncoder":
         """Learn the names of perturbations and environments.
 
         Parameters
@@ -190,7 +190,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
             warn_of_inseparable(self.perturbations_, dosage, doubt(singles.doubtful, self.sep))
             return self
 
-    def transform(self, A):
+    def transform(self, A) -> csr_array:
         """Dosage of every perturbation in every cell.
 
         Parameters
@@ -214,7 +214,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         singles = self._read_known(A)
         return self._encode(self._interventions(singles), singles.names)
 
-    def environments(self, A):
+    def environments(self, A: pd.DataFrame) -> np.ndarray:
         """Nuisance covariates of every cell.
 
         Parameters
@@ -241,7 +241,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         learned = self.environment_categories_, self.environment_scales_
         return environment_matrix(A, columns, *learned)
 
-    def labels(self, A):
+    def labels(self, A) -> np.ndarray:
         """One canonical label per cell, for any form of A; works before `fit` too.
 
         Parameters
@@ -257,7 +257,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         design = self._read_known(A) if hasattr(self, "columns_") else self._read(A)
         return treatment_labels(design, control=self.control, sep=self.sep)
 
-    def extended(self, A):
+    def extended(self, A) -> "PerturbationEncoder":
         """Return a fitted encoder that knows the perturbations of A as well.
 
         Parameters
@@ -300,7 +300,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         encoder.columns_ = np.array([*self.columns_, *parts], dtype=object)
         return encoder
 
-    def unknown(self, A):
+    def unknown(self, A) -> np.ndarray:
         """Names of perturbations in A that are not known.
 
         Parameters
@@ -318,7 +318,7 @@ class PerturbationEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys
         received = set(design.names[np.unique(design.dosage[design.codes].indices)])
         return np.array(sorted(received - set(self.perturbations_)), dtype=object)
 
-    def with_names(self, names):
+    def with_names(self, names) -> "PerturbationEncoder":
         """Return a fitted encoder that knows more perturbations, without cells of them.
 
         Parameters

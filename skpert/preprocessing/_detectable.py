@@ -20,15 +20,15 @@ def detectable_perturbations(
     X,
     A,
     *,
-    min_cells=200,
-    min_accuracy=0.6,
+    min_cells: int = 200,
+    min_accuracy: float = 0.6,
     control="control",
-    sep="+",
-    perturbation="perturbation",
-    layer=None,
-    n_splits=5,
-    random_state=None,
-):
+    sep: str = "+",
+    perturbation: str = "perturbation",
+    layer: str | None = None,
+    n_splits: int = 5,
+    random_state: int | np.random.RandomState | None = None,
+) -> pd.DataFrame:
     """How well each perturbation's cells can be classified against controls, and which to keep.
 
     For every perturbation with enough cells a logistic regression is trained to separate its

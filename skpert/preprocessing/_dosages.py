@@ -82,10 +82,10 @@ class DosageTransform(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
     __metadata_request__fit = {"A": UNUSED, "Z": UNUSED}
     __metadata_request__transform = {"A": UNUSED}
 
-    def __init__(self, kind="log"):
+    def __init__(self, kind: str = "log") -> None:
         self.kind = kind
 
-    def fit(self, A, Z=None):
+    def fit(self, A, Z=None) -> "DosageTransform":
         """Learn the doses, and for ``"hill"`` the curves.
 
         Parameters

@@ -1,6 +1,7 @@
 """Transformers of counts that go before a model in a pipeline."""
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -51,11 +52,11 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
            [0.   , 0.   ]])
     """
 
-    def __init__(self, target_sum=1e4, *, layer=None):
+    def __init__(self, target_sum: float | None = 1e4, *, layer: str | None = None) -> None:
         self.target_sum = target_sum
         self.layer = layer
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> "LogNormalize":
         """Learn the library size to scale to.
 
         Parameters
@@ -88,7 +89,7 @@ class LogNormalize(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 )
             return self
 
-    def transform(self, X):
+    def transform(self, X) -> Any:
         """Log-normalised expression.
 
         Parameters
@@ -163,12 +164,14 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
     [50]
     """
 
-    def __init__(self, n_top_genes=2000, *, span=0.3, layer=None):
+    def __init__(
+        self, n_top_genes: int = 2000, *, span: float = 0.3, layer: str | None = None
+    ) -> None:
         self.n_top_genes = n_top_genes
         self.span = span
         self.layer = layer
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> "HighlyVariableGenes":
         """Rank the genes.
 
         Parameters
@@ -210,7 +213,7 @@ class HighlyVariableGenes(SelectorMixin, BaseEstimator):
             self.standardized_variances_ = _clipped_variance(X, self.means_, np.sqrt(expected))
             return self
 
-    def transform(self, X):
+    def transform(self, X) -> Any:
         """Counts of the selected genes.
 
         Parameters

@@ -23,7 +23,7 @@ _DATE = re.compile(
 )
 
 
-def read_gmt(path):
+def read_gmt(path) -> dict[str, list[str]]:
     """Gene sets of a .gmt file: one set per line, name, description and genes between tabs.
 
     Empty lines and fields, quotes around fields, and lines that begin with ``#`` and have no tab
@@ -135,13 +135,15 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
     __metadata_request__fit = {"targets": UNUSED}
     __metadata_request__transform = {"targets": UNUSED}
 
-    def __init__(self, gene_sets, *, min_genes=3, max_genes=300, weight=None):
+    def __init__(
+        self, gene_sets, *, min_genes: int = 3, max_genes: int = 300, weight=None
+    ) -> None:
         self.gene_sets = gene_sets
         self.min_genes = min_genes
         self.max_genes = max_genes
         self.weight = weight
 
-    def fit(self, targets, y=None):
+    def fit(self, targets, y=None) -> "GeneSetFeatures":
         """Choose the sets that hold training targets.
 
         Parameters
@@ -188,7 +190,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
                 self.membership_.data *= idf.astype(np.float32)[self.membership_.indices]
             return self
 
-    def transform(self, targets):
+    def transform(self, targets) -> csr_array:
         """Feature matrix of genes, also of genes that were no training targets.
 
         Parameters
@@ -224,7 +226,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         )
         return pick @ self.membership_
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
         """Names of the gene sets, the columns of what `transform` returns.
 
         Parameters

@@ -12,7 +12,13 @@ _TOLERANCE = 1e-4  # of scores, above their rounding errors
 _N_IDLE = 3  # moves of every node without a better score before the search ends
 
 
-def causal_graph(X, *, penalty=2.0, n_init=3, random_state=None):
+def causal_graph(
+    X,
+    *,
+    penalty: float = 2.0,
+    n_init: int = 3,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
     r"""Directed acyclic graph that a linear Gaussian causal model of the cells would have.
 
     Among all orders of the nodes, and the parents that each then takes from those before it, the

@@ -103,12 +103,14 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     __metadata_request__fit = {"names": UNUSED, "X_control": UNUSED, "gene_names": UNUSED}
     __metadata_request__transform = {"names": UNUSED}
 
-    def __init__(self, features=None, *, n_components=50, sparse_output=False):
+    def __init__(
+        self, features=None, *, n_components: int = 50, sparse_output: bool = False
+    ) -> None:
         self.features = features
         self.n_components = n_components
         self.sparse_output = sparse_output
 
-    def fit(self, names, X_control=None, gene_names=None):
+    def fit(self, names, X_control=None, gene_names=None) -> "TargetFeatures":
         """Learn the features of the training names.
 
         Parameters
@@ -161,7 +163,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
                 raise ValueError(self._missing_message(missing))
             return self
 
-    def transform(self, names):
+    def transform(self, names) -> np.ndarray:
         """Features of names.
 
         Parameters
@@ -190,7 +192,7 @@ class TargetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         values = self.table_[row]
         return values.toarray() if issparse(values) and not self.sparse_output else values
 
-    def has(self, names):
+    def has(self, names) -> np.ndarray:
         """Whether there are features of names.
 
         Parameters

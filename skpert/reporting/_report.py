@@ -38,12 +38,12 @@ def report(
     sets=None,
     guides=None,
     targets=None,
-    nulls=None,
+    nulls: str | list[str] | None = None,
     batch=None,
-    fdr=0.05,
-    title=None,
-    random_state=0,
-):
+    fdr: float = 0.05,
+    title: str | None = None,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Path:
     """Write one HTML page on a screen and a fitted model, for a colleague.
 
     The page says what was read and warned of, whether the model is better than simpler ones on

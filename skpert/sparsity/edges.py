@@ -88,7 +88,7 @@ class _Table(NamedTuple):
     slabs: np.ndarray  # (n_entries, n_slabs)
 
 
-def edge_probability(M, standard_error):
+def edge_probability(M, standard_error) -> np.ndarray:
     """Probability that each entry is an effect, rather than noise or cross-talk from others.
 
     Parameters
@@ -119,7 +119,7 @@ def edge_probability(M, standard_error):
     return _called(M, standard_error)[0]
 
 
-def null_width(M, standard_error):
+def null_width(M, standard_error) -> np.ndarray:
     """Standard deviation of what other effects leave in each entry, beyond its standard error.
 
     Parameters
@@ -153,7 +153,7 @@ def _called(M, standard_error):
     return probability, width
 
 
-def edges_at_fdr(probability, fdr=0.05):
+def edges_at_fdr(probability, fdr: float = 0.05):
     """Largest set of entries of which at most the share ``fdr`` is expected to be false.
 
     No entry joins that is more likely false than true, however sure the others are.

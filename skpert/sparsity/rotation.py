@@ -36,7 +36,14 @@ SAME = 1e-4  # relative difference of two sums of penalties that count as equal
 TINY, EPS = np.finfo(float).tiny, np.finfo(float).eps
 
 
-def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_state=0):
+def sparse_rotation(
+    M,
+    *,
+    scale: float | None = None,
+    standard_error=None,
+    n_starts: int = 20,
+    random_state: int | np.random.RandomState | None = 0,
+) -> np.ndarray:
     """Rotation that makes a matrix sparse.
 
     It minimises the sum of ``log(1 + (M @ R)**2 / scale**2)``. Every start descends to a local
@@ -100,7 +107,14 @@ def sparse_rotation(M, *, scale=None, standard_error=None, n_starts=20, random_s
     return _nearest_to_identity(polar(_descend(M / fine, R, tol=1e-13))[0])
 
 
-def axis_stability(M, moved, *, standard_error=None, n_resamples=20, random_state=0):
+def axis_stability(
+    M,
+    moved,
+    *,
+    standard_error=None,
+    n_resamples: int = 20,
+    random_state: int | np.random.RandomState | None = 0,
+) -> np.ndarray:
     """How far each axis is still found without a fifth of the rows.
 
     Where few rows meet many axes, other rotations are as sparse as the best one, and which one
