@@ -7,6 +7,7 @@
 #   make fuzz [MINUTES=10]         generated inputs, until one is answered wrongly
 #   make lint                      ruff, import-linter, mypy
 #   make doc                       the pages, in doc/_build/html
+#   make release                   the distributions, checked and installed, and what is left to do
 #   make clean                     removes what was built, the environment included
 
 PYTHON ?= python3
@@ -23,8 +24,9 @@ NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distribut
     tests/test_nn.py tests/test_objectives.py tests/test_precision.py tests/test_prediction.py \
     tests/test_scoring.py tests/test_training.py tests/sparsity
 OLDEST := .venv-oldest
+RELEASE := .venv-release
 
-.PHONY: demo test test-kernel test-oldest fuzz lint doc clean
+.PHONY: demo test test-kernel test-oldest fuzz lint doc release clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -56,8 +58,24 @@ lint: $(VENV)/.test
 doc: $(VENV)/.doc
 	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html $(SPHINXOPTS) doc doc/_build/html
 
+release: $(VENV)/.torch
+	rm -rf dist build
+	$(INSTALL) build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	for file in dist/*.whl "dist/*.whl[data,plot,report]" dist/*.tar.gz; do \
+	    rm -rf $(RELEASE) && $(PYTHON) -m venv $(RELEASE) && \
+	    $(RELEASE)/bin/pip install --quiet --disable-pip-version-check -r constraints.txt && \
+	    $(RELEASE)/bin/pip install --quiet --disable-pip-version-check "$$(echo $$file)" && \
+	    $(RELEASE)/bin/python .ci/installed.py README.md || exit 1; \
+	done
+	sha256sum dist/*.tar.gz
+	@echo "Left to do: .ci/run and make test-oldest on this commit; the version in skpert/__init__.py,"
+	@echo "CITATION.cff and recipe/meta.yaml, and the hash there; its date in CHANGELOG.md;"
+	@echo "a signed tag; twine upload dist/*; make doc, and upload its pages."
+
 clean:
-	rm -rf $(VENV) $(OLDEST) build skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
+	rm -rf $(VENV) $(OLDEST) $(RELEASE) build dist skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find skpert tests examples benchmarks doc -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -1,11 +1,15 @@
 """How the pages are built; the API pages are written here from the lists ``__all__``."""
 
 import inspect
+import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
 from shutil import rmtree
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
 
 import skpert
 
@@ -20,11 +24,13 @@ version = release = skpert.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "myst_parser",  # of CHANGELOG.md and CONTRIBUTING.md
     "numpydoc",
+    "sphinx_design",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
+source_suffix = {".rst": "restructuredtext"}
 default_role = "literal"
 suppress_warnings = []
 
@@ -35,16 +41,17 @@ numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["check
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skpert"
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": False,
+    "show_nav_level": 2,
+}
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["skpert.css"]
-html_sidebars = {
-    "command": [],
-    "getting_started": [],
-    "index": [],
-    "scaling": [],
-    "what_goes_in": [],
-}
+html_sidebars = {"index": [], "install": [], "results": []}
 
 if any(EXAMPLES.glob("plot_*.py")):
     extensions.append("sphinx_gallery.gen_gallery")
@@ -105,6 +112,29 @@ def skip_foreign(app, kind, name, member, skip, options):
     return skip or not (getattr(function, "__module__", None) or "").startswith("skpert")
 
 
+def mathml(latex):
+    """MathML of a formula, which browsers draw by themselves: no script, no network."""
+    latex = re.sub(r"\\([td]?frac)(\d)(\w)", r"\\\1{\2}{\3}", latex)  # docutils wants the braces
+    if r"\\" in latex:
+        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+    return tex2mathml(latex)
+
+
+def visit_math(translator, node):
+    """Write a formula within a line."""
+    translator.body.append(mathml(node.astext()))
+    raise SkipNode
+
+
+def visit_math_block(translator, node):
+    """Write a formula of its own; a wide one scrolls."""
+    for part in filter(str.strip, node.astext().split("\n\n")):
+        formula = mathml(part).replace("<math ", '<math display="block" ', 1)
+        translator.body.append(f'<div class="formula">{formula}</div>')
+    raise SkipNode
+
+
 def setup(app):
-    """Connect the above to autodoc."""
+    """Connect the above to autodoc and to the writer of HTML."""
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-skip-member", skip_foreign)

@@ -1,6 +1,6 @@
 r"""Posterior predictive checks: whether a model makes data like these.
 
-Replicates :math:`x^{(1)}, \dots, x^{(n)}` of the data :math:`x^{(0)}` are drawn from the model,
+Replicates :math:`x^{(1)}, \ldots, x^{(n)}` of the data :math:`x^{(0)}` are drawn from the model,
 each with masks and effects of its own from their posterior. If the model is right, a statistic
 :math:`T` of the data lies among those of the replicates as any of them does, so that
 
