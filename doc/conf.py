@@ -117,7 +117,10 @@ def mathml(latex):
     latex = re.sub(r"\\([td]?frac)(\d)(\w)", r"\\\1{\2}{\3}", latex)  # docutils wants the braces
     if r"\\" in latex:
         latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
-    return tex2mathml(latex)
+    formula = tex2mathml(latex)
+    formula = re.sub(r"<mo>&ApplyFunction;</mo>\s*(?!<mo)", '<mspace width="0.17em"/>', formula)
+    formula = re.sub(r"<mo>([{}])</mo>", r'<mo stretchy="false">\1</mo>', formula)
+    return formula.replace('<mo accent="true">_</mo>', "<mo></mo>")  # the style draws the bar
 
 
 def visit_math(translator, node):

@@ -4,7 +4,9 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from doc import layers
+import pytest
+
+from doc import graphs, layers
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "skpert"
@@ -53,3 +55,11 @@ def test_page_shows_the_calls_from_fit_to_the_loss():
         ("step", "_training.py"),
         ("loss_terms", "models/*.py"),
     ]
+
+
+@pytest.mark.parametrize(("name", "drawn"), graphs.pictures().items())
+def test_graphs_are_up_to_date_and_shown(name, drawn):
+    path = layers.PICTURE.parent / name
+    assert path.read_text(encoding="utf-8") == drawn, "run: python doc/graphs.py"
+    pages = (ROOT / "doc").rglob("*.rst")
+    assert any(f":file: _static/{name}" in p.read_text().replace("../", "") for p in pages)
