@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RECIPE = (ROOT / "recipe" / "meta.yaml").read_text()
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-MODULES = [skpert, *filter(inspect.ismodule, vars(skpert).values())]
+MODULES = [skpert, *filter(inspect.ismodule, (getattr(skpert, name) for name in skpert.__all__))]
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module in MODULES
