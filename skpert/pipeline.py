@@ -97,7 +97,7 @@ class PerturbationPipeline(Pipeline):
         return self[-1].sample_intervention(A, n_samples, X=self._through(X), **options)
 
     @_last_has("predict_interval")
-    def predict_interval(self, A):
+    def predict_interval(self, A) -> np.ndarray:
         """Bounds of mean expression under interventions, in the units of the last step.
 
         Parameters
@@ -114,7 +114,7 @@ class PerturbationPipeline(Pipeline):
         return self[-1].predict_interval(A)
 
     @_last_has("reliability")
-    def reliability(self, A):
+    def reliability(self, A) -> np.ndarray:
         """How sure predictions are.
 
         Parameters

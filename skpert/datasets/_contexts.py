@@ -25,23 +25,23 @@ APART = 3  # how much more families differ than contexts do
 
 
 def make_context_shift(
-    n_contexts=5,
-    n_perturbations=8,
+    n_contexts: int = 5,
+    n_perturbations: int = 8,
     *,
-    rule="latent",
-    n_cells_per_perturbation=40,
-    n_control_cells=100,
-    n_latent=10,
-    n_genes=100,
-    context_size=1.0,
-    effect_size=3.0,
-    effect_scale=0.5,
-    n_targets=(1, 3),
-    library_size=1e4,
-    library_scale=0.3,
-    dispersion=(1.0, 10.0),
-    random_state=None,
-):
+    rule: str = "latent",
+    n_cells_per_perturbation: int = 40,
+    n_control_cells: int = 100,
+    n_latent: int = 10,
+    n_genes: int = 100,
+    context_size: float = 1.0,
+    effect_size: float = 3.0,
+    effect_scale: float = 0.5,
+    n_targets: int | tuple[int, int] = (1, 3),
+    library_size: float = 1e4,
+    library_scale: float = 0.3,
+    dispersion: float = (1.0, 10.0),
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Screen of the same perturbations in several contexts, of which a rule says what they share.
 
     A cell of the context c with the perturbation p has counts of mean ``l * softmax(f(z) + d)``

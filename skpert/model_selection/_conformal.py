@@ -131,13 +131,13 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         self,
         estimator,
         *,
-        level=0.9,
-        simultaneous=False,
-        difficulty="size",
+        level: float = 0.9,
+        simultaneous: bool = False,
+        difficulty: str | None = "size",
         cv=None,
-        n_jobs=None,
-        random_state=None,
-    ):
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.estimator = estimator
         self.level = level
         self.simultaneous = simultaneous
@@ -196,7 +196,7 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
                 self.feature_names_in_ = self.estimator_.feature_names_in_
             return self
 
-    def predict_intervention(self, A, X=None, *, library_size=None):
+    def predict_intervention(self, A, X=None, *, library_size=None) -> np.ndarray:
         """Expected expression under interventions, of the estimator fitted to all cells.
 
         Parameters
@@ -213,7 +213,9 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         return self.estimator_.predict_intervention(A, X, library_size=library_size)
 
     @_has("sample_intervention")
-    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+    def sample_intervention(
+        self, A, n_samples, *, X=None, library_size=None, random_state=None
+    ) -> np.ndarray:
         """Cells drawn under interventions, by the estimator fitted to all cells.
 
         Parameters
@@ -230,7 +232,7 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         options = {"library_size": library_size, "random_state": random_state}
         return self.estimator_.sample_intervention(A, n_samples, X=X, **options)
 
-    def predict_interval(self, A):
+    def predict_interval(self, A) -> np.ndarray:
         """Bounds of the mean expression that is measured under interventions.
 
         Parameters
@@ -274,7 +276,7 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         return score / (fold.difficulty + size)[:, None]
 
     @available_if(lambda wrapper: wrapper.difficulty is not None)
-    def reliability(self, A):
+    def reliability(self, A) -> np.ndarray:
         """How sure predictions are, among those of held-out perturbations; with a difficulty.
 
         Parameters
@@ -395,7 +397,9 @@ def _reference(estimator):
     return np.asarray(estimator.predict_intervention(none))[0]
 
 
-def error_by_share_answered(per_perturbation, metric, *, shares=(0.1, 0.25, 0.5, 0.75, 1.0)):
+def error_by_share_answered(
+    per_perturbation: pd.DataFrame, metric: str, *, shares=(0.1, 0.25, 0.5, 0.75, 1.0)
+) -> pd.DataFrame:
     """Error of the surest predictions, where the others are left unanswered.
 
     Parameters

@@ -36,7 +36,7 @@ def evaluate_perturbations(
     sep: str | None = "+",
     perturbation: str | None = "perturbation",
     layer: str | None = None,
-    context: str | None = None,
+    context: str | list[str] | None = None,
 ) -> Bunch:
     """Compare estimators by what they predict for held-out cells of perturbations.
 

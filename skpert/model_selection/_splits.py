@@ -299,13 +299,15 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
     [([0, 2, 3, 4], [1]), ([0, 1, 2], [3])]
     """
 
-    def __init__(self, context, *, control="control", sep="+", perturbation="perturbation"):
+    def __init__(
+        self, context: str | list[str], *, control="control", sep="+", perturbation="perturbation"
+    ) -> None:
         self.context = context
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(self, X=None, y=None, groups=None) -> int:
         """Number of contexts that are left out.
 
         Parameters
@@ -324,7 +326,7 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
         """
         return len(self._read(y)[-1])
 
-    def split(self, X, y=None, groups=None):
+    def split(self, X, y=None, groups=None) -> None:
         """Train and test cells of each split.
 
         Parameters

@@ -91,9 +91,7 @@ class Baseline(BaseEstimator, ABC):
 
     _parameter_constraints = {"sep": [str, None], "perturbation": [str], "layer": [str, None]}
 
-    def __init__(
-        self, *, control="control", sep="+", perturbation="perturbation", layer=None
-    ) -> None:
+    def __init__(self, *, control="control", sep="+", perturbation="perturbation", layer=None):
         self.control = control
         self.sep = sep
         self.perturbation = perturbation
@@ -220,9 +218,7 @@ class Baseline(BaseEstimator, ABC):
             )
         return shifted(X, effects)
 
-    def sample_intervention(
-        self, A, n_samples, *, X=None, library_size=None, random_state=None
-    ) -> np.ndarray:
+    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
         """Expression of cells drawn under interventions.
 
         Parameters
@@ -522,13 +518,7 @@ class AdditiveEffects(SumOfParts):
     """
 
     def __init__(
-        self,
-        *,
-        scale: float | str = 1.0,
-        control="control",
-        sep: str | None = "+",
-        perturbation: str = "perturbation",
-        layer: str | None = None,
+        self, *, scale=1.0, control="control", sep="+", perturbation="perturbation", layer=None
     ) -> None:
         super().__init__(control=control, sep=sep, perturbation=perturbation, layer=layer)
         self.scale = scale
@@ -560,8 +550,7 @@ class InteractionRidge(SumOfParts):
         Of the kernel, over the mean squared distance between sums of training. "auto" takes that
         of .1, .3, 1, 3 and 10 with the least leave-one-out error.
     alpha : float or "auto", default="auto"
-        Ridge penalty; "auto" takes that of .1, .3, 1, 3, 10 and 100 with the least leave-one-out
-        error.
+        Ridge penalty; "auto" takes the best of .1, .3, 1, 3, 10 and 100, leaving one out.
     {data_parameters}
 
     Attributes
@@ -853,12 +842,12 @@ class EffectRegression(Baseline):
         features=None,
         regressor=None,
         *,
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        layer=None,
-    ):
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        layer: str | None = None,
+    ) -> None:
         super().__init__(control=control, sep=sep, perturbation=perturbation, layer=layer)
         self.features = features
         self.regressor = regressor
@@ -880,7 +869,7 @@ class EffectRegression(Baseline):
         return np.zeros(self.n_features_in_), self._unseen(self.perturbations_)
 
     @available_if(_has_std)
-    def predict_std(self, A):
+    def predict_std(self, A) -> np.ndarray:
         """Standard deviation of predicted effects, over members of an ensemble or of a posterior.
 
         Only with regressors that are forests, or whose ``predict`` takes ``return_std``. Members

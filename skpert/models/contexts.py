@@ -12,6 +12,7 @@ are nearest (``"nearest"``), or fall with the distance of controls (``"similar"`
 from copy import copy
 from math import inf
 from numbers import Real
+from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -111,15 +112,15 @@ class ContextEffects(BaseEstimator):
 
     def __init__(
         self,
-        context=None,
+        context: str | list[str] | None = None,
         *,
-        effect="similar",
-        scale="learned",
+        effect: str = "similar",
+        scale: float | str = "learned",
         control="control",
-        sep="+",
-        perturbation="perturbation",
-        layer=None,
-    ):
+        sep: str | None = "+",
+        perturbation: str = "perturbation",
+        layer: str | None = None,
+    ) -> None:
         self.context = context
         self.effect = effect
         self.scale = scale
@@ -128,7 +129,7 @@ class ContextEffects(BaseEstimator):
         self.perturbation = perturbation
         self.layer = layer
 
-    def fit(self, X, y):
+    def fit(self, X, y) -> Self:
         """Learn from expression and design.
 
         Parameters
@@ -207,7 +208,7 @@ class ContextEffects(BaseEstimator):
         adapted.measured_ = np.concatenate([self.measured_, measured], 1)
         return adapted
 
-    def predict_intervention(self, A, X=None, *, library_size=None):
+    def predict_intervention(self, A, X=None, *, library_size=None) -> np.ndarray:
         """Expected expression under interventions.
 
         Parameters
@@ -250,7 +251,9 @@ class ContextEffects(BaseEstimator):
         means = self._means(labels, X, of_cells=labels if len(labels) > 1 else None)
         return _shifted(X, self._effects(labels, treatment, means))
 
-    def sample_intervention(self, A, n_samples, *, X=None, library_size=None, random_state=None):
+    def sample_intervention(
+        self, A, n_samples, *, X=None, library_size=None, random_state=None
+    ) -> np.ndarray:
         """Expression of cells drawn under interventions.
 
         Parameters
@@ -293,7 +296,7 @@ class ContextEffects(BaseEstimator):
             )
         return samples
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X, y, sample_weight=None) -> float:
         """Minus the mean squared error of the means of perturbations; at most 0, higher is better.
 
         Parameters

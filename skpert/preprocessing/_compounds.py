@@ -48,11 +48,11 @@ class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     __metadata_request__fit = {"names": UNUSED}
     __metadata_request__transform = {"names": UNUSED}
 
-    def __init__(self, targets, features):
+    def __init__(self, targets, features) -> None:
         self.targets = targets
         self.features = features
 
-    def fit(self, names, y=None):
+    def fit(self, names, y=None) -> "TargetGenes":
         """Fit the features to the targets of these compounds.
 
         Parameters
@@ -76,7 +76,7 @@ class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         self.features_ = clone(self.features).fit(pd.unique(np.array(genes, dtype=object)), None)
         return self
 
-    def transform(self, names):
+    def transform(self, names) -> np.ndarray:
         """Mean of the features of each compound's targets.
 
         Parameters
@@ -157,7 +157,9 @@ class CompoundFingerprints(TransformerMixin, BaseEstimator, auto_wrap_output_key
     __metadata_request__fit = {"names": UNUSED}
     __metadata_request__transform = {"names": UNUSED}
 
-    def __init__(self, smiles, *, radius=2, n_bits=2048, pharmacophores=True):
+    def __init__(
+        self, smiles, *, radius: int = 2, n_bits: int = 2048, pharmacophores: bool = True
+    ) -> None:
         self.smiles = smiles
         self.radius = radius
         self.n_bits = n_bits
@@ -191,7 +193,7 @@ class CompoundFingerprints(TransformerMixin, BaseEstimator, auto_wrap_output_key
         self.n_features_out_ = self.n_bits
         return self
 
-    def transform(self, names):
+    def transform(self, names) -> np.ndarray:
         """Counts of substructures.
 
         Parameters
