@@ -25,6 +25,7 @@ NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distribut
     tests/test_scoring.py tests/test_training.py tests/sparsity
 OLDEST := .venv-oldest
 RELEASE := .venv-release
+INTO_RELEASE := $(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-kernel test-oldest fuzz lint doc release clean
 
@@ -63,12 +64,13 @@ release: $(VENV)/.torch
 	$(INSTALL) build twine
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
-	for file in dist/*.whl "dist/*.whl[data,plot,report]" dist/*.tar.gz; do \
+	for extras in "" "[data,plot,report]"; do \
 	    rm -rf $(RELEASE) && $(PYTHON) -m venv $(RELEASE) && \
-	    $(RELEASE)/bin/pip install --quiet --disable-pip-version-check -r constraints.txt && \
-	    $(RELEASE)/bin/pip install --quiet --disable-pip-version-check "$$(echo $$file)" && \
+	    $(INTO_RELEASE) -r constraints.txt && $(INTO_RELEASE) "$$(ls dist/*.whl)$$extras" && \
 	    $(RELEASE)/bin/python .ci/installed.py README.md || exit 1; \
 	done
+	$(INTO_RELEASE) --force-reinstall --no-deps dist/*.tar.gz
+	$(RELEASE)/bin/python .ci/installed.py README.md
 	sha256sum dist/*.tar.gz
 	@echo "Left to do: .ci/run and make test-oldest on this commit; the version in skpert/__init__.py,"
 	@echo "CITATION.cff and recipe/meta.yaml, and the hash there; its date in CHANGELOG.md;"

@@ -201,8 +201,12 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        A, X, library_size : object
-            As the estimator takes them.
+        A : object
+            As the estimator takes it.
+        X : object
+            As the estimator takes it.
+        library_size : object
+            As the estimator takes it.
 
         Returns
         -------
@@ -220,8 +224,16 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        A, n_samples, X, library_size, random_state : object
-            As the estimator takes them.
+        A : object
+            As the estimator takes it.
+        n_samples : object
+            As the estimator takes it.
+        X : object
+            As the estimator takes it.
+        library_size : object
+            As the estimator takes it.
+        random_state : object
+            As the estimator takes it.
 
         Returns
         -------

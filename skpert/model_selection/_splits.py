@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -326,7 +326,7 @@ class LeaveContextsOut(BaseCrossValidator, BaseEstimator):
         """
         return len(self._read(y)[-1])
 
-    def split(self, X, y=None, groups=None) -> None:
+    def split(self, X, y=None, groups=None) -> Iterator:
         """Train and test cells of each split.
 
         Parameters
