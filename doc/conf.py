@@ -119,6 +119,7 @@ def mathml(latex):
         latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
     formula = tex2mathml(latex)
     formula = re.sub(r"<mo>&ApplyFunction;</mo>\s*(?!<mo)", '<mspace width="0.17em"/>', formula)
+    formula = formula.replace("<mo>∼</mo>", '<mo form="infix">∼</mo>')  # spaced in a cell, too
     formula = re.sub(r"<mo>([{}])</mo>", r'<mo stretchy="false">\1</mo>', formula)
     return formula.replace('<mo accent="true">_</mo>', "<mo></mo>")  # the style draws the bar
 

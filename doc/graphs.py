@@ -120,7 +120,8 @@ def edge(start, end):
     (_, x0, y0), (_, x1, y1) = start, end
     length = hypot(x1 - x0, y1 - y0)
     dx, dy = (x1 - x0) / length, (y1 - y0) / length
-    first, last = RADIUS if start[0] != "parameter" else 12, RADIUS + 4
+    first, last = (12 if kind == "parameter" else RADIUS for kind in (start[0], end[0]))
+    last += 4  # for the tip
     points = f"M{x0 + first * dx:.1f} {y0 + first * dy:.1f}"
     points += f" L{x1 - last * dx:.1f} {y1 - last * dy:.1f}"
     return f'<path class="edge" marker-end="url(#head)" d="{points}"/>'
