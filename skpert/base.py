@@ -76,9 +76,8 @@ class PerturbationVAE(
 
     def _make_design(self):
         """Return the unfitted encoder of the design."""
-        names = ("control", "sep", "perturbation", "environment")
-        options = {name: getattr(self, name) for name in names}
-        return PerturbationEncoder(additive=self._additive, **options)
+        labels = {"control": self.control, "sep": self.sep, "perturbation": self.perturbation}
+        return PerturbationEncoder(**labels, environment=self.environment, additive=self._additive)
 
     def _prepare(self, cells):
         """Check and learn what ``_make_module`` needs of the training cells; often nothing."""
