@@ -11,7 +11,7 @@ __all__ = ["main"]
 EXPECTED = (ValueError, TypeError, OSError, ImportError)  # of what a user gave
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command ``skpert``.
 
     Parameters

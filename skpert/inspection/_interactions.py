@@ -12,7 +12,7 @@ from ..sparsity.edges import edges_at_fdr
 from ..sparsity.interactions import error_of_sums
 
 
-def interactions(estimator, *, fdr=0.05, level=0.95):
+def interactions(estimator, *, fdr: float = 0.05, level: float = 0.95) -> pd.DataFrame:
     """Effect of each measured combination on each latent beyond the sum of its parts.
 
     Parameters

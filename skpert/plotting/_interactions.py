@@ -57,11 +57,13 @@ class InteractionsDisplay:
     [-2.0, 0.0]
     """
 
-    def __init__(self, interactions):
+    def __init__(self, interactions) -> None:
         self.interactions = interactions
 
     @classmethod
-    def from_estimator(cls, estimator, *, fdr=0.05, ax=None, cmap="RdBu_r"):
+    def from_estimator(
+        cls, estimator, *, fdr: float = 0.05, ax=None, cmap="RdBu_r"
+    ) -> "InteractionsDisplay":
         """Draw the interactions of a fitted estimator.
 
         Parameters
@@ -80,7 +82,7 @@ class InteractionsDisplay:
         """
         return cls(interactions(estimator, fdr=fdr)).plot(ax, cmap=cmap)
 
-    def plot(self, ax=None, *, cmap="RdBu_r"):
+    def plot(self, ax=None, *, cmap="RdBu_r") -> "InteractionsDisplay":
         """Draw the map.
 
         Parameters
