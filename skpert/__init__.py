@@ -6,6 +6,7 @@ from . import (
     inspection,
     metrics,
     model_selection,
+    planning,
     plotting,
     preprocessing,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "make_perturbation_pipeline",
     "metrics",
     "model_selection",
+    "planning",
     "plotting",
     "preprocessing",
     "published",

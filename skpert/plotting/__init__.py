@@ -9,6 +9,7 @@ from ._evaluation import EvaluationDisplay
 from ._history import HistoryDisplay
 from ._interactions import InteractionsDisplay
 from ._pathways import PathwayTargetsDisplay
+from ._power import PowerDisplay
 from ._predictive import PosteriorPredictiveDisplay
 from ._programmes import LatentProgrammesDisplay
 from ._targets import TargetsDisplay
@@ -25,5 +26,6 @@ __all__ = [
     "LatentProgrammesDisplay",
     "PathwayTargetsDisplay",
     "PosteriorPredictiveDisplay",
+    "PowerDisplay",
     "TargetsDisplay",
 ]

@@ -48,7 +48,7 @@ from scipy.special import expit, softmax
 from .._input.expression import read_matrix
 from ..exceptions import warn_of_data
 
-__all__ = ["edge_probability", "edges_at_fdr", "null_width"]
+__all__ = ["edge_probability", "edges_at_fdr", "null_width", "probability_of_values"]
 
 FLOOR = 0.02  # least width of the null; what differs by less is the same
 UNUSED = 0.1  # of the largest spread among cells; a latent that spreads less is out of use
@@ -86,6 +86,21 @@ class _Table(NamedTuple):
     candidates: np.ndarray  # (n_slabs,)
     null: np.ndarray  # (n_entries, 3)
     slabs: np.ndarray  # (n_entries, n_slabs)
+
+
+class _Refined(NamedTuple):
+    """Mixtures with a null for each latent, and what they say of each entry."""
+
+    probability: np.ndarray  # (n_perturbations, n_latent) of an effect
+    width: np.ndarray  # of the null beyond the standard error, of the same shape
+    columns: np.ndarray  # (n_latent,) variance of the null of a row without effects
+    weights: np.ndarray  # (n_mixtures, 5)
+    posterior: np.ndarray  # (n_mixtures,)
+    slabs: tuple  # first and second of each mixture, (2, n_mixtures) each
+
+    def densities(self, v, variance, crossed):
+        """Of null and slabs at these values."""
+        return _densities(v, variance, crossed, self.slabs)
 
 
 def edge_probability(M, standard_error) -> np.ndarray:
@@ -141,6 +156,52 @@ def null_width(M, standard_error) -> np.ndarray:
     True
     """
     return _called(M, standard_error)[1]
+
+
+def probability_of_values(M, standard_error, values, errors) -> np.ndarray:
+    """Probability that values of one more perturbation are effects, each the only one of its row.
+
+    Parameters
+    ----------
+    M, standard_error : as in :func:`edge_probability`
+        Effects of a screen, of which the distributions of null and effects are estimated.
+    values, errors : array-like of shape (n_values,) and (n_values, n_latent)
+        Effects that the further perturbation may have on any of the latents, and their standard
+        errors.
+
+    Returns
+    -------
+    probability : ndarray of shape (n_values, n_latent)
+        In [0, 1], as in :func:`edge_probability`; 0 on a latent out of use.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpert.sparsity.edges import probability_of_values
+    >>> M = np.array([[3.1, 0.1, -0.1], [0.0, -2.8, 0.1], [0.1, 0.0, 0.1], [-0.1, 0.1, 2.9]])
+    >>> probability_of_values(M, np.full(M.shape, 0.1), [0.1, 3.0], np.full((2, 3), 0.1)).round(2)
+    array([[0., 0., 0.],
+           [1., 1., 1.]])
+    """
+    M, standard_error = _check(M, standard_error)
+    values, errors = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    probability, used = np.zeros(errors.shape), _in_use(M, standard_error)
+    M, standard_error = M[:, used], standard_error[:, used]
+    if not used.any():
+        return probability
+    slabs = _candidates(np.abs(M).max())
+    mixtures, gain = _search(M, standard_error, slabs)
+    if not mixtures:
+        return probability
+    fitted = _refine(M, standard_error, slabs, mixtures)
+    variance = errors[:, used] ** 2 + fitted.columns
+    v = np.repeat(values, used.sum())
+    null, densities = fitted.densities(v, variance.ravel(), variance.ravel())
+    total = _density(null, *densities, fitted.weights)
+    null_share = (null * ((fitted.posterior / total) @ fitted.weights[:, :3])).sum(1)
+    found = np.clip(1 - null_share, 0, 1) * expit(gain - np.log(M.size))
+    probability[:, used] = found.reshape(len(values), -1)
+    return probability
 
 
 def _called(M, standard_error):
@@ -217,8 +278,8 @@ def _posterior(M, e):
     mixtures, gain = _search(M, e, slabs)
     if not mixtures:
         return np.zeros(M.shape), np.full(M.shape, max(np.sqrt(np.mean(M**2)), FLOOR))
-    probability, width = _refine(M, e, slabs, mixtures)
-    return probability * expit(gain - np.log(M.size)), width
+    fitted = _refine(M, e, slabs, mixtures)
+    return fitted.probability * expit(gain - np.log(M.size)), fitted.width
 
 
 def _candidates(largest):
@@ -346,17 +407,15 @@ def _tail_factor(weights):
 
 
 def _refine(M, e, slabs, mixtures):
-    """Probability of an effect where each latent has its own null, and the null's width."""
+    """Mixtures where each latent has its own null, and what they say of each entry."""
     v, weights = M.ravel(), np.array([mixture.weights for mixture in mixtures])
     first, second = slabs[:, np.array([mixture.slabs for mixture in mixtures]).T].swapaxes(0, 1)
     columns, cross_talk = np.full(M.shape[1], mixtures[0].width ** 2), CROSS_TALK**2
     reach = np.zeros(M.shape)  # rho^2
     for _ in range(N_REFINE):
         variance = e**2 + columns + cross_talk * reach
-        null = _null_densities(
-            v, variance.ravel(), (variance + STRONG_CROSS_TALK**2 * reach).ravel()
-        )
-        densities = [_slab_densities(v, variance.ravel(), *slab) for slab in (first, second)]
+        crossed = (variance + STRONG_CROSS_TALK**2 * reach).ravel()
+        null, densities = _densities(v, variance.ravel(), crossed, (first, second))
         weights, total = _reweigh(np.ones(M.size), null, *densities, weights, N_INNER)
         posterior = softmax(np.log(total).sum(0) + _log_prior(weights, M.size))
         parts = null * ((posterior / total) @ weights[:, :3])
@@ -367,7 +426,14 @@ def _refine(M, e, slabs, mixtures):
         squares, counts = M**2 * (core + tail / TAIL**2), core + tail
         for _ in range(N_INNER):
             columns, cross_talk = _widths(squares, counts, e, columns, cross_talk, reach)
-    return probability, np.sqrt(columns + cross_talk * reach)
+    width = np.sqrt(columns + cross_talk * reach)
+    return _Refined(probability, width, columns, weights, posterior, (first, second))
+
+
+def _densities(v, variance, crossed, slabs):
+    """Of the parts of the null, (n_entries, 3), and of both slabs of each mixture."""
+    null = _null_densities(v, variance, crossed)
+    return null, [_slab_densities(v, variance, *slab) for slab in slabs]
 
 
 def _widths(squares, counts, e, columns, cross_talk, reach):

@@ -54,6 +54,7 @@ INTERACTING = pd.DataFrame(
         "kind": ["synergy"],
     }
 )
+POWER = pd.DataFrame({"latent": ["l0"], "n_cells": [50], "effect": [1.0], "power": [0.7]})
 DISPLAYS = {
     "CombinationTargetsDisplay": [ONE],
     "DirectEffectsDisplay": [DIRECT],
@@ -66,6 +67,7 @@ DISPLAYS = {
     "LatentProgrammesDisplay": [ENRICHED],
     "PathwayTargetsDisplay": [ONE, ONE, {"NER": "A"}],
     "PosteriorPredictiveDisplay": [CHECKED],
+    "PowerDisplay": [POWER],
     "TargetsDisplay": [ONE],
 }
 

@@ -1,0 +1,184 @@
+"""Which perturbations to measure next, by what their features say of each other."""
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist, pdist
+from sklearn.utils import check_random_state
+
+from .._input.values import as_list, check_finite, check_integer, listed, text
+
+STRATEGIES = "determinant", "total", "variance", "random"
+
+
+def next_perturbations(
+    features,
+    candidates=None,
+    *,
+    measured=(),
+    n=10,
+    strategy="determinant",
+    length_scale=None,
+    noise=0.1,
+    sep="+",
+    random_state=None,
+) -> pd.DataFrame:
+    r"""Batch of perturbations to measure next, chosen by their features.
+
+    Effects are a Gaussian process on features, with the covariance :math:`k(u, v) = \exp(-|u -
+    v|^2 / 2 l^2)` and a variance ``noise`` of what features do not say. Its posterior covariance
+    given what was measured does not depend on the effects, so that a batch can be chosen at once:
+    greedily, each further perturbation is the one that adds most to the log-determinant of that of
+    the batch. It is the one least known given all before it, which makes a batch diverse.
+
+    Parameters
+    ----------
+    features : DataFrame of shape (n_known, n_features)
+        What is known of each perturbation, index: names, such as a table of
+        :class:`~skpert.preprocessing.TargetFeatures`, standardised if columns have units. A pair
+        ``"A+B"`` without a row has the sum of its parts.
+    candidates : list of str or None, default=None
+        Perturbations or combinations that may be measured. None: all rows of ``features`` that
+        were not measured.
+    measured : list of str, default=()
+        Perturbations that were.
+    n : int, default=10
+        Size of the batch.
+    strategy : {"determinant", "total", "variance", "random"}, default="determinant"
+        "total" takes, one after another, what lowers the summed posterior variance of all
+        candidates most: perturbations that many others are like, not those that are like none.
+        "variance" takes those with the largest posterior variance, however alike they are, and
+        "random" any, to compare with.
+    length_scale : float or None, default=None
+        ``l``, in units of the features; None: the median distance of pairs of rows.
+    noise : float, default=0.1
+        Variance of what features do not say, over that of effects, above 0.
+    sep : str, default="+"
+        What joins the parts of a combination.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the random strategy.
+
+    Returns
+    -------
+    batch : DataFrame of shape (n, 2)
+        Index: names, in the order chosen. ``variance`` in (0, 1], of the effect of each given what
+        was measured; ``gain``, what it adds to the log-determinant given those before it, nats
+        times two.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer candidates than ``n``, one of them was measured or is there twice, a
+        perturbation has no features, or features are not finite.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpert.planning import next_perturbations
+    >>> features = pd.DataFrame({"x": [0.0, 0.1, 1.0, 3.0, 3.1]}, index=list("ABCDE"))
+    >>> next_perturbations(features, measured=["A"], n=2).index.tolist()  # not D and E, alike
+    ['E', 'C']
+    """
+    check_integer(n, "n", 1)
+    check_finite(noise, "noise", "neither")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {STRATEGIES}, got {strategy!r}")
+    table = _table(features)
+    measured = [text(name) for name in as_list(measured)]
+    names = _candidates(table, candidates, measured, n)
+    known, new = _rows(table, measured, sep), _rows(table, names, sep)
+    if length_scale is None:
+        length_scale = np.median(pdist(table.to_numpy())) if len(table) > 1 else 1.0
+        length_scale = length_scale or 1.0
+    check_finite(length_scale, "length_scale", "neither")
+    covariance = _posterior(known, new, length_scale, noise)
+    variance = covariance.diagonal().copy()
+    if strategy == "random":
+        first = check_random_state(random_state).permutation(len(names))[:n]
+    elif strategy == "variance":
+        first = np.argsort(-variance, kind="stable")[:n]
+    else:
+        first = None
+    chosen, gain = _in_turn(covariance, noise, n, first, total=strategy == "total")
+    index = pd.Index([names[i] for i in chosen], name="perturbation")
+    return pd.DataFrame({"variance": variance[chosen], "gain": gain}, index)
+
+
+def _table(features):
+    """Finite features by name, float64."""
+    if not isinstance(features, pd.DataFrame) or not features.size:
+        raise ValueError("features must be a DataFrame, a row of numbers for each perturbation")
+    table = features.astype(np.float64)
+    table.index = [text(name) for name in table.index]
+    repeated = table.index[table.index.duplicated()]
+    if len(repeated):
+        raise ValueError(f"features has several rows of {listed(list(repeated), 5)}")
+    missing = table.index[~np.isfinite(table).all(axis=1)]
+    if len(missing):
+        raise ValueError(
+            f"features are missing or infinite for {len(missing)} perturbations, "
+            f"{listed(list(missing), 5)}: fill them, or leave these out"
+        )
+    return table
+
+
+def _candidates(table, candidates, measured, n):
+    done = set(measured)
+    if candidates is None:
+        names = [name for name in table.index if name not in done]
+    else:
+        names = [text(name) for name in as_list(candidates)]
+    again = [name for name in names if name in done]
+    if again:
+        raise ValueError(f"candidates were measured already: {listed(again, 5)}")
+    if len(set(names)) < len(names):
+        raise ValueError("candidates holds a name more than once")
+    if n > len(names):
+        raise ValueError(f"n={n} perturbations are asked for, and there are {len(names)}")
+    return names
+
+
+def _rows(table, names, sep):
+    """Features of each name, those of a combination the sum of its parts."""
+    parts = {name: [name] if name in table.index or not sep else name.split(sep) for name in names}
+    known = set(table.index)
+    missing = [name for name, of in parts.items() if not known.issuperset(of)]
+    if missing:
+        raise ValueError(
+            f"features has no row for {len(missing)} perturbations: {listed(missing, 5)}"
+        )
+    place, values = {name: i for i, name in enumerate(table.index)}, table.to_numpy()
+    rows = [values[[place[part] for part in of]].sum(0) for of in parts.values()]
+    return np.array(rows).reshape(len(names), table.shape[1])
+
+
+def _posterior(known, new, length_scale, noise):
+    """Covariance of effects of the new ones given those that were measured."""
+
+    def kernel(u, v):
+        return np.exp(-cdist(u, v, "sqeuclidean") / (2 * length_scale**2))
+
+    covariance = kernel(new, new)
+    if not len(known):
+        return covariance
+    factor = np.linalg.cholesky(kernel(known, known) + noise * np.eye(len(known)))
+    explained = np.linalg.solve(factor, kernel(known, new))
+    return covariance - explained.T @ explained
+
+
+def _in_turn(covariance, noise, n, given, *, total=False):
+    """Perturbations one after another, and what each adds given those before it."""
+    rest, chosen, gain = covariance.copy(), [], []
+    open_ = np.ones(len(rest), dtype=bool)
+    for step in range(n):
+        score = rest.diagonal()
+        if total:
+            score = np.square(rest).sum(0) / (score + noise)
+        left = np.where(open_, score, -np.inf)
+        best = int(left.argmax()) if given is None else int(given[step])
+        variance = max(rest[best, best], 0.0)
+        gain.append(np.log1p(variance / noise))
+        chosen.append(best)
+        open_[best] = False
+        column = rest[:, best].copy()
+        rest -= np.outer(column, column) / (variance + noise)
+    return np.array(chosen), np.array(gain)
