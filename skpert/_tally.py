@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from .distributions import correction, exact_correction
 
 SMALL = 64  # counts below this have a place in a table
+LARGEST = 2.0**40  # count times number of genes is to be a whole number of 64 bits
 MOST_VALUES = 32  # different counts of a gene, on average, above which a minibatch costs less
 
 
@@ -63,7 +64,7 @@ class Tallying:
     def add(self, x: Tensor) -> None:
         """Count these cells, (n_cells, n_genes), in."""
         whole = x.long()
-        self.counted = self.counted and bool((whole == x).all())
+        self.counted = self.counted and bool(((whole == x) & (x >= 0) & (x < LARGEST)).all())
         if not self.counted:
             return
         self.n_cells += len(x)

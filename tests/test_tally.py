@@ -47,7 +47,8 @@ def test_blocks_do_not_matter(counts):
 
 
 def test_no_tally_of_what_are_no_counts_or_too_many_values():
-    assert tally_of(torch.full((4, 3), 0.5)) is None
+    for value in (0.5, -1.0, 1e30, float("inf"), float("nan")):
+        assert tally_of(torch.tensor([[0.0, 1.0, value]])) is None
     assert tally_of(torch.arange(4.0 * MOST_VALUES)[:, None].expand(-1, 3)) is None
     assert tally_of(1e5 + torch.arange(4.0 * MOST_VALUES)[:, None].expand(-1, 3)) is None
     assert len(tally_of(torch.zeros(4, 3)).gene) == 3

@@ -44,6 +44,13 @@ CHEAP = {
     "device": "cpu",
     "random_state": 0,
 }
+
+
+def cheap_of(name):
+    """Those of the parameters above that an estimator has."""
+    return {k: v for k, v in CHEAP.items() if k in ESTIMATORS[name]._get_param_names()}
+
+
 COMMON = {
     "n_latent": [1, 3, 9],
     "n_hidden": [1, 3],
@@ -259,7 +266,7 @@ def uses(draw):
 
 def estimator_of(use, more=None):
     """The unfitted estimator."""
-    cheap = {} if use.estimator in BASELINES else CHEAP
+    cheap = cheap_of(use.estimator)
     return clone(ESTIMATORS[use.estimator](**cheap | use.parameters | (more or {})))
 
 

@@ -13,7 +13,7 @@ import skpert
 from skpert import metrics, preprocessing
 
 from . import faults, forms
-from .estimators import BASELINES, CHEAP, ESTIMATORS, INVARIANT, MODELS, answers, renamed
+from .estimators import BASELINES, ESTIMATORS, INVARIANT, MODELS, answers, cheap_of, renamed
 from .oracle import same
 from .screens import Screen
 
@@ -48,7 +48,7 @@ def read(name, screen):
 
 def made(name, **parameters):
     """The unfitted estimator, cheap to fit."""
-    return ESTIMATORS[name](**(CHEAP if name in MODELS else {}) | parameters)
+    return ESTIMATORS[name](**cheap_of(name) | parameters)
 
 
 def told(model, X, A):
@@ -229,9 +229,11 @@ def test_anndata_is_its_array(name, screen):
 def test_copies_say_the_same(name, screen, tmp_path_factory):
     X, A = read(name, screen)
     model = made(name).fit(X, A)
-    path = tmp_path_factory.mktemp("models") / "model.npz"
-    skpert.save(model, path)
-    copies = [pickle.loads(pickle.dumps(model)), skpert.load(path), clone(model).fit(X, A)]
+    copies = [pickle.loads(pickle.dumps(model)), clone(model).fit(X, A)]
+    if name != "EffectRegression":  # whose trees are scikit-learn's, and only pickled
+        path = tmp_path_factory.mktemp("models") / "model.npz"
+        skpert.save(model, path)
+        copies.append(skpert.load(path))
     expected = told(model, X, A)
     for copy in copies:
         same(told(copy, X, A), expected, "a copy", rtol=0)
