@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from joblib.parallel import get_active_backend
 from torch import Tensor
 
+from ._shared_memory import SharedMemory
 from .exceptions import TrainingWarning
 
 LEAST_SHARE = 16  # cells; of minibatches with smaller shares every process does the whole
@@ -84,8 +86,20 @@ def read_alike(read: Callable[..., Any], *data: Any, memory: str, alike: bool, *
 
 def add_up(tensor: Tensor) -> None:
     """Replace a tensor by its sum over processes."""
-    if rank_and_size()[1] > 1:
+    rank, size = rank_and_size()
+    if size == 1:
+        return
+    memory = _memory(dist.group.WORLD, rank, size) if tensor.device.type == "cpu" else None
+    if memory is None:
         dist.all_reduce(tensor)
+    else:
+        memory.add_up(tensor)
+
+
+@lru_cache(maxsize=1)
+def _memory(group: Any, rank: int, size: int) -> SharedMemory | None:
+    """Memory that the processes of this group share, if they are on one machine."""
+    return SharedMemory.of_all(rank, size)
 
 
 def add_up_gradient(gradient: Tensor) -> None:

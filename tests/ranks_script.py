@@ -3,17 +3,19 @@
 import os
 import signal
 import sys
+import time
 import warnings
 
 import numpy as np
 import torch
 
-from skpert import SAMSVAE, VAE, InVAE, SVAEPlus, _progress
+from skpert import SAMSVAE, VAE, InVAE, SVAEPlus, _progress, _ranks
 from skpert._data import Cells
 from skpert._input import stored
 from skpert._optimizer import Adam
 from skpert._ranks import rank_and_size
 from skpert._runtime import seeded
+from skpert._shared_memory import SharedMemory
 from skpert._training import train
 from skpert.datasets import make_additive_shift
 
@@ -44,6 +46,31 @@ def exact():
         found |= {f"{name}.{key}": value.numpy() for key, value in module.state_dict().items()}
         found[f"{name}.history"] = np.array([list(row.values()) for row in rows])
     return found
+
+
+def sums():
+    """Sums in shared memory; then by gloo, since one process does not find the memory."""
+    rank, size = rank_and_size()
+    generator, found = np.random.default_rng(rank), {}
+    for way in ("memory", "gloo"):
+        if way == "gloo":
+            _ranks._memory.cache_clear()
+            SharedMemory.__init__ = [SharedMemory.__init__, missing][rank % 2]
+        for shape, dtype in (((), "float64"), ((3, 257), "float32"), ((3_000_000,), "float64")):
+            for number in range(30 if len(shape) < 1 else 2):
+                time.sleep(generator.choice([0.0, 0.002]))
+                values = torch.full(shape, number + 10.0**rank, dtype=getattr(torch, dtype))
+                _ranks.add_up(values)
+                found[f"{way} {shape} {number}"] = values.numpy().flatten()[:: 10**6]
+        assert (_ranks._memory(torch.distributed.group.WORLD, rank, size) is None) == (
+            way == "gloo"
+        )
+    return found
+
+
+def missing(self, folder, rank, processes):
+    """On another machine there is no such folder."""
+    raise FileNotFoundError(folder)
 
 
 def whole():

@@ -33,6 +33,12 @@ def test_as_many_as_there_are_find_the_same(n_processes, tmp_path):
             np.testing.assert_allclose(found[name], values, atol=1e-6, err_msg=name)
 
 
+def test_sums_are_those_of_all_with_and_without_shared_memory(tmp_path):
+    for found in run("sums", tmp_path, 3):
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, 111 + 3 * int(name.split()[-1]), err_msg=name)
+
+
 def test_whole_fits_agree_in_all_processes(tmp_path):
     first, second = run("whole", tmp_path, 2)
     for name, values in first.items():
