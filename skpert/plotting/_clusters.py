@@ -8,22 +8,39 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
 
 from ._shared import (
+    COLOURS,
     N_OPTIMAL,
     ROW,
+    TEXT,
     brackets,
     check_frame,
     check_matplotlib,
+    check_width,
     clipped,
     draw_colorbar,
     draw_map,
     draw_tree,
     effects,
-    label_rows,
+    fit_maps,
+    points,
     read_pathways,
 )
 
 _METRICS = {"correlation": "Pearson correlation", "cosine": "cosine similarity"}
-_NO_PATHWAY = "0.9"  # colour
+LEGEND_ROW = 0.17  # inches
+_NO_PATHWAY, _OTHER = "0.92", "0.6"  # colours
+# Tol's muted colours, for more pathways than there are colours of Okabe and Ito
+_MUTED = (
+    "#332288",
+    "#88CCEE",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
+    "#44AA99",
+    "#AA4499",
+    "#999933",
+    "#117733",
+)
 
 
 class EmbeddingClustersDisplay:
@@ -40,7 +57,8 @@ class EmbeddingClustersDisplay:
     pathways : dict of str to list of str, or Series, default=None
         Members of each pathway, or the pathway of each perturbation, which are shown as colours
         beside the map. Members that are not among the perturbations are ignored; a perturbation
-        in several pathways has the colour of the first.
+        in several pathways has the colour of the first. Of more than nine pathways the largest
+        nine have a colour of their own.
     n_clusters : int, default=None
         Number of clusters into which the tree is cut; None marks none.
     metric : {"correlation", "cosine"}, default="correlation"
@@ -92,6 +110,7 @@ class EmbeddingClustersDisplay:
         metric="correlation",
         ax=None,
         cmap="RdBu_r",
+        width=None,
     ) -> "EmbeddingClustersDisplay":
         """Draw the similarity of the effects of a fitted estimator.
 
@@ -101,7 +120,7 @@ class EmbeddingClustersDisplay:
             With ``targets_``, or else with ``embedding_``; one without either is a ValueError.
         pathways, n_clusters, metric : as in :class:`EmbeddingClustersDisplay`
             What is shown.
-        ax, cmap : as in :meth:`plot`
+        ax, cmap, width : as in :meth:`plot`
             How it is drawn.
 
         Returns
@@ -111,9 +130,11 @@ class EmbeddingClustersDisplay:
         """
         check_is_fitted(estimator)
         display = cls(effects(estimator), pathways=pathways, n_clusters=n_clusters, metric=metric)
-        return display.plot(ax, cmap=cmap)
+        return display.plot(ax, cmap=cmap, width=width)
 
-    def plot(self, ax=None, *, cmap="RdBu_r") -> "EmbeddingClustersDisplay":
+    def plot(
+        self, ax=None, *, cmap="RdBu_r", width: float | None = None
+    ) -> "EmbeddingClustersDisplay":
         """Draw the map.
 
         Parameters
@@ -122,6 +143,9 @@ class EmbeddingClustersDisplay:
             Where to draw; None makes a figure whose size follows from the number of rows.
         cmap : str or matplotlib Colormap, default="RdBu_r"
             Diverging colours, the middle of which is zero.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -135,6 +159,7 @@ class EmbeddingClustersDisplay:
             between 1 and the number of those shown.
         """
         check_matplotlib(type(self))
+        check_width(width)
         unit = _directions(check_frame(self.embedding, "embedding"), self.metric)
         tree = _tree(unit.to_numpy())
         order, joints = (leaves_list(tree), brackets(tree)) if len(tree) else ([0], [])
@@ -144,22 +169,22 @@ class EmbeddingClustersDisplay:
         self.pathways_ = None
         if self.pathways is not None:
             self.pathways_ = read_pathways(self.pathways, unit.index)
-        self.ax_ = _axes(len(unit)) if ax is None else ax
+        self.ax_ = _axes(len(unit), self.pathways_, width) if ax is None else ax
         self.figure_ = self.ax_.figure
         self.im_ = draw_map(self.ax_, self.similarity_, cmap, (-1, 1))
         self.ax_.set_xticks([])
         n_silent = len(self.embedding) - len(unit)
         if n_silent:
-            self.ax_.set_xlabel(f"{n_silent} more perturbations have no direction")
+            more = "perturbation has" if n_silent == 1 else "perturbations have"
+            self.ax_.set_xlabel(f"{n_silent} more {more} no direction", fontsize=TEXT)
         strip = 0 if self.pathways_ is None else _draw_pathways(self.ax_, self.pathways_)
         self.dendrogram_ax_ = draw_tree(self.ax_, joints, len(unit), left=0.02 + strip)
         if self.clusters_ is not None:
             _draw_clusters(self.ax_, self.clusters_)
         self.colorbar_ = draw_colorbar(self.ax_, self.im_, _METRICS[self.metric])
-        if strip:  # the legend takes from the height of the rows
-            for _ in range(2):  # the layout converges in the second pass
-                self.figure_.draw_without_rendering()
-            label_rows(self.ax_, unit.index)
+        fit_maps(self.figure_, [(self.ax_, unit.index, None, self.colorbar_, None)])
+        if strip:
+            _place_legend(self.ax_)
         return self
 
 
@@ -203,32 +228,44 @@ def _clusters(tree, order, names, n_clusters):
     return pd.Series(pd.factorize(flat)[0] + 1, index=names, name="cluster")
 
 
-def _axes(n_rows):
-    """Axes of a new figure for a square map of so many rows."""
+def _axes(n_rows, pathways, width):
+    """Axes of a new figure for a square map of so many rows, with room for a legend below."""
     import matplotlib.pyplot as plt
 
-    side = np.clip(ROW * n_rows, 2.5, 11)
-    return plt.subplots(figsize=(side + 2.8, side + 1.4), layout="constrained")[1]
+    side = np.clip(ROW * n_rows, 2, 7) if width is None else np.clip(width - 1.9, 1.2, 7)
+    names = [] if pathways is None else [clipped(n) for n in pathways.cat.categories]
+    lines = -(-(min(len(names), len(_MUTED)) + 1) // _n_columns(names, 72 * side)) if names else 0
+    figsize = side + 2.8 if width is None else width, side + 1.0 + LEGEND_ROW * lines
+    return plt.subplots(figsize=figsize, layout="constrained")[1]
+
+
+def _n_columns(names, width):
+    """Columns of a legend below a map of so many points."""
+    entry = 0.6 * TEXT * max(map(len, names)) + 3 * TEXT
+    return max(1, int(1.3 * width / entry))
 
 
 def _draw_pathways(ax, pathways):
     """Strip of colours left of the map and their legend below; its width in widths of the map."""
     from matplotlib.colors import ListedColormap
 
-    colours = _colours(len(pathways.cat.categories))
+    colours = _colours(pathways)
+    shades = [colours.get(name, _OTHER) for name in pathways.cat.categories]
     codes = pathways.cat.codes.to_numpy()
     strip_ax = ax.inset_axes([-0.05, 0, 0.035, 1], sharey=ax)
     strip_ax.imshow(
         codes[:, None],
-        ListedColormap([_NO_PATHWAY, *colours]),
+        ListedColormap([_NO_PATHWAY, *shades]),
         vmin=-1.5,
-        vmax=len(colours) - 0.5,
+        vmax=len(shades) - 0.5,
         aspect="auto",
         interpolation="nearest",
         extent=(0, 1, len(codes) - 0.5, -0.5),
     )
     strip_ax.axis("off")
-    named = [*zip(map(clipped, pathways.cat.categories), colours, strict=True)]
+    named = [(clipped(name), colour) for name, colour in colours.items()]
+    if len(colours) < len(shades):
+        named.append((f"{len(shades) - len(colours)} other pathways", _OTHER))
     if (codes < 0).any():
         named.append(("no pathway", _NO_PATHWAY))
     _draw_legend(ax, named)
@@ -239,29 +276,29 @@ def _draw_legend(ax, named):
     """Legend below the map, of pairs of name and colour."""
     from matplotlib.patches import Patch
 
-    box = ax.get_window_extent()
-    inch_y, inch_x = ax.figure.dpi / box.height, ax.figure.dpi / box.width
     ax.legend(
         handles=[Patch(color=colour, label=name) for name, colour in named],
-        ncols=max(1, int(0.4 / inch_x)),
+        ncols=_n_columns([name for name, _ in named], points(ax, "width")),
         loc="upper left",
-        bbox_to_anchor=(-0.05, -0.25 * inch_y),  # below a line of text
         frameon=False,
-        fontsize=8,
+        fontsize=TEXT,
         handlelength=1,
     )
+    _place_legend(ax)
 
 
-def _colours(n_colours):
-    """As many distinct colours, none of them grey as long as there are enough."""
-    from matplotlib import colormaps
+def _place_legend(ax):
+    """Below a line of text, whatever the height of the map."""
+    ax.get_legend().set_bbox_to_anchor((-0.05, -15 / points(ax, "height")), ax.transAxes)
 
-    for name, n_pairs in (("tab10", 1), ("tab20", 2)):
-        greys = range(7 * n_pairs, 8 * n_pairs)
-        colours = [c for i, c in enumerate(colormaps[name].colors) if i not in greys]
-        if n_colours <= len(colours):
-            return colours[:n_colours]
-    return list(colormaps["turbo"](np.linspace(0.03, 0.97, n_colours)))
+
+def _colours(pathways):
+    """Colour of each pathway that has one, in their order."""
+    names, palette = list(pathways.cat.categories), COLOURS
+    if len(names) > len(COLOURS):
+        most = pathways.value_counts().index[: len(_MUTED)]
+        names, palette = [name for name in names if name in set(most)], _MUTED
+    return dict(zip(names, palette, strict=False))
 
 
 def _draw_clusters(ax, clusters):

@@ -7,17 +7,25 @@ from sklearn.utils.validation import check_is_fitted
 from .._input.parts import parts_of_names
 from .._input.values import listed
 from ._shared import (
+    COLOURS,
     COLUMN,
     ROW,
+    SMALL,
+    TALLEST,
     check_axes,
     check_frame,
     check_matplotlib,
+    check_width,
     cluster_rows,
     draw_colorbar,
     draw_map,
+    draw_nothing,
     effects,
+    fit_maps,
     label_latents,
     order_columns,
+    short_names,
+    tidy,
 )
 
 _PANELS = ["number of targets", "size of effects", "latents of combinations only"]
@@ -84,7 +92,13 @@ class CombinationTargetsDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, combinations: list[str] | None = None, axes=None, cmap="RdBu_r"
+        cls,
+        estimator,
+        *,
+        combinations: list[str] | None = None,
+        axes=None,
+        cmap="RdBu_r",
+        width=None,
     ) -> "CombinationTargetsDisplay":
         """Draw the targets of a fitted estimator.
 
@@ -96,7 +110,7 @@ class CombinationTargetsDisplay:
         combinations : list of str, default=None
             Which combinations to show; None takes all that the estimator has. For an additive
             model, which has effects of single perturbations only, those to be summed.
-        axes, cmap : as in :meth:`plot`
+        axes, cmap, width : as in :meth:`plot`
             How they are drawn.
 
         Returns
@@ -106,9 +120,12 @@ class CombinationTargetsDisplay:
         """
         check_is_fitted(estimator)
         sep = getattr(estimator, "sep", "+")
-        return cls(effects(estimator), combinations=combinations, sep=sep).plot(axes, cmap=cmap)
+        display = cls(effects(estimator), combinations=combinations, sep=sep)
+        return display.plot(axes, cmap=cmap, width=width)
 
-    def plot(self, axes=None, *, cmap="RdBu_r") -> "CombinationTargetsDisplay":
+    def plot(
+        self, axes=None, *, cmap="RdBu_r", width: float | None = None
+    ) -> "CombinationTargetsDisplay":
         """Draw the panels.
 
         Parameters
@@ -117,6 +134,9 @@ class CombinationTargetsDisplay:
             Where to draw; None makes a figure.
         cmap : str or matplotlib Colormap, default="RdBu_r"
             Diverging colours, the middle of which is zero.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -130,17 +150,21 @@ class CombinationTargetsDisplay:
             ``axes`` are not three.
         """
         check_matplotlib(type(self))
+        check_width(width)
         targets = check_frame(self.targets, "targets")
         shown, parts = _shown(targets, self.combinations, self.sep)
         self.emergent_ = _emergent(targets, shown, parts)
         self.summary_ = _summary(shown, parts, self.emergent_)
         drawn = _ordered(self.emergent_)
-        axes = _axes(*drawn.shape) if axes is None else axes
+        axes = _axes(*drawn.shape, width) if axes is None else axes
         self.axes_ = check_axes(axes, 3, f", for {_PANELS}")
         self.figure_ = self.axes_[0].figure
         _draw_counts(self.axes_[0], self.summary_)
         _draw_norms(self.axes_[1], self.summary_)
         self.im_, self.colorbar_ = _draw_emergent(self.axes_[2], drawn, self.emergent_, cmap)
+        if len(drawn):
+            latents = short_names([str(name) for name in drawn.columns])
+            fit_maps(self.figure_, [(self.axes_[2], drawn.index, latents, self.colorbar_, None)])
         return self
 
 
@@ -208,16 +232,17 @@ def _ordered(emergent):
     return some.iloc[:, order_columns(some.abs().to_numpy())]
 
 
-def _axes(n_rows, n_columns):
+def _axes(n_rows, n_columns, width):
     """Two panels above, and below them a map of so many rows and columns."""
     import matplotlib.pyplot as plt
 
-    below = np.clip(0.9 + ROW * n_rows, 1.2, 12) if n_rows else 0.5
-    width = np.clip(2.0 + COLUMN * n_columns, 7, 12)
-    figure = plt.figure(figsize=(width, 3 + below), layout="constrained")
-    above, below = figure.add_gridspec(2, 1, height_ratios=[3, below])
+    above, rows = 2.4, 1.0 + ROW * n_rows
+    below = np.clip(rows, 1.2, TALLEST - above) if n_rows else 0.5
+    width = np.clip(2.0 + COLUMN * n_columns, 6, 12) if width is None else width
+    figure = plt.figure(figsize=(width, above + below), layout="constrained")
+    upper, lower = figure.add_gridspec(2, 1, height_ratios=[above, below])
     # grids within the grid, so that the names of rows below take no room above
-    places = [*above.subgridspec(1, 2), *below.subgridspec(1, 1)]
+    places = [*upper.subgridspec(1, 2), *lower.subgridspec(1, 1)]
     return [figure.add_subplot(place) for place in places]
 
 
@@ -230,13 +255,17 @@ def _draw_counts(ax, summary):
     for i, (n_parts, n_targets) in enumerate(groups):
         share = np.bincount(n_targets) / len(n_targets)
         position = np.arange(len(share)) + (i + 0.5) * width - 0.4
-        ax.bar(position, share, width, color=f"C{i}", label=_group(n_parts, len(n_targets)))
+        ax.bar(position, share, width, color=_colour(i), label=_group(n_parts, len(n_targets)))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set(xlabel="latents moved", ylabel="share of perturbations")
     ax.set_xlim(-0.6, max(summary["n_targets"].max(), 1) + 0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "ncols": len(groups)}
-    ax.legend(frameon=False, fontsize=8, columnspacing=1, handlelength=1, **above)
+    tidy(ax)
+    above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1)}
+    ax.legend(frameon=False, fontsize=SMALL, handlelength=1, labelspacing=0.2, **above)
+
+
+def _colour(i):
+    return COLOURS[i % len(COLOURS)]
 
 
 def _group(n_parts, n_members):
@@ -249,25 +278,24 @@ def _draw_norms(ax, summary):
     for i, (n_parts, norm) in enumerate(summary.groupby("n_parts")["norm"]):
         aside = (np.arange(len(norm)) * _GOLDEN) % 1 - 0.5
         ax.scatter(
-            i + 0.5 * aside, norm, s=14, color=f"C{i}", alpha=0.6, linewidths=0, clip_on=False
+            i + 0.5 * aside, norm, s=14, color=_colour(i), alpha=0.6, linewidths=0, clip_on=False
         )
         ax.plot([i - 0.35, i + 0.35], [norm.median()] * 2, color="0.15", linewidth=1.5)
-        names.append(_group(n_parts, len(norm)))
+        names.append(_group(n_parts, len(norm)).replace(" (", "\n("))
     ax.set_xticks(range(len(names)), names)
-    ax.set(xlim=(-0.6, len(names) - 0.4), ylabel="norm of the effect (prior s.d.)")
+    ax.set(xlim=(-0.6, len(names) - 0.4), ylabel="size of the effect (norm, prior s.d.)")
     ax.set_ylim(0, 1.05 * summary["norm"].max() or 1)
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax)
 
 
 def _draw_emergent(ax, drawn, emergent, cmap):
     """Map of the latents that only combinations move, or a sentence that there is none."""
     if not len(drawn):
-        ax.axis("off")
         note = "no combination moves a latent that none of its parts moves"
         if not len(emergent):
             note = "no combination has all of its parts measured alone"
-        ax.text(0.5, 0.5, note, ha="center", va="center", color="0.35", transform=ax.transAxes)
+        draw_nothing(ax, note)
         return None, None
     im = draw_map(ax, drawn, cmap)
     label_latents(ax, drawn.columns, emergent.shape[1] - drawn.shape[1], why="are not moved so")
-    return im, draw_colorbar(ax, im, "shift of combinations only (prior s.d.)")
+    return im, draw_colorbar(ax, im, "shift by combinations only (prior s.d.)")

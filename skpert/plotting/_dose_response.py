@@ -7,7 +7,21 @@ import numpy as np
 from .._input.values import as_list, check_integer, listed
 from ..inspection import dose_response
 from ..preprocessing._curves import hill, log_dose
-from ._shared import check_axes, check_matplotlib, clipped, label_rows, panel_axes, short_names
+from ._shared import (
+    COLOURS,
+    SMALL,
+    TEXT,
+    check_axes,
+    check_matplotlib,
+    check_width,
+    clipped,
+    label_rows,
+    panel_axes,
+    points,
+    settle,
+    short_names,
+    tidy,
+)
 
 KINDS = "curves", "ec50"
 NEEDED = {
@@ -18,11 +32,11 @@ NEEDED = {
 PANEL = 1.9, 1.6  # inches
 MARGIN = 0.3, 0.7
 N_COLUMNS = 6
-COLOURS = [f"C{i}" for i in range(10) if i != 7]  # without grey
-STYLES = [(colour, line) for line in ("-", "--") for colour in COLOURS]  # of as many latents
+STYLES = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS]  # of as many latents
 OTHER = "0.6", "-"
 ENTRY = 0.62  # inches of a latent in the legend
 LONGEST, BLOCK, ROW = 50, 3.2, 0.16  # rows of a block; inches of a block and of a row
+LEAST_BLOCK = 2.2
 BEYOND = 1.0  # decades around the measured doses that are shown of intervals
 
 
@@ -62,7 +76,17 @@ class DoseResponseDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, A, *, replicate=None, fdr=0.05, level=0.95, kind="curves", axes=None
+        cls,
+        estimator,
+        X,
+        A,
+        *,
+        replicate=None,
+        fdr=0.05,
+        level=0.95,
+        kind="curves",
+        axes=None,
+        width=None,
     ) -> "DoseResponseDisplay":
         """Fit the curves of cells and draw them.
 
@@ -70,7 +94,7 @@ class DoseResponseDisplay:
         ----------
         estimator, X, A, replicate, fdr, level : as in :func:`skpert.inspection.dose_response`
             Fitted model, cells, their dosages and their wells, and what is called a response.
-        kind, axes : as in :meth:`plot`
+        kind, axes, width : as in :meth:`plot`
             How it is drawn.
 
         Returns
@@ -79,7 +103,7 @@ class DoseResponseDisplay:
             The figure, drawn.
         """
         found = dose_response(estimator, X, A, replicate=replicate, fdr=fdr, level=level)
-        return cls(found).plot(axes, kind=kind)
+        return cls(found).plot(axes, kind=kind, width=width)
 
     def plot(
         self,
@@ -88,6 +112,7 @@ class DoseResponseDisplay:
         kind: str = "curves",
         perturbations: str | list[str] | None = None,
         n_panels: int = 24,
+        width: float | None = None,
     ) -> "DoseResponseDisplay":
         """Draw the curves.
 
@@ -105,6 +130,9 @@ class DoseResponseDisplay:
             for curves.
         n_panels : int, default=24
             Most panels of curves, unless ``perturbations`` are named.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -118,6 +146,7 @@ class DoseResponseDisplay:
         """
         check_matplotlib(type(self))
         check_integer(n_panels, "n_panels", 1)
+        check_width(width)
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {listed(KINDS, 2)}, got {kind!r}")
         curves, doses = _tables(self.response)
@@ -130,18 +159,19 @@ class DoseResponseDisplay:
         if kind == "curves":
             chosen = names or called.sort_values("q")["perturbation"].unique()[:n_panels].tolist()
             self.shown_ = _in_order(called, chosen)
-            self._plot_curves(axes, doses, chosen, styles, called)
+            self._plot_curves(axes, doses, chosen, styles, called, width)
         else:
             called = called[called["shape"] == "hill"].sort_values("ec50")
             chosen = names or called["perturbation"].unique().tolist()
             self.shown_ = _in_order(called, chosen)
-            self._plot_ec50(axes, doses, chosen, styles)
+            self._plot_ec50(axes, doses, chosen, styles, width)
         return self
 
-    def _plot_curves(self, axes, doses, names, styles, called):
+    def _plot_curves(self, axes, doses, names, styles, called, width):
         n_panels = max(len(names), 1)
         own_figure = axes is None
-        axes = panel_axes(n_panels, N_COLUMNS, PANEL, MARGIN) if own_figure else axes
+        if own_figure:
+            axes = panel_axes(n_panels, N_COLUMNS, PANEL, MARGIN, width=width, least=1.0)
         self.axes_ = check_axes(axes, n_panels, ", one per perturbation")
         self.figure_ = self.axes_[0].figure
         for ax, name in zip(self.axes_, names, strict=False):
@@ -154,23 +184,27 @@ class DoseResponseDisplay:
             low, high = of_name["dose"].min(), of_name["dose"].max()
             ax.set_xlim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
             ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-            ax.set_title(clipped(name), fontsize=8)
-            ax.tick_params(labelsize=7)
-            ax.spines[["top", "right"]].set_visible(False)
+            tidy(ax)
+            ax.set_title(clipped(name, 20), fontsize=TEXT)
         if not names:
             _say_nothing(self.axes_[0], "no dose has an effect")
         n_left = called["perturbation"].nunique() - self.shown_["perturbation"].nunique()
         label = self.figure_ if own_figure else self.axes_[0]
-        (label.supxlabel if own_figure else label.set_xlabel)("dose", fontsize=8)
-        (label.supylabel if own_figure else label.set_ylabel)("shift of the latent", fontsize=8)
+        (label.supxlabel if own_figure else label.set_xlabel)("dose", fontsize=TEXT)
+        shift = "shift of the latent (prior s.d.)"
+        (label.supylabel if own_figure else label.set_ylabel)(shift, fontsize=TEXT)
         _draw_legend(self.figure_, self.axes_[0], styles, self.shown_, n_left)
+        _fit_decades(self.figure_, self.axes_)
 
-    def _plot_ec50(self, axes, doses, names, styles):
-        n_blocks = max(-(-len(names) // LONGEST), 1)
+    def _plot_ec50(self, axes, doses, names, styles, width):
+        most = len(names) if width is None else max(int(width / LEAST_BLOCK), 1)
+        n_blocks = min(max(-(-len(names) // LONGEST), 1), most) or 1
         parts = np.array_split(np.array(names, dtype=object), n_blocks)
         length = max(map(len, parts))
         size = BLOCK, float(np.clip(0.8 + ROW * length, 1.8, 10))
-        axes = panel_axes(n_blocks, n_blocks, size, MARGIN) if axes is None else axes
+        if axes is None:
+            options = {"width": width, "least": LEAST_BLOCK, "lowest": 1}
+            axes = panel_axes(n_blocks, n_blocks, size, MARGIN, **options)
         self.axes_ = check_axes(axes, n_blocks, ", one per block of rows")
         self.figure_ = self.axes_[0].figure
         within = 10**BEYOND
@@ -183,14 +217,34 @@ class DoseResponseDisplay:
                 if i % 2:
                     ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0, linewidth=0)
             ax.tick_params(axis="y", length=0)
-            ax.tick_params(axis="x", labelsize=7)
-            ax.spines[["top", "right", "left"]].set_visible(False)
-            ax.set_xlabel("dose of half the effect", fontsize=8)
-            if len(part):
-                label_rows(ax, list(part) + [""] * (length - len(part)))
+            tidy(ax)
+            ax.spines["left"].set_visible(False)
+            ax.set_xlabel("dose of half the effect", fontsize=TEXT)
         if not names:
             _say_nothing(self.axes_[0], "no effect saturates")
         _draw_legend(self.figure_, self.axes_[0], styles, self.shown_, 0)
+        _label_blocks(self.axes_, parts, length)
+        _fit_decades(self.figure_, self.axes_)
+        _label_blocks(self.axes_, parts, length)
+
+
+def _label_blocks(axes, parts, length):
+    """Names of rows of blocks of one length."""
+    for ax, part in zip(axes, parts, strict=True):
+        if len(part):
+            label_rows(ax, list(part) + [""] * (length - len(part)))
+
+
+def _fit_decades(figure, axes):
+    """Numbers at as many powers of ten as a panel has room for, and none between them."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    settle(figure)
+    for ax in axes:
+        if ax.get_xscale() == "log":
+            n_numbers = int(np.clip(points(ax, "width") / 26, 2, 6))
+            ax.xaxis.set_major_locator(LogLocator(numticks=n_numbers))
+            ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _tables(response):
@@ -253,7 +307,7 @@ def _draw_intervals(ax, i, rows, limits, styles):
 
 
 def _say_nothing(ax, text):
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8)
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=TEXT)
     ax.set_yticks([])
 
 
@@ -269,7 +323,12 @@ def _draw_legend(figure, ax, styles, shown, n_left):
     ]
     if handles:
         n_columns = int(figure.get_figwidth() / (ENTRY + 0.07 * max(len(p[0]) for p in pairs)))
-        options = {"fontsize": 8, "title_fontsize": 8, "frameon": False, "borderaxespad": 0.2}
+        options = {
+            "fontsize": SMALL,
+            "title_fontsize": SMALL,
+            "frameon": False,
+            "borderaxespad": 0.2,
+        }
         options["title"] = f"latent ({n_left} more perturbations respond)" if n_left else "latent"
         options["ncols"] = min(max(n_columns, 1), len(handles))
         figure.legend(handles=handles, loc="outside upper left", **options)

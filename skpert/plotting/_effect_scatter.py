@@ -8,10 +8,32 @@ from sklearn.utils import check_scalar
 
 from .._input.values import listed
 from ..metrics import ate_pearson
-from ._shared import check_axes, check_frame, check_matplotlib, clipped, panel_axes
+from ._shared import (
+    BLUE,
+    SMALL,
+    TEXT,
+    VERMILION,
+    check_axes,
+    check_frame,
+    check_matplotlib,
+    clipped,
+    fit_panels,
+    panel_axes,
+    tidy,
+)
 
 _N_POINTS = 5000  # above which points would hide each other, and are counted in hexagons
 _N_HEXAGONS = 60  # across a panel
+_PLACES = [
+    (4, 0),
+    (-4, 0),
+    (0, 5),
+    (0, -5),
+    (4, 6),
+    (-4, 6),
+    (4, -6),
+    (-4, -6),
+]  # of names, points
 
 
 class EffectsDisplay:
@@ -20,7 +42,8 @@ class EffectsDisplay:
     A point is a pair of a perturbation and a gene; many are counted in hexagons. The dashed line
     is where they agree. Titles give Pearson correlations, over all genes and over those with the
     largest measured effects. More panels show single perturbations, with the latter genes in
-    another colour. As in Figure 3 of Bereket and Karaletsos (SAMS-VAE, NeurIPS 2023).
+    another colour and names of some of them. As in Figure 3 of Bereket and Karaletsos (SAMS-VAE,
+    NeurIPS 2023).
 
     Parameters
     ----------
@@ -31,6 +54,8 @@ class EffectsDisplay:
         are not in ``measured`` are ignored.
     n_top : int, default=20
         Genes of largest absolute measured effect that are taken of each perturbation.
+    unit : str, default=""
+        Unit of the effects, such as "log1p counts per 10,000", for the labels of the axes.
 
     Attributes
     ----------
@@ -53,13 +78,21 @@ class EffectsDisplay:
     """
 
     def __init__(
-        self, measured: pd.DataFrame, predicted: pd.DataFrame, *, n_top: int = 20
+        self, measured: pd.DataFrame, predicted: pd.DataFrame, *, n_top: int = 20, unit: str = ""
     ) -> None:
         self.measured = measured
         self.predicted = predicted
         self.n_top = n_top
+        self.unit = unit
 
-    def plot(self, axes=None, *, perturbations: str | list[str] = ()) -> "EffectsDisplay":
+    def plot(
+        self,
+        axes=None,
+        *,
+        perturbations: str | list[str] = (),
+        n_names: int = 8,
+        width: float | None = None,
+    ) -> "EffectsDisplay":
         """Draw the panels.
 
         Parameters
@@ -68,6 +101,12 @@ class EffectsDisplay:
             Where to draw; None makes a figure.
         perturbations : str or list of str, default=()
             Perturbations to show in a panel of their own, after that of all.
+        n_names : int, default=8
+            Genes of largest absolute measured effect to name in these panels at most; names that
+            would hide each other are left out.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -78,7 +117,7 @@ class EffectsDisplay:
         ------
         ValueError
             If a name of ``measured`` is not in ``predicted``, one of ``perturbations`` is not in
-            ``measured``, ``n_top`` is below 1, or ``axes`` are too few.
+            ``measured``, ``n_top`` is below 1, ``n_names`` below 0, or ``axes`` are too few.
         """
         check_matplotlib(type(self))
         named = [perturbations] if isinstance(perturbations, str) else list(perturbations)
@@ -89,7 +128,9 @@ class EffectsDisplay:
         self.pearson_, self.by_perturbation_ = _correlations(measured, predicted, n_top)
         rank = measured.abs().rank(axis=1, method="first", ascending=False)
         top = (rank <= n_top).to_numpy()
-        axes = panel_axes(1 + len(named), 3, (3.6, 3.6)) if axes is None else axes
+        n_names = min(check_scalar(n_names, "n_names", Integral, min_val=0), n_top)
+        if axes is None:
+            axes = panel_axes(1 + len(named), 3, (2.8, 2.8), width=width, least=2.0)
         self.axes_ = check_axes(axes, 1 + len(named))
         self.figure_ = self.axes_[0].figure
         title = f"{len(measured)} perturbation{'s' * (len(measured) > 1)}"
@@ -97,11 +138,21 @@ class EffectsDisplay:
         for ax, i, name in zip(
             self.axes_[1:], measured.index.get_indexer(named), named, strict=True
         ):
-            _draw_one(ax, x[i], y[i], top[i], clipped(name))
+            _draw_one(ax, x[i], y[i], top[i], clipped(name, 24))
         pearson = [self.pearson_, *self.by_perturbation_.loc[named].itertuples(index=False)]
         for ax, (r, r_top) in zip(self.axes_, pearson, strict=True):
             line = f"r = {_text(r)}; top {n_top}: {_text(r_top)}"
-            ax.set_title(f"{ax.get_title()}\n{line}", fontsize=9)
+            tidy(ax)
+            ax.set_title(f"{ax.get_title()}\n{line}", fontsize=TEXT)
+            unit = f"\n({self.unit})" if self.unit else ""
+            spec = ax.get_subplotspec()
+            if spec is None or spec.is_first_col():
+                ax.set_ylabel(f"predicted effect{unit}")
+            ax.set_xlabel(f"measured effect{unit}")
+        fit_panels(self.figure_, self.axes_)
+        for ax, i in zip(self.axes_[1:], measured.index.get_indexer(named), strict=True):
+            largest = np.argsort(-np.abs(x[i]), kind="stable")[:n_names]
+            _name_genes(ax, x[i], y[i], largest, measured.columns)
         return self
 
 
@@ -139,7 +190,7 @@ def _draw_all(ax, x, y, title):
     """All points, or their number in hexagons where they are many."""
     low, high = _frame_panel(ax, x, y, title)
     if len(x) <= _N_POINTS:
-        ax.scatter(x, y, s=6, color="C0", alpha=0.4, linewidths=0)
+        ax.scatter(x, y, s=6, color=BLUE, alpha=0.4, linewidths=0)
         return
     hexagons = ax.hexbin(
         x,
@@ -151,18 +202,52 @@ def _draw_all(ax, x, y, title):
         linewidths=0.2,
     )
     ax.set(xlim=(low, high), ylim=(low, high))
-    colorbar = ax.figure.colorbar(hexagons, ax=ax, shrink=0.7, aspect=25)
-    colorbar.set_label("pairs of perturbation and gene", fontsize=8)
-    colorbar.ax.tick_params(labelsize=8)
+    scale_ax = ax.inset_axes([0.06, 0.93, 0.36, 0.035])
+    colorbar = ax.figure.colorbar(hexagons, cax=scale_ax, orientation="horizontal")
+    colorbar.set_label("pairs", fontsize=SMALL, labelpad=1)
+    scale_ax.tick_params(labelsize=SMALL, pad=1, length=2)
     colorbar.outline.set_visible(False)
 
 
 def _draw_one(ax, x, y, top, title):
     """Points of one perturbation."""
     _frame_panel(ax, x, y, title)
-    ax.scatter(x[~top], y[~top], s=8, color="C0", alpha=0.5, linewidths=0, label="other genes")
-    ax.scatter(x[top], y[top], s=14, color="C1", linewidths=0, label=f"top {top.sum()}")
-    ax.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.1)
+    ax.scatter(x[~top], y[~top], s=8, color=BLUE, alpha=0.5, linewidths=0, label="other genes")
+    ax.scatter(x[top], y[top], s=12, color=VERMILION, linewidths=0, label=f"top {top.sum()}")
+    ax.legend(frameon=False, fontsize=SMALL, loc="upper left", handletextpad=0.1, borderpad=0)
+
+
+def _name_genes(ax, x, y, chosen, names):
+    """Names beside the points of genes, where they hide neither each other nor the legend."""
+    renderer = ax.figure.canvas.get_renderer()
+    inside, taken = ax.get_window_extent(), [ax.get_legend().get_window_extent(renderer)]
+    radius = 2.5 * ax.figure.dpi / 72
+    pixels = ax.transData.transform(np.c_[x[chosen], y[chosen]])
+    for gene, pixel in zip(chosen, pixels, strict=True):
+        others = pixels[np.abs(pixels - pixel).max(axis=1) > 0]
+        for right, up in _PLACES:
+            text = ax.annotate(
+                clipped(names[gene], 16),
+                (x[gene], y[gene]),
+                (right, up),
+                textcoords="offset points",
+                fontsize=SMALL - 1,
+                ha="center" if not right else "left" if right > 0 else "right",
+                va="center" if not up else "bottom" if up > 0 else "top",
+            )
+            box = text.get_window_extent(renderer)
+            within = inside.x0 < box.x0 and box.x1 < inside.x1
+            within = within and inside.y0 < box.y0 and box.y1 < inside.y1
+            if within and not (box.count_overlaps(taken) or _hides(box.padded(radius), others)):
+                taken.append(box.padded(1))
+                break
+            text.remove()
+
+
+def _hides(box, points):
+    (x0, y0), (x1, y1) = box.get_points()
+    x, y = points.T
+    return bool(((x0 < x) & (x < x1) & (y0 < y) & (y < y1)).any())
 
 
 def _frame_panel(ax, x, y, title):
@@ -172,6 +257,6 @@ def _frame_panel(ax, x, y, title):
     limits = low - margin, high + margin
     ax.plot(limits, limits, color="0.5", linestyle="--", linewidth=0.8, zorder=0)
     ax.set(xlim=limits, ylim=limits, title=title)
-    ax.set(xlabel="measured effect", ylabel="predicted effect", aspect="equal")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_aspect("equal")
+    ax.locator_params(nbins=5)
     return limits

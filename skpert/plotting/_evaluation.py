@@ -6,14 +6,37 @@ from scipy.stats import t as student
 
 from .._input.values import listed
 from ..metrics.calibration import GREATER_IS_BETTER
-from ._shared import check_axes, check_matplotlib, clipped, panel_axes
+from ._shared import (
+    BLUE,
+    SMALL,
+    TEXT,
+    VERMILION,
+    check_axes,
+    check_matplotlib,
+    clipped,
+    fit_panels,
+    panel_axes,
+    tidy,
+)
 
 _KEYS = ("estimator", "split", "perturbation", "context", "n_cells")
-_POINTS = "#0072B2"  # the colour-blind can distinguish this and the next two
+_POINTS = "0.45"
 _LINES = {
-    "floor": {"color": "#D55E00", "linestyle": "--"},
-    "ceiling": {"color": "#009E73", "linestyle": "-"},
+    "floor": {"color": VERMILION, "linestyle": "--"},
+    "ceiling": {"color": BLUE, "linestyle": "-"},
 }
+_TITLES = {
+    "response_mse": "mean squared error\n(response)",
+    "weighted_mse": "weighted\nmean squared error",
+    "delta_pearson": "Pearson Δ\n(from control)",
+    "delta_pearson_perturbed": "Pearson Δ\n(from perturbed mean)",
+    "direction_same": "genes with\nthe right sign",
+    "direction_opposite": "genes with\nthe opposite sign",
+    "perturbation_discrimination": "perturbation\ndiscrimination (PDS)",
+    "energy_distance": "energy distance",
+    "maximum_mean_discrepancy": "maximum mean\ndiscrepancy (MMD)",
+}
+_LONGEST = 24  # characters of the name of an estimator
 _JITTER = 0.27  # of the points of a row, to either side
 _QUANTILES = 0.02, 0.98  # of the points of a panel between which its scale must reach
 
@@ -22,9 +45,9 @@ class EvaluationDisplay:
     """Scores of estimators by metric, with those of a floor and a ceiling as vertical lines.
 
     A panel is a metric and a row an estimator. Faint points are perturbations, each averaged over
-    splits; the diamond is their mean, and the bar its 95 % t interval. Between a floor and a
-    ceiling, an arrow says where the metric is better. A few extreme points may lie outside of a
-    panel; means and intervals never do.
+    splits; the diamond is their mean, and the bar its 95 % t interval. An arrow says where a
+    metric is better; it belongs to the metric, wherever floor and ceiling are. A few extreme
+    points may lie outside of a panel; means and intervals never do.
 
     Parameters
     ----------
@@ -71,14 +94,16 @@ class EvaluationDisplay:
         self.ceiling = ceiling
 
     @classmethod
-    def from_evaluation(cls, result, *, metrics=None, axes=None) -> "EvaluationDisplay":
+    def from_evaluation(
+        cls, result, *, metrics=None, axes=None, width=None
+    ) -> "EvaluationDisplay":
         """Draw what an evaluation found.
 
         Parameters
         ----------
         result : Bunch
             Of :func:`skpert.model_selection.evaluate_perturbations`.
-        metrics, axes : as in :meth:`plot`
+        metrics, axes, width : as in :meth:`plot`
             What is shown, and where; errors are the same.
 
         Returns
@@ -87,9 +112,15 @@ class EvaluationDisplay:
             The panels, drawn.
         """
         display = cls(result.per_perturbation, floor=result.floor, ceiling=result.ceiling)
-        return display.plot(axes, metrics=metrics)
+        return display.plot(axes, metrics=metrics, width=width)
 
-    def plot(self, axes=None, *, metrics: str | list[str] | None = None) -> "EvaluationDisplay":
+    def plot(
+        self,
+        axes=None,
+        *,
+        metrics: str | list[str] | None = None,
+        width: float | None = None,
+    ) -> "EvaluationDisplay":
         """Draw the panels.
 
         Parameters
@@ -98,6 +129,9 @@ class EvaluationDisplay:
             Where to draw; None makes a figure.
         metrics : str, list of str or None, default=None
             Columns to show; None: all metrics.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -126,13 +160,14 @@ class EvaluationDisplay:
         n_panels = self.mean_.shape[1]
         of_figure = axes is None
         self.axes_ = check_axes(
-            _axes(n_panels, rows) if of_figure else axes, n_panels, ", one a metric"
+            _axes(n_panels, rows, width) if of_figure else axes, n_panels, ", one a metric"
         )
         self.figure_ = self.axes_[0].figure
         for ax, metric in zip(self.axes_, self.mean_, strict=True):
             self._draw(ax, scores[metric], rows, lines)
         _label_rows(self.axes_, rows)
-        _add_legend(self.axes_, of_figure)
+        _add_legend(self.axes_, of_figure, self.figure_)
+        fit_panels(self.figure_, self.axes_)
         return self
 
     def _draw(self, ax, scores, rows, lines):
@@ -149,10 +184,10 @@ class EvaluationDisplay:
         low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
         margin = 0.06 * (high - low) or 0.5
         ax.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.45, -0.55))
-        ax.set_title(scores.name, fontsize=9)
-        ax.set_xlabel(_direction(scores.name, lines), fontsize=8, color="0.35")
-        ax.tick_params(labelsize=8)
-        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.set_xlabel(_direction(scores.name), color="0.35")
+        tidy(ax)
+        ax.set_title(_TITLES.get(scores.name, str(scores.name).replace("_", " ")), fontsize=TEXT)
+        ax.spines["left"].set_visible(False)
 
 
 def _averaged(table, metrics):
@@ -171,10 +206,11 @@ def _half_width(groups):
     return groups.sem() * student.ppf(0.975, (n - 1).where(n > 1))
 
 
-def _axes(n_panels, rows):
+def _axes(n_panels, rows, width):
     """Axes of a new figure, with room for the names of rows."""
-    names = 0.065 * max(len(clipped(name)) for name in rows)  # inches
-    axes = panel_axes(n_panels, 3, (2.4, 0.85 + 0.32 * len(rows)), (names + 0.2, 0.35))
+    names = 0.06 * max(len(clipped(name, _LONGEST)) for name in rows)  # inches
+    size, margin = (2.0, 0.95 + 0.26 * len(rows)), (names + 0.1, 0.4)
+    axes = panel_axes(n_panels, 3, size, margin, width=width, least=1.1, lowest=1)
     axes[0].figure.get_layout_engine().set(h_pad=0.07)
     return axes
 
@@ -184,20 +220,20 @@ def _draw_row(ax, row, scores, mean, half_width):
     scores = scores.dropna()
     if not len(scores):
         note = ax.text(0.5, row, "not predicted", transform=ax.get_yaxis_transform())
-        note.set(ha="center", va="center", fontsize=8, color="0.45", style="italic")
+        note.set(ha="center", va="center", fontsize=TEXT, color="0.45", style="italic")
         note.set_bbox({"color": "white", "pad": 1.5})
         return
     offset = _JITTER * (2 * np.random.default_rng(row).random(len(scores)) - 1)
-    alpha = np.clip(12 / len(scores), 0.12, 0.45)
+    alpha = np.clip(15 / len(scores), 0.2, 0.7)
     ax.scatter(
         scores,
         row + offset,
-        s=9,
+        s=7,
         color=_POINTS,
         alpha=alpha,
         linewidths=0,
         zorder=2,
-        label="a perturbation",
+        label="perturbation",
     )
     ax.errorbar(
         mean,
@@ -205,17 +241,17 @@ def _draw_row(ax, row, scores, mean, half_width):
         xerr=None if np.isnan(half_width) else half_width,
         fmt="D",
         color="black",
-        markersize=4.5,
-        linewidth=1.3,
-        capsize=2.5,
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
         zorder=3,
         label="mean, 95 % interval",
     )
 
 
-def _direction(metric, lines):
-    """Where better is, between floor and ceiling; empty for a metric that is not known."""
-    if len(lines) < 2 or metric not in GREATER_IS_BETTER:
+def _direction(metric):
+    """Where better is; empty for a metric that is not known."""
+    if metric not in GREATER_IS_BETTER:
         return ""
     return "better →" if GREATER_IS_BETTER[metric] else "← better"
 
@@ -225,13 +261,15 @@ def _label_rows(axes, rows):
     for ax in axes:
         spec = ax.get_subplotspec()
         first = spec is None or spec.is_first_col()
-        ax.set_yticks(range(len(rows)), [clipped(name) if first else "" for name in rows])
+        ax.set_yticks(
+            range(len(rows)), [clipped(name, _LONGEST) if first else "" for name in rows]
+        )
         ax.tick_params(axis="y", length=0)
         for row in range(1, len(rows)):
             ax.axhline(row - 0.5, color="0.92", linewidth=0.8, zorder=0)
 
 
-def _add_legend(axes, of_figure):
+def _add_legend(axes, of_figure, figure):
     """One legend for all panels, below a figure of our own."""
     handles = {}
     for ax in axes:
@@ -239,8 +277,8 @@ def _add_legend(axes, of_figure):
             handles.setdefault(label, handle)
     arguments = list(handles.values()), list(handles)
     if of_figure:
-        n_columns = len(handles) if len(axes) > 1 else 2
+        n_columns = int(np.clip(figure.get_figwidth() / 1.2, 1, len(handles)))
         place = {"loc": "outside lower center", "ncols": n_columns, "frameon": False}
-        axes[0].figure.legend(*arguments, fontsize=8, **place)
+        figure.legend(*arguments, fontsize=SMALL, **place)
     else:
-        axes[0].legend(*arguments, fontsize=8, framealpha=0.7)
+        axes[0].legend(*arguments, fontsize=SMALL, framealpha=0.7)

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from ._shared import label_rows
+from ._shared import SMALL, TALLEST, TEXT, label_rows, points, settle
 
-ROW, BLOCK = 0.15, 3.4  # inches of a row, and of a block of rows with its labels
+ROW, BLOCK, LEAST = 0.15, 3.4, 2.2  # inches of a row, of a block of rows with labels, at least
 LONGEST, MOST = 55, 5  # rows of a block, as long as there are no more blocks than that
 AREA = 30.0  # of the dot of an edge that is certain, square points
 SHOWN = (1.0, 0.75, 0.5)  # probabilities in the legend
@@ -35,9 +35,10 @@ def forest_rows(targets, edges):
     return pd.concat(parts, ignore_index=True) if parts else rows
 
 
-def blocks(rows):
+def blocks(rows, width=None):
     """Rows in blocks of about the same length, none of which ends with the name of a latent."""
-    n_blocks = min(max(-(-len(rows) // LONGEST), 1), MOST)
+    most = MOST if width is None else int(np.clip(width / LEAST, 1, MOST))
+    n_blocks = min(max(-(-len(rows) // LONGEST), 1), most)
     length, start, found = -(-len(rows) // n_blocks), 0, []
     while start < len(rows):
         stop = min(start + length, len(rows))
@@ -48,16 +49,37 @@ def blocks(rows):
     return found or [rows]
 
 
-def forest_axes(parts):
+def forest_axes(parts, width=None):
     """Axes of a new figure, one for each block of rows."""
     import matplotlib.pyplot as plt
 
     n_rows = max(1, *map(len, parts))
-    size = max(BLOCK * len(parts), 4.5), np.clip(1.4 + ROW * n_rows, 3, 14)
+    width = max(BLOCK * len(parts), 4.5) if width is None else width
+    size = width, np.clip(1.2 + ROW * n_rows, 1.8, TALLEST)
     figure, axes = plt.subplots(1, len(parts), figsize=size, sharex=True, layout="constrained")
     for ax in np.ravel(axes):
         ax.set_ylim(n_rows - 0.5, -0.5)
     return np.ravel(axes)
+
+
+def area(ax):
+    """Of the dot of an edge that is certain, square points, less where rows are narrow."""
+    row = points(ax, "height") / np.ptp(ax.get_ylim())
+    return min(AREA, row**2)
+
+
+def fit_forest(axes, parts, names):
+    """Names of rows and of latents, for the size that the blocks have."""
+    settle(axes[0].figure)
+    for ax, rows in zip(axes, parts, strict=True):
+        if len(rows):
+            label_rows(ax, [names.get(name, "") for name in rows["perturbation"]])
+        row = points(ax, "height") / np.ptp(ax.get_ylim())
+        last = -np.inf
+        for text in ax.texts:
+            free = (text.get_position()[1] - last) * row >= SMALL
+            text.set_visible(free)
+            last = text.get_position()[1] if free else last
 
 
 def draw_forest(ax, rows, limit, names, latents, cmap):
@@ -71,7 +93,7 @@ def draw_forest(ax, rows, limit, names, latents, cmap):
     edges, at = rows[~is_name], row[~is_name]
     ends = np.stack([edges["lower"], at, edges["upper"], at], 1).reshape(-1, 2, 2)
     whiskers = ax.add_collection(LineCollection(ends, colors="0.3", linewidths=1.2, zorder=2))
-    areas = AREA * edges["probability"]
+    areas = area(ax) * edges["probability"]
     style = {"cmap": cmap, "vmin": -limit, "vmax": limit, "edgecolors": "0.3", "linewidths": 0.5}
     dots = ax.scatter(edges["effect"], at, areas, edges["effect"], zorder=3, **style)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -81,21 +103,23 @@ def draw_forest(ax, rows, limit, names, latents, cmap):
         ax.set_yticks([])
     for i in row[is_name]:
         text = f"latent {latents[rows['latent'].iloc[i]]}"
-        ax.text(0.01, i, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
+        ax.text(0.01, i, text, transform=ax.get_yaxis_transform(), va="center", fontsize=SMALL)
         ax.axhline(i - 0.5, color="0.85", linewidth=0.6, zorder=0)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.set_xlim(-1.05 * limit, 1.05 * limit)
-    ax.set_xlabel("shift (prior s.d.)")
+    ax.set_xlabel("shift (prior s.d., sign arbitrary)", fontsize=TEXT)
+    ax.tick_params(axis="x", labelsize=SMALL)
     return dots, whiskers
 
 
 def draw_probabilities(ax):
     """Legend of the areas of dots, above the axes."""
     handles = [
-        ax.scatter([], [], AREA * p, "0.7", edgecolors="0.3", linewidths=0.5, label=f"{p:g}")
+        ax.scatter([], [], area(ax) * p, "0.7", edgecolors="0.3", linewidths=0.5, label=f"{p:g}")
         for p in SHOWN
     ]
-    options = {"fontsize": 8, "title_fontsize": 8, "frameon": False, "borderaxespad": 0.2}
+    options = {"fontsize": SMALL, "title_fontsize": SMALL, "frameon": False, "borderaxespad": 0.2}
+    options |= {"handletextpad": 0.1, "columnspacing": 0.8}
     options |= {"loc": "lower right", "bbox_to_anchor": (1, 1)}
     return ax.legend(handles=handles, title="probability", ncols=len(SHOWN), **options)

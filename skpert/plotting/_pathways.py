@@ -1,27 +1,37 @@
 """Masks and embeddings by pathway."""
 
+import textwrap
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.values import listed
 from ._shared import (
     COLUMN,
+    NARROW,
+    SMALL,
+    TEXT,
     check_axes,
     check_frame,
     check_matplotlib,
+    check_width,
     clipped,
     cluster_rows,
     draw_colorbar,
     draw_map,
+    fit_maps,
     label_latents,
     map_axes,
     named_rows,
     order_columns,
+    points,
     read_pathways,
+    short_names,
 )
 
 _OTHERS = "no pathway"
-_LINE = 11.0  # points between the names of two pathways
+_LINE = 9.5  # points of a line of text
+_LONGEST, _PER_INCH = 22, 3  # characters of a line of a name, and in an inch of the figure
 
 
 class PathwayTargetsDisplay:
@@ -78,7 +88,14 @@ class PathwayTargetsDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, pathways, *, show_others=True, axes=None, cmaps=("Greys", "RdBu_r")
+        cls,
+        estimator,
+        pathways,
+        *,
+        show_others=True,
+        axes=None,
+        cmaps=("Greys", "RdBu_r"),
+        width=None,
     ) -> "PathwayTargetsDisplay":
         """Draw the masks and embeddings of a fitted estimator.
 
@@ -88,7 +105,7 @@ class PathwayTargetsDisplay:
             With ``mask_probability_``, without which it is a ValueError, and ``embedding_``.
         pathways, show_others : as in :class:`PathwayTargetsDisplay`
             What is shown.
-        axes, cmaps : as in :meth:`plot`
+        axes, cmaps, width : as in :meth:`plot`
             How it is drawn.
 
         Returns
@@ -100,10 +117,12 @@ class PathwayTargetsDisplay:
         probability = named_rows(estimator, "mask_probability_")
         embedding = named_rows(estimator, "embedding_")
         return cls(probability, embedding, pathways, show_others=show_others).plot(
-            axes, cmaps=cmaps
+            axes, cmaps=cmaps, width=width
         )
 
-    def plot(self, axes=None, *, cmaps=("Greys", "RdBu_r")) -> "PathwayTargetsDisplay":
+    def plot(
+        self, axes=None, *, cmaps=("Greys", "RdBu_r"), width: float | None = None
+    ) -> "PathwayTargetsDisplay":
         """Draw the maps.
 
         Parameters
@@ -112,6 +131,9 @@ class PathwayTargetsDisplay:
             Where to draw; None makes a figure whose size follows from the number of rows.
         cmaps : tuple of two str or matplotlib Colormap, default=("Greys", "RdBu_r")
             Colours of probabilities, and diverging ones of embeddings.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -125,6 +147,7 @@ class PathwayTargetsDisplay:
             names than ``embedding``, or ``axes`` are not two.
         """
         check_matplotlib(type(self))
+        check_width(width)
         probability, embedding = _checked(self.probability, self.embedding)
         pathways = read_pathways(self.pathways, probability.index)
         rows = _grouped(embedding.to_numpy(), pathways, self.show_others)
@@ -134,22 +157,42 @@ class PathwayTargetsDisplay:
         self.embedding_ = embedding.iloc[rows, columns]
         self.pathways_ = pathways.iloc[rows]
         if axes is None:
-            axes = map_axes(np.clip(3.8 + 2 * COLUMN * len(columns), 7, 16), len(rows), 2)
+            wide = np.clip(3.8 + 2 * COLUMN * len(columns), 7, 16) if width is None else width
+            axes = map_axes(wide, len(rows), 2)
         self.axes_ = check_axes(axes, 2, ", for masks and embeddings")
         self.figure_ = self.axes_[0].figure
+        self._plot_maps(cmaps)
+        n_dropped = probability.shape[1] - len(columns)
+        label_latents(self.axes_[1], _latents(self.embedding_))
+        label_latents(self.axes_[0], _latents(self.embedding_), n_dropped, why="are in no mask")
+        self.axes_[0].xaxis.set_label_text(self.axes_[0].get_xlabel(), ha="left", x=0)
+        self.axes_[1].set_xlabel("")  # that of the first is below both
+        _draw_pathways(self.axes_, self.pathways_)
+        names = [None, self.pathways_.index]
+        fit_maps(
+            self.figure_,
+            [
+                (ax, rows, _latents(self.embedding_), colorbar, None)
+                for ax, rows, colorbar in zip(self.axes_, names, self.colorbars_, strict=True)
+            ],
+        )
+        _place_names(self.axes_[0], self.pathways_)
+        return self
+
+    def _plot_maps(self, cmaps):
         drawn = [
-            (self.probability_, (0, 1), "probability of a shift"),
+            (self.probability_, (0, 1), "probability"),
             (self.embedding_, None, "embedding (prior s.d.)"),
         ]
-        n_dropped = probability.shape[1] - len(columns)
         self.images_, self.colorbars_ = [], []
         for ax, cmap, (frame, limits, label) in zip(self.axes_, cmaps, drawn, strict=True):
             self.images_.append(draw_map(ax, frame, cmap, limits))
-            label_latents(ax, frame.columns, n_dropped, why="are in no mask")
             self.colorbars_.append(draw_colorbar(ax, self.images_[-1], label))
         self.axes_[0].tick_params(labelright=False)
-        _draw_pathways(self.axes_, self.pathways_)
-        return self
+
+
+def _latents(frame):
+    return short_names([str(name) for name in frame.columns])
 
 
 def _checked(probability, embedding):
@@ -183,23 +226,40 @@ def _draw_pathways(axes, pathways):
     """Lines between the pathways, and their names at the left."""
     n_members = pathways.value_counts(sort=False, dropna=False)  # in the order of the rows
     names = n_members.index.astype(object).fillna(_OTHERS)
-    ends = n_members.cumsum().to_numpy() - 0.5
     for ax in axes:
-        ax.hlines(ends[:-1], *ax.get_xlim(), color="0.3", linewidth=0.8)
+        ends = n_members.cumsum().to_numpy()[:-1] - 0.5
+        ax.hlines(ends, *ax.get_xlim(), color="0.3", linewidth=0.8)
     left = axes[0]
-    row = left.get_window_extent().height * 72 / left.figure.dpi / len(pathways)  # points
-    middles = ends - n_members.to_numpy() / 2
-    places = _apart(middles, _LINE / row, len(pathways))
+    inches = left.figure.bbox.width / left.figure.dpi
+    line = int(np.clip(_PER_INCH * inches, 10, _LONGEST))
+    size = TEXT if inches > NARROW else SMALL
     edge = left.get_yaxis_transform()
-    for name, n, middle, place in zip(names, n_members, middles, places, strict=True):
-        left.plot([-0.01, -0.05], [middle, place], "0.6", lw=0.8, transform=edge, clip_on=False)
-        text = f"{clipped(name)} ({n})"
-        left.text(-0.06, place, text, ha="right", va="center", fontsize=9, transform=edge)
+    for name, n in zip(names, n_members, strict=True):
+        left.plot([-0.01, -0.05], [0, 0], "0.6", lw=0.8, transform=edge, clip_on=False)
+        text = textwrap.fill(f"{clipped(name, 3 * line - 4)} ({n})", line)
+        left.text(-0.06, 0, text, ha="right", va="center", fontsize=size, transform=edge)
+    _place_names(left, pathways)
 
 
-def _apart(middles, distance, n_rows):
-    """Places near the middles, a distance from each other, within the rows if they fit."""
-    steps = distance * np.arange(len(middles))
+def _place_names(ax, pathways):
+    """Names of pathways beside their rows, and apart from each other."""
+    n_members = pathways.value_counts(sort=False, dropna=False).to_numpy()
+    row = points(ax, "height") / len(pathways)
+    middles = n_members.cumsum() - 0.5 - n_members / 2
+    heights = np.array([text.get_text().count("\n") + 1 for text in ax.texts]) * _LINE + 1
+    if heights.sum() > points(ax, "height"):  # no room for several lines
+        for text in ax.texts:
+            text.set_text(clipped(" ".join(text.get_text().split()), _LONGEST))
+        heights = np.full(len(heights), _LINE + 1)
+    places = _apart(middles, heights / row, len(pathways))
+    for line, text, middle, place in zip(ax.lines, ax.texts, middles, places, strict=True):
+        line.set_ydata([middle, place])
+        text.set_y(place)
+
+
+def _apart(middles, heights, n_rows):
+    """Places near the middles of texts that high, below each other, in the rows if they fit."""
+    steps = np.r_[0, np.cumsum((heights[1:] + heights[:-1]) / 2)]
     places = np.maximum.accumulate(middles - steps) + steps
-    latest = n_rows - 0.5 - distance / 2 - steps[::-1]
-    return np.minimum(places, np.maximum(latest, middles[0] + steps)) if len(steps) else places
+    latest = n_rows - 0.5 - heights[-1] / 2 - (steps[-1] - steps)
+    return np.minimum(places, np.maximum(latest, middles[0] + steps))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from .._input.values import check_number, listed
-from ._shared import check_axes, check_matplotlib, panel_axes
+from ._shared import SMALL, check_axes, check_matplotlib, panel_axes, tidy
 
 NEEDED = ["n_cells", "power"]
 UNITS = {"latent": "effect", "gene": "log2_fold_change"}  # what has power, and the column of sizes
@@ -43,7 +43,7 @@ class PowerDisplay:
         self.table = table
 
     @classmethod
-    def from_power(cls, power, *, genes=False, ax=None, target=0.8) -> "PowerDisplay":
+    def from_power(cls, power, *, genes=False, ax=None, target=0.8, width=None) -> "PowerDisplay":
         """Draw what :func:`skpert.planning.power` returns.
 
         Parameters
@@ -52,7 +52,7 @@ class PowerDisplay:
             Of that function.
         genes : bool, default=False
             Draw the power of genes, not of latents.
-        ax, target : as in :meth:`plot`
+        ax, target, width : as in :meth:`plot`
             How it is drawn; errors are the same.
 
         Returns
@@ -60,9 +60,9 @@ class PowerDisplay:
         display : PowerDisplay
             The curves, drawn.
         """
-        return cls(power["genes" if genes else "latents"]).plot(ax, target=target)
+        return cls(power["genes" if genes else "latents"]).plot(ax, target=target, width=width)
 
-    def plot(self, ax=None, *, target=0.8) -> "PowerDisplay":
+    def plot(self, ax=None, *, target=0.8, width: float | None = None) -> "PowerDisplay":
         """Draw the curves.
 
         Parameters
@@ -71,6 +71,9 @@ class PowerDisplay:
             Where to draw; None makes a figure.
         target : float, default=0.8
             Power that is marked by a line, strictly between 0 and 1.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -87,7 +90,7 @@ class PowerDisplay:
         size = _size_of(self.table)
         by = self.table.groupby(["n_cells", size])["power"]
         self.mean_, low, high = (part.unstack() for part in (by.mean(), by.min(), by.max()))
-        axes = panel_axes(1, 1, (4.6, 3.4)) if ax is None else ax
+        axes = panel_axes(1, 1, (3.5, 2.8), width=width) if ax is None else ax
         [self.axes_] = check_axes(axes, 1)
         self.figure_ = self.axes_.figure
         ax, shades = self.axes_, np.linspace(0.9, 0.2, self.mean_.shape[1])
@@ -101,8 +104,10 @@ class PowerDisplay:
         ax.set_xticks(cells, [f"{n}" for n in cells])
         ax.minorticks_off()
         ax.set(ylim=(-0.02, 1.02), xlabel="cells per perturbation", ylabel="power")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(title=TITLES[size], frameon=False, fontsize=8, title_fontsize=8)
+        tidy(ax)
+        above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "ncols": 4, "frameon": False}
+        above |= {"handlelength": 1.4, "columnspacing": 1.0, "borderaxespad": 0.2}
+        ax.legend(title=TITLES[size], fontsize=SMALL, title_fontsize=SMALL, **above)
         return self
 
 

@@ -4,23 +4,35 @@ import numpy as np
 
 from .._input.values import check_number, listed
 from ..inspection import posterior_predictive_check
-from ._shared import ROW, check_axes, check_matplotlib, label_rows
+from ._shared import (
+    ROW,
+    SMALL,
+    TALLEST,
+    TITLE,
+    VERMILION,
+    check_axes,
+    check_matplotlib,
+    check_width,
+    fit_panels,
+    label_rows,
+    tidy,
+)
 
 NEEDED = ["statistic", "perturbation", "observed", "expected", "lower", "upper", "q"]
-PANEL, LABELS = 2.6, 1.6  # inches of a panel, and of the names of rows
-DISTANCE = "distance (1: as expected)"
+PANEL, LABELS = 1.9, 1.4  # inches of a panel, and of the names of rows
+DISTANCE = "distance\n(1: as expected)"
 SCALES = {"ate": "correlation"} | dict.fromkeys(
     ("mean", "variance", "zero_fraction", "coefficient_of_variation"), DISTANCE
 )
-FOUND, NOT_FOUND = "tab:red", "0.2"
+FOUND, NOT_FOUND = VERMILION, "0.2"
 
 
 class PosteriorPredictiveDisplay:
     """Each statistic of the cells of a perturbation beside its replicates under the model.
 
     A panel per statistic and a row per perturbation, those at the top that the model explains
-    worst: a bar from ``lower`` to ``upper`` of the replicates, and a dot for the data, red where
-    the false discovery rate is low.
+    worst: a bar from ``lower`` to ``upper`` of the replicates, and a dot for the data, red and
+    larger where the false discovery rate is low.
 
     Parameters
     ----------
@@ -61,6 +73,7 @@ class PosteriorPredictiveDisplay:
         random_state: int | np.random.RandomState | None = 0,
         axes=None,
         fdr=0.05,
+        width=None,
     ) -> "PosteriorPredictiveDisplay":
         """Check a fitted estimator and draw what is found.
 
@@ -80,7 +93,7 @@ class PosteriorPredictiveDisplay:
             Number of replicates.
         random_state : int, RandomState instance or None, default=0
             Seeds the replicates.
-        axes, fdr : as in :meth:`plot`
+        axes, fdr, width : as in :meth:`plot`
             How it is drawn.
 
         Returns
@@ -91,9 +104,11 @@ class PosteriorPredictiveDisplay:
         check_matplotlib(cls)
         options = {"cells": cells, "n_replicates": n_replicates, "random_state": random_state}
         check = posterior_predictive_check(estimator, X, A, statistic, **options)
-        return cls(check.table).plot(axes, fdr=fdr)
+        return cls(check.table).plot(axes, fdr=fdr, width=width)
 
-    def plot(self, axes=None, *, fdr: float = 0.05) -> "PosteriorPredictiveDisplay":
+    def plot(
+        self, axes=None, *, fdr: float = 0.05, width: float | None = None
+    ) -> "PosteriorPredictiveDisplay":
         """Draw the panels.
 
         Parameters
@@ -102,6 +117,9 @@ class PosteriorPredictiveDisplay:
             One for each statistic; None makes a figure.
         fdr : float, default=0.05
             Dots are red where ``q`` is at most this, in [0, 1].
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -114,23 +132,28 @@ class PosteriorPredictiveDisplay:
             If the table lacks columns or rows, or ``fdr`` is out of range.
         """
         check_matplotlib(type(self))
+        check_width(width)
         check_number(fdr, "fdr", 0, 1, "both")
         table = self._read()
         statistics = table["statistic"].unique()
         self.ordered_ = _worst_first(table)
         if axes is None:
-            axes = _new_axes(len(statistics), len(self.ordered_))
+            axes = _new_axes(len(statistics), len(self.ordered_), width)
         self.axes_ = check_axes(axes, len(statistics), " (one per statistic)")
         self.figure_ = self.axes_[0].figure
         for ax, statistic in zip(self.axes_, statistics, strict=True):
             rows = table[table["statistic"] == statistic].set_index("perturbation")
             _draw_panel(ax, rows.reindex(self.ordered_), fdr)
-            ax.set_title(statistic.replace("_", " "), fontsize=10)
             ax.set_xlabel(SCALES.get(statistic, "value"))
+            tidy(ax)
+            ax.set_title(statistic.replace("_", " "), fontsize=TITLE)
+            ax.spines["left"].set_visible(False)
         label_rows(self.axes_[0], self.ordered_)
         for ax in self.axes_[1:]:
             ax.tick_params(labelleft=False)
         _draw_legend(self.axes_[-1], fdr)
+        fit_panels(self.figure_, self.axes_)
+        label_rows(self.axes_[0], self.ordered_)
         return self
 
     def _read(self):
@@ -157,10 +180,11 @@ def _worst_first(table):
     return mean.sort_values(ascending=False, kind="stable").index
 
 
-def _new_axes(n_panels, n_rows):
+def _new_axes(n_panels, n_rows, width):
     import matplotlib.pyplot as plt
 
-    size = LABELS + PANEL * n_panels, np.clip(1.6 + ROW * n_rows, 3, 14)
+    high = np.clip(1.5 + ROW * n_rows, 2.2, TALLEST)
+    size = LABELS + PANEL * n_panels if width is None else width, high
     return plt.subplots(1, n_panels, figsize=size, sharey=True, layout="constrained")[1]
 
 
@@ -169,12 +193,12 @@ def _draw_panel(ax, rows, fdr):
     at = np.arange(len(rows))
     height = ax.get_window_extent().height * 72 / ax.figure.dpi / len(rows)
     ax.hlines(at, rows["lower"], rows["upper"], "0.75", linewidth=np.clip(0.6 * height, 1, 6))
-    area = np.clip(0.55 * height, 1.5, 5) ** 2
-    colors = np.where(rows["q"] <= fdr, FOUND, NOT_FOUND)
+    found = rows["q"].to_numpy() <= fdr
+    area = (np.clip(0.55 * height, 1.5, 4) * np.where(found, 1.3, 1)) ** 2
+    colors = np.where(found, FOUND, NOT_FOUND)
     ax.scatter(rows["observed"], at, area, c=colors, linewidths=0, zorder=3)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_legend(ax, fdr):
@@ -186,5 +210,5 @@ def _draw_legend(ax, fdr):
         Line2D([], [], color=NOT_FOUND, label="data", **dot),
         Line2D([], [], color=FOUND, label=f"data, q ≤ {fdr:g}", **dot),
     ]
-    options = {"loc": "outside lower right", "fontsize": 8, "frameon": False}
+    options = {"loc": "outside lower center", "fontsize": SMALL, "frameon": False}
     return ax.figure.legend(handles=handles, ncols=3, **options)

@@ -6,15 +6,29 @@ import pandas as pd
 from .._input.values import check_integer, check_number, listed
 from ..inspection import enrich, latent_genes
 from ..inspection._enrichment import in_words
-from ._shared import ROW, check_matplotlib, clipped, font, order_columns, short_names
+from ._shared import (
+    ROW,
+    SMALL,
+    TALLEST,
+    TEXT,
+    check_matplotlib,
+    check_width,
+    clipped,
+    font,
+    order_columns,
+    points,
+    settle,
+    short_names,
+)
 
 N_UNCALLED = 5  # sets that are shown where none is called
 SHOWN = 0.25  # largest q of a dot
 LARGEST_LOG = 6  # minus log10 of q above which dots do not grow
 AREA = 16.0  # points squared, of a dot per unit of minus log10 q
-GENE_INCHES = 2.4  # width of a column of genes
-SET_INCHES = 0.28  # width of a column of dots
-LONGEST = 38  # characters of the genes that are named
+GENE_INCHES = 1.0, 2.2  # least and greatest width of a column of genes
+SET_INCHES, LEAST_INCHES = 0.24, 0.12  # width of a column of dots, and the least of them
+CHARACTER = 4.4  # points, mean width of a character of the names of genes
+LONGEST_SET = 32  # characters of the name of a set
 UP, DOWN = "#b2182b", "#2166ac"
 
 
@@ -70,6 +84,7 @@ class LatentProgrammesDisplay:
         genes=None,
         untargeted: bool = False,
         ax=None,
+        width=None,
     ) -> "LatentProgrammesDisplay":
         """Find genes and sets of the latents of a fitted model, and draw them.
 
@@ -87,7 +102,7 @@ class LatentProgrammesDisplay:
             Names of the genes; None takes those seen in ``fit``.
         untargeted : bool, default=False
             Whether to test and show latents that no perturbation targets, too.
-        ax : matplotlib Axes, default=None
+        ax, width : as in :meth:`plot`
             Where to draw.
 
         Returns
@@ -97,10 +112,16 @@ class LatentProgrammesDisplay:
         """
         table = latent_genes(estimator, X=X, genes=genes)
         enriched = enrich(table, sets, method=method, untargeted=untargeted)
-        return cls(enriched, table).plot(ax)
+        return cls(enriched, table).plot(ax, width=width)
 
     def plot(
-        self, ax=None, *, fdr: float = 0.05, n_sets: int = 25, n_genes: int = 5
+        self,
+        ax=None,
+        *,
+        fdr: float = 0.05,
+        n_sets: int = 25,
+        n_genes: int = 5,
+        width: float | None = None,
     ) -> "LatentProgrammesDisplay":
         """Draw the dots, and names of genes beside them.
 
@@ -112,9 +133,12 @@ class LatentProgrammesDisplay:
             Largest q of a set that is called, in [0, 1]. Sets that are called for a latent are
             shown, and the best five if there are none.
         n_sets : int, default=25
-            Sets to show at most, those of smallest q.
+            Sets to show at most, those of smallest q, as far as there is room.
         n_genes : int, default=5
-            Genes up, and as many down, to name for each latent.
+            Genes up, and as many down, to name for each latent, as far as there is room.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -130,18 +154,23 @@ class LatentProgrammesDisplay:
         check_number(fdr, "fdr", 0, 1, "both")
         check_integer(n_sets, "n_sets", 1)
         check_integer(n_genes, "n_genes", 1)
+        check_width(width)
+        shown = self.genes is not None
+        n_sets = min(n_sets, _most(ax, shown, width))
         self.q_ = _chosen(self.enriched, fdr, n_sets)
         self.top_genes_ = None
         if self.genes is not None:
             self.top_genes_ = _top(self.genes, self.q_.index, n_genes)
-        shown = int(self.genes is not None)
-        ax = _axes(*self.q_.shape, shown) if ax is None else ax
+        ax = _axes(self.q_, shown, width) if ax is None else ax
         self.ax_, self.figure_ = ax, ax.figure
         _draw_dots(ax, self.q_, fdr)
         n_left = self.enriched.loc[self.enriched["q"] <= fdr, "set"].nunique() - self.q_.shape[1]
-        ax.set_xlabel(f"gene set ({n_left} more are called)" if n_left > 0 else "gene set")
+        more = f" ({n_left} more are called)" if n_left > 0 else ""
+        ax.set_xlabel(f"gene set{more}", fontsize=TEXT)
         if shown:
-            _write_genes(ax, self.top_genes_)
+            _write_genes(ax, self.top_genes_, _gene_inches(self.q_.shape[1], width))
+        settle(self.figure_)
+        _label(ax, self.q_)
         return self
 
 
@@ -175,12 +204,34 @@ def _top(genes, latents, n_genes):
     return pd.DataFrame.from_dict(found, "index", columns=["up", "down"]).loc[list(latents)]
 
 
-def _axes(n_latents, n_sets, with_genes):
+def _most(ax, with_genes, width):
+    """Sets whose names have room."""
+    if ax is None and width is None:
+        return np.inf
+    inches = points(ax, "width") / 72 if ax is not None else width - 0.8
+    if with_genes and ax is None:
+        inches -= 2 * GENE_INCHES[0]
+    return max(int(inches / LEAST_INCHES), 1)
+
+
+def _axes(q, with_genes, width):
+    """Axes of a new figure with room for names of sets below and of genes at the right."""
     import matplotlib.pyplot as plt
 
-    width = 1.0 + SET_INCHES * max(n_sets, 4) + (2 * GENE_INCHES if with_genes else 1.0)
-    size = width, np.clip(2.8 + 1.2 * ROW * n_latents, 3.6, 14)
+    n_latents, n_sets = q.shape
+    words = in_words(q.columns)
+    names = 0.06 * max(len(clipped(words[name], LONGEST_SET)) for name in q.columns)
+    if width is None:
+        genes = 2 * GENE_INCHES[1] if with_genes else 1.0
+        width = max(1.0 + SET_INCHES * max(n_sets, 4) + genes, 3.5)
+    size = width, np.clip(1.2 + names + 1.2 * ROW * n_latents, 2.2, TALLEST)
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def _gene_inches(n_sets, width):
+    """Width of a column of genes, less in a narrow figure."""
+    room = 2 * GENE_INCHES[1] if width is None else width - 0.8 - 0.14 * max(n_sets, 4)
+    return float(np.clip(room / 2, *GENE_INCHES))
 
 
 def _draw_dots(ax, q, fdr):
@@ -194,18 +245,23 @@ def _draw_dots(ax, q, fdr):
     ax.set_axisbelow(True)
     ax.scatter(columns, rows, area, colors, edgecolors=edges, linewidths=0.8)
     n_rows, n_columns = q.shape
-    ax.set(xlim=(-0.7, max(n_columns, 4) - 0.3), ylim=(n_rows - 0.4, -0.6), ylabel="latent")
-    words = in_words(q.columns)
-    box = ax.get_window_extent()
-    size, _ = font(box.width * 72 / ax.figure.dpi / max(n_columns, 4))
-    texts = [clipped(words[name]) for name in q.columns]
-    ax.set_xticks(range(n_columns), texts, rotation=90, fontsize=max(size, 7))
-    size, step = font(box.height * 72 / ax.figure.dpi / n_rows)
-    names = short_names([str(name) for name in q.index])
-    ax.set_yticks(range(0, n_rows, step), names[::step], fontsize=size)
+    ax.set(xlim=(-0.7, max(n_columns, 4) - 0.3), ylim=(n_rows - 0.4, -0.6))
+    ax.set_ylabel("latent", fontsize=TEXT)
+    _label(ax, q)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     _legend(ax, fdr)
+
+
+def _label(ax, q):
+    """Names of sets and of latents, for the size that the axes have."""
+    words = in_words(q.columns)
+    size, _ = font(points(ax, "width") / max(q.shape[1], 4))
+    texts = [clipped(words[name], LONGEST_SET) for name in q.columns]
+    ax.set_xticks(range(q.shape[1]), texts, rotation=90, fontsize=size)
+    size, step = font(points(ax, "height") / len(q))
+    names = short_names([str(name) for name in q.index])
+    ax.set_yticks(range(0, len(q), step), names[::step], fontsize=size)
 
 
 def _legend(ax, fdr):
@@ -223,37 +279,25 @@ def _legend(ax, fdr):
         loc="lower left",
         bbox_to_anchor=(-0.02, 1),
         frameon=False,
-        fontsize=8,
+        fontsize=SMALL,
         handletextpad=0.1,
         columnspacing=0.8,
         borderaxespad=2.4,
     )
 
 
-def _write_genes(ax, top):
-    """Names of genes at the right of each row."""
-    box = ax.get_window_extent()
-    dpi = ax.figure.dpi
-    size, step = font(box.height * 72 / dpi / len(top))
+def _write_genes(ax, top, inches):
+    """Names of genes at the right of each row, as many as fit into columns so wide."""
+    size, step = font(points(ax, "height") / len(top))
+    size = min(size, SMALL)
+    most = int(72 * inches / (CHARACTER * size / SMALL)) - 2
     for i, (column, color) in enumerate((("up", UP), ("down", DOWN))):
-        x = 8 + 72 * GENE_INCHES * i  # points from the right edge
-        placed = {"textcoords": "offset points", "color": color, "va": "center"}
-        ax.annotate(
-            f"{column} with the latent",
-            (1, 1),
-            (x, 10),
-            xycoords="axes fraction",
-            fontsize=8,
-            **placed,
-        )
+        x = 8 + 72 * inches * i  # points from the right edge
+        style = {"textcoords": "offset points", "color": color, "va": "center"}
+        head = f"{column} with the latent" if most > 20 else column
+        ax.annotate(head, (1, 1), (x, 9), xycoords="axes fraction", fontsize=SMALL, **style)
         for row in range(0, len(top), step):
             text = top[column].iloc[row]
-            text = text if len(text) <= LONGEST else text[:LONGEST].rsplit(",", 1)[0] + ", …"
-            ax.annotate(
-                text,
-                (1, row),
-                (x, 0),
-                xycoords=("axes fraction", "data"),
-                fontsize=min(size, 7.5),
-                **placed,
-            )
+            text = text if len(text) <= most else text[:most].rsplit(",", 1)[0] + ", …"
+            at = {"xycoords": ("axes fraction", "data"), "fontsize": size}
+            ax.annotate(text, (1, row), (x, 0), **at, **style)

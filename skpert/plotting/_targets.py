@@ -7,20 +7,35 @@ from .._effects import effects as table_of_effects
 from .._input.values import listed
 from ..inspection._enrichment import names_of
 from ..preprocessing._confounding import confounding_of
-from ._intervals import blocks, draw_forest, draw_probabilities, forest_axes, forest_rows
+from ._intervals import (
+    blocks,
+    draw_forest,
+    draw_probabilities,
+    fit_forest,
+    forest_axes,
+    forest_rows,
+)
 from ._shared import (
     COLUMN,
+    SMALL,
     check_matplotlib,
+    check_width,
     cluster_rows,
     draw_colorbar,
     draw_map,
+    draw_nothing,
     draw_tree,
     effects,
+    fit_maps,
     label_latents,
     map_axes,
+    note_rest,
     order_columns,
     short_names,
+    without_effect,
 )
+
+SURE = 0.9  # probability of an edge below which a circle marks it
 
 
 class TargetsDisplay:
@@ -28,8 +43,9 @@ class TargetsDisplay:
 
     Rows are perturbations in the order of a hierarchical clustering of their effects at unit
     length (average linkage), so that those of one programme stand together whatever their
-    strength; perturbations that move nothing stand at the bottom. Columns are the latents that
-    some perturbation moves, from those of the first rows to those of the last.
+    strength. Those that move nothing are counted in one line below. Columns are the latents that
+    some perturbation moves, from those of the first rows to those of the last; another fit may
+    have them in another order and with other signs. A circle marks edges of low probability.
 
     Parameters
     ----------
@@ -39,17 +55,20 @@ class TargetsDisplay:
         Perturbations whose effect may be that of another column of the design, which a dagger
         marks: ``confounded_`` of a :class:`~skpert.preprocessing.PerturbationEncoder`.
     edges : DataFrame, default=None
-        Intervals and probabilities for ``kind="intervals"``: the table of
+        Probabilities, and intervals for ``kind="intervals"``: the table of
         :func:`skpert.inspection.effects`, or its columns ``perturbation``, ``latent``, ``lower``,
         ``upper`` and ``probability``, with a row for each effect in ``targets`` that is not zero.
 
     Attributes
     ----------
-    ordered_ : DataFrame of shape (n_perturbations, n_targeted)
+    ordered_ : DataFrame of shape (n_shown, n_targeted)
         What is drawn, in the order of the map from the top and from the left.
+    silent_ : Index
+        Perturbations without a row: those that move nothing, unless ``show_silent``.
     im_, colorbar_ : matplotlib AxesImage, matplotlib Colorbar
         The map and, above it, the scale of its colours; ``im_.set_clim(-2, 2)`` sets other limits
-        of the colours than the largest effect. Only of a map, as is ``dendrogram_ax_``.
+        of the colours than the largest effect. Only of a map, as is ``dendrogram_ax_``; None where
+        no perturbation has a row.
     ax_, dendrogram_ax_, figure_ : matplotlib Axes, matplotlib Figure
         Axes of the map and of the dendrogram at its left, and their figure. Of intervals ``ax_``
         is the first of ``axes_``.
@@ -66,7 +85,7 @@ class TargetsDisplay:
     ...                            n_genes=50, random_state=0)
     >>> model = SVAEPlus(n_latent=3, max_epochs=2, random_state=0).fit(screen.X, screen.A)
     >>> display = TargetsDisplay.from_estimator(model)
-    >>> len(display.ordered_)
+    >>> len(display.ordered_) + len(display.silent_)
     5
     """
 
@@ -77,7 +96,15 @@ class TargetsDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, ax=None, cmap="RdBu_r", kind="map", names=None
+        cls,
+        estimator,
+        *,
+        ax=None,
+        cmap="RdBu_r",
+        kind="map",
+        names=None,
+        show_silent=False,
+        width=None,
     ) -> "TargetsDisplay":
         """Draw the map of a fitted estimator.
 
@@ -86,7 +113,7 @@ class TargetsDisplay:
         estimator : estimator
             With ``targets_``, or else with ``embedding_``, all of which is then drawn; one without
             either is a ValueError. Perturbations that are confounded are marked.
-        ax, cmap, kind, names : as in :meth:`plot`
+        ax, cmap, kind, names, show_silent, width : as in :meth:`plot`
             How it is drawn; "intervals" of one without ``mask_probability_`` is a ValueError.
 
         Returns
@@ -95,11 +122,23 @@ class TargetsDisplay:
             The map, drawn.
         """
         check_is_fitted(estimator)
-        edges = table_of_effects(estimator) if kind == "intervals" else None
+        probable = kind == "intervals" or hasattr(estimator, "mask_probability_")
+        edges = table_of_effects(estimator) if probable else None
         display = cls(effects(estimator), confounding_of(estimator), edges)
-        return display.plot(ax, cmap=cmap, kind=kind, names=names)
+        return display.plot(
+            ax, cmap=cmap, kind=kind, names=names, show_silent=show_silent, width=width
+        )
 
-    def plot(self, ax=None, *, cmap="RdBu_r", kind: str = "map", names=None) -> "TargetsDisplay":
+    def plot(
+        self,
+        ax=None,
+        *,
+        cmap="RdBu_r",
+        kind: str = "map",
+        names=None,
+        show_silent: bool = False,
+        width: float | None = None,
+    ) -> "TargetsDisplay":
         """Draw the map, or the effects with their intervals.
 
         Parameters
@@ -115,6 +154,11 @@ class TargetsDisplay:
         names : dict of str to str or DataFrame, default=None
             What to call latents, or the table of :func:`skpert.inspection.enrich`, which names
             them as :func:`skpert.inspection.latent_names` does.
+        show_silent : bool, default=False
+            Whether perturbations that move nothing have rows of their own in a map, at the bottom.
+        width : float, default=None
+            Width in inches of a figure of our own: 3.5 suits one column of a page, 7.2 two. None:
+            as wide as what is shown.
 
         Returns
         -------
@@ -128,37 +172,66 @@ class TargetsDisplay:
             are of neither form, of none of the latents, or the same for two of them.
         """
         check_matplotlib(type(self))
+        check_width(width)
         named = names_of(names, self.targets.columns)
         if kind not in ("map", "intervals"):
             raise ValueError(f"kind must be 'map' or 'intervals', got {kind!r}")
         values = self.targets.to_numpy(dtype=np.float64)
         rows, joints, n_moving = cluster_rows(values)
-        self.ordered_ = self.targets.iloc[rows, order_columns(np.abs(values[rows]))]
+        n_shown = len(rows) if show_silent else n_moving
+        columns = order_columns(np.abs(values[rows]))
+        self.ordered_ = self.targets.iloc[rows[:n_shown], columns]
+        self.silent_ = self.targets.index[rows[n_shown:]]
         if kind == "intervals":
-            return self._plot_intervals(ax, cmap, named)
-        n_rows, n_columns = self.ordered_.shape
+            return self._plot_intervals(ax, cmap, named, width)
         if ax is None:
-            ax = map_axes(np.clip(2.8 + COLUMN * n_columns, 4.5, 12), n_rows)
+            wide = np.clip(2.8 + COLUMN * len(columns), 4.5, 12) if width is None else width
+            ax = map_axes(wide, n_shown + (n_shown < len(rows)))
         self.ax_, self.figure_ = ax, ax.figure
-        self.im_ = draw_map(ax, self.ordered_.rename(index=self._marked()), cmap)
+        if n_shown:
+            self._plot_map(cmap, named, joints, n_moving)
+        else:
+            self.im_ = self.colorbar_ = self.dendrogram_ax_ = None
+            draw_nothing(ax, without_effect(len(rows)))
+        return self
+
+    def _plot_map(self, cmap, named, joints, n_moving):
+        ax, n_rows = self.ax_, len(self.ordered_)
+        marked = self.ordered_.rename(index=self._marked())
+        self.im_ = draw_map(ax, marked, cmap)
         shown = _names_of_latents(self.ordered_.columns, named)
-        label_latents(ax, shown, self.targets.shape[1] - n_columns)
+        label_latents(ax, shown, self.targets.shape[1] - self.ordered_.shape[1])
         self._note_confounding(ax, self.ordered_.index)
+        self._mark_unsure(ax)
         self.dendrogram_ax_ = draw_tree(ax, joints, n_moving)
         if n_moving < n_rows:
             _mark_silent(ax, self.dendrogram_ax_, n_moving, n_rows)
-        self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d.)")
-        return self
+        note = note_rest(ax, without_effect(len(self.silent_))) if len(self.silent_) else None
+        self.colorbar_ = draw_colorbar(ax, self.im_, "shift (prior s.d., sign arbitrary)")
+        fit_maps(self.figure_, [(ax, marked.index, shown, self.colorbar_, note)])
 
-    def _plot_intervals(self, ax, cmap, named):
+    def _mark_unsure(self, ax):
+        """Circles at edges of low probability, and what they mean."""
+        if self.edges is None:
+            return
+        probability = self.edges.pivot(
+            index="perturbation", columns="latent", values="probability"
+        ).reindex(index=self.ordered_.index, columns=self.ordered_.columns)
+        unsure = (self.ordered_ != 0) & (probability < SURE)
+        row, column = np.nonzero(unsure.to_numpy())
+        if len(row):
+            ax.scatter(column, row, s=9, facecolors="none", edgecolors="0.2", linewidths=0.7)
+            ax.set_xlabel(f"{ax.get_xlabel()}\n○ probability below {SURE:g}")
+
+    def _plot_intervals(self, ax, cmap, named, width):
         if self.edges is None:
             raise ValueError(
                 "kind='intervals' needs edges, the table of skpert.inspection.effects: give it to "
                 "TargetsDisplay, or use TargetsDisplay.from_estimator"
             )
         self.rows_ = forest_rows(self.ordered_, self.edges)
-        parts = blocks(self.rows_) if ax is None else [self.rows_]
-        self.axes_ = forest_axes(parts) if ax is None else np.array([ax])
+        parts = blocks(self.rows_, width) if ax is None else [self.rows_]
+        self.axes_ = forest_axes(parts, width) if ax is None else np.array([ax])
         self.ax_, self.figure_ = self.axes_[0], self.axes_[0].figure
         limit = self.rows_[["effect", "lower", "upper"]].abs().max(axis=None)
         limit = limit if limit > 0 else 1.0  # NaN without effects
@@ -169,6 +242,7 @@ class TargetsDisplay:
             draw_forest(block, part, limit, names, latents, cmap)
         draw_probabilities(self.axes_[-1])
         self._note_confounding(self.ax_, self.rows_["perturbation"])
+        fit_forest(self.axes_, parts, names)
         return self
 
     def _marked(self):
@@ -195,4 +269,4 @@ def _mark_silent(ax, tree_ax, n_moving, n_rows):
     ax.axhline(n_moving - 0.5, color="0.6", linewidth=0.8)
     middle = (n_moving + n_rows - 1) / 2
     note = f"no target\n({n_rows - n_moving})"
-    tree_ax.text(0, middle, note, ha="right", va="center", fontsize=8, color="0.35")
+    tree_ax.text(0, middle, note, ha="right", va="center", fontsize=SMALL, color="0.35")

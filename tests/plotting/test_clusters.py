@@ -77,13 +77,16 @@ def test_pathways_follow_the_rows(embedding):
     assert legend == ["ribosome", "NER", "no pathway"]
 
 
-@pytest.mark.parametrize("n_pathways", [9, 18, 30])
-def test_colours_of_pathways_are_distinct(n_pathways):
+@pytest.mark.parametrize(("n_pathways", "n_own"), [(6, 6), (9, 9), (30, 9)])
+def test_colours_of_pathways_are_distinct_and_others_are_counted(n_pathways, n_own):
     names = [f"P{i}" for i in range(n_pathways)]
     frame = pd.DataFrame(np.eye(n_pathways), index=names)
     display = EmbeddingClustersDisplay(frame, pathways=pd.Series(names, names)).plot()
-    handles = display.ax_.get_legend().get_patches()
-    assert len({handle.get_facecolor() for handle in handles}) == n_pathways
+    legend = display.ax_.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[n_own:] == [f"{n_pathways - n_own} other pathways"] * (n_pathways > n_own)
+    colours = {handle.get_facecolor() for handle in legend.get_patches()}
+    assert len(colours) == n_own + (n_pathways > n_own)
 
 
 def test_names_of_rows_do_not_overlap_above_a_long_legend():

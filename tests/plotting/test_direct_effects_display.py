@@ -38,7 +38,8 @@ def test_called_changes_are_drawn_and_no_others(direct):
     pd.testing.assert_series_equal(
         drawn[drawn != 0].sort_index(), called.sort_index(), check_names=False
     )
-    assert display.ordered_.index[-1] == "CD86"
+    assert display.silent_.tolist() == ["CD86"]
+    assert display.axes_[0].texts[0].get_text() == "1 perturbation without a called effect"
     assert len(display.axes_) == 1
 
 
@@ -53,7 +54,8 @@ def test_rows_of_both_maps_are_the_same(direct, targets):
 
 def test_nothing_called_is_an_empty_map(direct):
     display = DirectEffectsDisplay(direct.assign(called=False)).plot()
-    assert (display.ordered_ == 0).all(axis=None)
+    assert not len(display.ordered_)
+    assert display.axes_[0].texts[0].get_text() == "4 perturbations without a called effect"
 
 
 def test_bad_input(direct, targets):

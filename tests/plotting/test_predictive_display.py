@@ -35,7 +35,7 @@ def test_rows_are_what_the_table_has_the_worst_at_the_top(table):
     ]
     assert [0.8, 0.95] in bars
     assert [-0.1, 0.3] in bars
-    assert (ate.get_xlabel(), mean.get_xlabel()) == ("correlation", "distance (1: as expected)")
+    assert (ate.get_xlabel(), mean.get_xlabel()) == ("correlation", "distance\n(1: as expected)")
 
 
 @pytest.mark.parametrize(("fdr", "n_red"), [(0.05, 2), (0.03, 1), (0, 0)])

@@ -26,7 +26,7 @@ def labels(axis):
 
 
 def test_the_map_shows_the_targets_in_the_order_of_its_labels(targets):
-    display = TargetsDisplay(targets).plot()
+    display = TargetsDisplay(targets).plot(show_silent=True)
     rows = labels(display.ax_.yaxis)
     columns = [f"svaeplus{number}" for number in labels(display.ax_.xaxis)]
     assert sorted(rows) == sorted(targets.index)
@@ -37,7 +37,7 @@ def test_the_map_shows_the_targets_in_the_order_of_its_labels(targets):
 
 
 def test_members_of_a_programme_stand_together_and_the_silent_below(targets):
-    display = TargetsDisplay(targets).plot()
+    display = TargetsDisplay(targets).plot(show_silent=True)
     programmes = [name[:4] for name in display.ordered_.index]
     assert programmes[6:] == ["CD86", "ATF2"]
     assert {frozenset(display.ordered_.index[i : i + 3]) for i in (0, 3)} == {
@@ -47,6 +47,36 @@ def test_members_of_a_programme_stand_together_and_the_silent_below(targets):
     assert display.dendrogram_ax_.texts[0].get_text() == "no target\n(2)"
     assert sorted(display.ordered_.columns) == ["svaeplus1", "svaeplus3", "svaeplus4"]
     assert display.ax_.get_xlabel() == "latent (3 more are moved by nothing)"
+
+
+def test_the_silent_are_one_line_below_the_map(targets):
+    display = TargetsDisplay(targets).plot()
+    assert len(display.ordered_) == len(labels(display.ax_.yaxis)) == 6
+    assert set(display.silent_) == {"CD86", "ATF2"}
+    [note] = display.ax_.texts
+    assert note.get_text() == "2 perturbations without a called effect"
+    display.figure_.canvas.draw()
+    axes, box = display.ax_.get_window_extent(), note.get_window_extent()
+    last_row = display.ax_.transData.transform((0, 5.5))[1]
+    assert axes.y0 <= box.y0 < box.y1 <= last_row
+    shown = TargetsDisplay(targets).plot(show_silent=True)
+    assert not len(shown.silent_)
+    assert not shown.ax_.texts
+
+
+def test_a_circle_marks_edges_of_low_probability(targets):
+    edges = edges_of(targets).assign(probability=1.0)
+    edges.loc[
+        (edges["perturbation"] == "JAK2") & (edges["latent"] == "svaeplus1"), "probability"
+    ] = 0.7
+    display = TargetsDisplay(targets, None, edges).plot()
+    [circles] = display.ax_.collections
+    [(column, row)] = circles.get_offsets()
+    assert display.ordered_.index[int(row)] == "JAK2"
+    assert display.ordered_.columns[int(column)] == "svaeplus1"
+    assert display.ax_.get_xlabel().endswith("○ probability below 0.9")
+    sure = TargetsDisplay(targets, None, edges.assign(probability=1.0)).plot()
+    assert "probability" not in sure.ax_.get_xlabel()
 
 
 def test_the_dendrogram_joins_neighbouring_rows(targets):
@@ -65,7 +95,7 @@ def test_colours_are_symmetric_about_zero(targets):
     display = TargetsDisplay(-targets).plot(cmap="PiYG")
     assert display.im_.get_clim() == (-4, 4)
     assert display.im_.get_cmap().name == "PiYG"
-    assert display.colorbar_.ax.get_xlabel() == "shift (prior s.d.)"
+    assert display.colorbar_.ax.get_xlabel() == "shift (prior s.d., sign arbitrary)"
 
 
 @pytest.mark.parametrize(("n_latents", "length"), [(1, 30), (3, 5), (15, 5)])
@@ -88,10 +118,17 @@ def test_columns_follow_the_rows_that_are_moved():
 @pytest.mark.parametrize("n_moving", [0, 1, 2])
 def test_few_or_no_targets(n_moving):
     effects = np.diag([1.0, -2.0, 0.0]) * (np.arange(3) < n_moving)
-    display = TargetsDisplay(pd.DataFrame(effects, index=list("abc"))).plot()
+    frame = pd.DataFrame(effects, index=list("abc"))
+    display = TargetsDisplay(frame).plot(show_silent=True)
     assert display.ordered_.shape == (3, n_moving or 3)
     assert (display.ordered_.iloc[n_moving:] == 0).all(axis=None)
     assert sorted(labels(display.ax_.yaxis)) == list("abc")
+    display.figure_.canvas.draw()
+    display = TargetsDisplay(frame).plot()
+    assert len(display.ordered_) == n_moving == 3 - len(display.silent_)
+    if not n_moving:
+        assert display.im_ is display.colorbar_ is display.dendrogram_ax_ is None
+        assert display.ax_.texts[0].get_text() == "3 perturbations without a called effect"
     display.figure_.canvas.draw()
 
 
@@ -148,7 +185,7 @@ def test_estimators_without_effects_or_fit_are_refused(screen):
 
 def test_confounded_perturbations_are_marked_and_their_column_named(targets):
     confounded = pd.DataFrame({"perturbation": ["JAK2", "ATF2"], "column": ["batch", "batch"]})
-    display = TargetsDisplay(targets, confounded).plot()
+    display = TargetsDisplay(targets, confounded).plot(show_silent=True)
     marked = {label for label in labels(display.ax_.yaxis) if label.endswith("†")}
     assert marked == {"JAK2 †", "ATF2 †"}
     assert display.ax_.get_xlabel().endswith("† confounded with 'batch'")
@@ -163,7 +200,7 @@ def test_the_map_of_a_model_marks_what_its_design_says():
     A["batch"] = A["perturbation"].map({"control": "b1", "P": "b2", "Q": "b1"})
     X = np.random.default_rng(0).poisson(3.0, (60, 8))
     model = SVAEPlus(n_latent=2, n_hidden=4, max_epochs=2, random_state=0).fit(X, A)
-    display = TargetsDisplay.from_estimator(model)
+    display = TargetsDisplay.from_estimator(model, show_silent=True)
     assert sorted(labels(display.ax_.yaxis)) == ["P †", "Q"]
 
 
