@@ -239,7 +239,7 @@ def _name_genes(ax, x, y, chosen, names):
             within = inside.x0 < box.x0 and box.x1 < inside.x1
             within = within and inside.y0 < box.y0 and box.y1 < inside.y1
             if within and not (box.count_overlaps(taken) or _hides(box.padded(radius), others)):
-                taken.append(box.padded(1))
+                taken.append(box.padded(radius))
                 break
             text.remove()
 

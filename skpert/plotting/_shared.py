@@ -391,7 +391,8 @@ def fit_panels(figure, axes):
     for ax in axes:
         width, height = points(ax, "width"), points(ax, "height")
         if ax.get_xscale() == "linear":
-            ax.locator_params(axis="x", nbins=int(np.clip(width / 32, 2, 6)))
+            steps = [1, 2, 5, 10] if width > 50 else [1, 5, 10]
+            ax.locator_params(axis="x", nbins=int(np.clip(width / 30, 2, 6)), steps=steps)
         _wrap(ax.xaxis.label, width)
         _wrap(ax.yaxis.label, height)
         _wrap(ax.title, 1.15 * width)

@@ -30,7 +30,6 @@ from ._pieces import Section, Table, bar, count, interval, number, picture, shor
 N_GENES = 8  # named of each latent, up and down
 N_SETS = 3  # named of each latent
 N_GUIDES, N_RESPONSES = 20, 16  # rows before the rest is folded
-MOST_ROWS = 40  # of a map, with perturbations of which nothing is called
 ORDER = ["dead", "differs", "weak", "unknown", "works"]  # of verdicts on guides
 
 
@@ -136,15 +135,12 @@ def called_targets(screen, names, fdr):
         for row in shown.itertuples()
     ]
     caption = "Effects in standard deviations of the latent, the most certain first."
-    kept, others = _few(targets, moved)
-    display = TargetsDisplay(kept, confounding_of(model))
+    display = TargetsDisplay(targets, confounding_of(model), table)
     alt = (
         f"Map of perturbations (rows) by latents (columns). {_strongest(model, names, fdr)} All "
         "effects that are called are in the table below."
     )
-    figure = picture(
-        lambda: display.plot(names=names), alt, f"Which latents each one moves.{others}"
-    )
+    figure = picture(lambda: display.plot(names=names), alt, "Which latents each one moves.")
     parts = [figure, Table(caption, columns, rows)]
     return Section("Targets of perturbations", lead, parts, key=True), set(moved.index[moved])
 
@@ -160,14 +156,6 @@ def _of_targets(n_moved, n, n_latents, fdr):
     )
     others = f" Where none is called, {why}." if n_moved < n else ""
     return f"{moved}, {count(n_latents, 'latent')} in all, {rate}.{others}"
-
-
-def _few(frame, moved):
-    """Rows of a map, those that move nothing only of a small screen, and what is left out."""
-    n_others = int((~moved).sum())
-    if len(moved) <= MOST_ROWS or not n_others:
-        return frame, ""
-    return frame[moved], f" {n_others} others have nothing that is called, and are not shown."
 
 
 def uncalled_targets(screen, names):
@@ -335,16 +323,10 @@ def _direct_map(model, table):
     targets = getattr(model, "targets_", None)
     if targets is not None and not table["perturbation"].isin(targets.index).all():
         targets = None  # combinations have no row of their own
-    changed = table.groupby("perturbation")["called"].any()
-    if targets is not None:
-        changed |= (targets != 0).any(axis=1).reindex(changed.index)
-    kept, others = _few(changed, changed)
-    display = DirectEffectsDisplay(table[table["perturbation"].isin(kept.index)], targets)
+    display = DirectEffectsDisplay(table, targets)
     alt = "Map of perturbations (rows) by the genes that they change directly: as in the table."
     beside = "Latents at the left, genes" if targets is not None else "Genes"
-    return picture(
-        display.plot, alt, f"{beside} that change directly, a dot for the target.{others}"
-    )
+    return picture(display.plot, alt, f"{beside} that change directly, a dot for the target.")
 
 
 def guides(screen, X, question):
