@@ -1,7 +1,8 @@
 # Each target works as the only command on a fresh machine that has Python 3.11 or newer.
 #   make demo [SCREEN=path.h5ad]   from a screen to targets, on simulated cells or on your screen,
 #                                  with PERTURBATION=column and CONTROL=label; results are in demo/
-#   make test                      all tests
+#   make test                      all tests, and pictures compared with those of before
+#   make pictures                  those pictures anew, after a change of figures that is meant
 #   make test-kernel               tests of numbers again, by plain kernels in place of vector ones
 #   make test-oldest               all tests, with the oldest versions that pyproject.toml allows
 #   make fuzz [MINUTES=10]         generated inputs, until one is answered wrongly
@@ -27,7 +28,7 @@ OLDEST := .venv-oldest
 RELEASE := .venv-release
 INTO_RELEASE := $(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-kernel test-oldest fuzz lint doc release clean
+.PHONY: demo test pictures test-kernel test-oldest fuzz lint doc release clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -36,7 +37,11 @@ demo: $(VENV)/.demo
 	    $(if $(PERTURBATION),--perturbation "$(PERTURBATION)") $(if $(CONTROL),--control "$(CONTROL)")
 
 test: $(VENV)/.test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --mpl $(PYTEST_ARGS)
+
+pictures: $(VENV)/.test
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/plotting/test_pictures.py -q \
+	    --mpl-generate-path=tests/plotting/pictures -k "test_map or test_drawing"
 
 test-kernel: $(VENV)/.test
 	$(ONE_THREAD) $(KERNEL) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(NUMBERS) $(PYTEST_ARGS)

@@ -19,6 +19,7 @@ from ._shared import (
     clipped,
     fit_panels,
     panel_axes,
+    settle,
     tidy,
 )
 
@@ -150,6 +151,7 @@ class EffectsDisplay:
                 ax.set_ylabel(f"predicted effect{unit}")
             ax.set_xlabel(f"measured effect{unit}")
         fit_panels(self.figure_, self.axes_)
+        settle(self.figure_)
         for ax, i in zip(self.axes_[1:], measured.index.get_indexer(named), strict=True):
             largest = np.argsort(-np.abs(x[i]), kind="stable")[:n_names]
             _name_genes(ax, x[i], y[i], largest, measured.columns)

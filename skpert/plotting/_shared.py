@@ -396,7 +396,6 @@ def fit_panels(figure, axes):
         _wrap(ax.xaxis.label, width)
         _wrap(ax.yaxis.label, height)
         _wrap(ax.title, 1.15 * width)
-    settle(figure)
 
 
 def _wrap(text, space):
