@@ -15,6 +15,7 @@ FIGURE = Path(__file__).parent / "_static" / "papalexi_targets.png"
 
 
 def main(path):
+    """Fit the screen and draw its targets."""
     screen = load_screen(path)
     model = SVAEPlus(n_latent=15, random_state=0).fit(screen.X, screen.A)
     display = TargetsDisplay.from_estimator(model, width=7.2)

@@ -281,4 +281,5 @@ def _add_legend(axes, of_figure, figure):
         place = {"loc": "outside lower center", "ncols": n_columns, "frameon": False}
         figure.legend(*arguments, fontsize=SMALL, **place)
     else:
-        axes[0].legend(*arguments, fontsize=SMALL, framealpha=0.7)
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
+        axes[-1].legend(*arguments, fontsize=SMALL, **place)

@@ -118,7 +118,8 @@ class HistoryDisplay:
         if of_figure:
             _add_legend(self.figure_, self.axes_, runs)
         else:
-            self.axes_[-1].legend(frameon=False, fontsize=SMALL)
+            place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            self.axes_[-1].legend(frameon=False, fontsize=SMALL, **place)
         fit_panels(self.figure_, self.axes_)
         return self
 

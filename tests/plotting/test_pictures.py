@@ -54,7 +54,7 @@ def test_map(name, n):
     return drawn(name, n, MAPS[name])
 
 
-@pytest.mark.mpl_image_compare(**COMPARE, tolerance=20, remove_text=True)
+@pytest.mark.mpl_image_compare(**COMPARE, tolerance=15, remove_text=True)
 @pytest.mark.parametrize("name", OTHERS)
 def test_drawing(name):
     return drawn(name, 5, OTHERS[name])
