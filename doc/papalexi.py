@@ -17,7 +17,7 @@ FIGURE = Path(__file__).parent / "_static" / "papalexi_targets.png"
 def main(path):
     """Fit the screen and draw its targets."""
     screen = load_screen(path)
-    model = SVAEPlus(n_latent=15, random_state=0).fit(screen.X, screen.A)
+    model = SVAEPlus(random_state=0).fit(screen.X, screen.A)
     display = TargetsDisplay.from_estimator(model, width=7.2)
     display.figure_.savefig(FIGURE, dpi=110)
     print(f"{len(display.ordered_)} of {len(model.targets_)} knock-outs move a latent")
