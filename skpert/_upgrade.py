@@ -47,6 +47,7 @@ def upgraded(cls, state):
         state = state | {"scale_": 1.0}  # before it could be learned
     if name == "SCCVAE" and "penetrance" not in state:
         state = _without_lengths(state)
+    state = _without_responses(name, state)
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 
@@ -59,6 +60,17 @@ def _without_lengths(state):
         weights = weights | {"longer": np.ones(n_known, dtype=np.float32)}
         state = state | {"module_": weights}
     return state | {"penetrance": "sum"}
+
+
+def _without_responses(name, state):
+    """State of ``InVAE`` from before responses were measured: treated cells are drawn."""
+    weights = state.get("module_")
+    if name not in ("InVAE", "NFIVAE") or not isinstance(weights, dict):
+        return state
+    n_invariant = state["n_latent"] - state.get("n_spurious", 0)
+    none = {"responses.moved": np.zeros((0, 1, n_invariant), dtype=np.float32)}
+    none |= {"responses.measured": np.zeros(0, dtype=bool)}
+    return state | {"module_": none | weights}
 
 
 def _renamed(name, weights, edges):

@@ -13,17 +13,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from skpert._data import Cells
 from skpert._mixing import whitening
-from skpert.models.invae import (
-    FIRST_WEIGHT,
-    LEAST_CURVATURE,
-    N_MEASURED,
-    PRIOR_WIDTH,
-    ExponentialPrior,
-    GaussianPrior,
-    InvariantModule,
-    Natural,
-    _warming,
-)
+from skpert._priors import LEAST_CURVATURE, PRIOR_WIDTH, ExponentialPrior, GaussianPrior, Natural
+from skpert.models.invae import FIRST_WEIGHT, N_MEASURED, InvariantModule, _warming
 from skpert.nn import Decoder, GaussianEncoder
 from skpert.objectives import iwelbo, total_correlation
 
