@@ -4,6 +4,7 @@
 
     python -m benchmarks.integration bmmc neurips2021_bmmc_cite_starter.h5ad
     python -m benchmarks.integration kang kang2018_pbmc_muscat_2donors.h5ad
+    python -m benchmarks.integration few neurips2021_bmmc_cite_starter.h5ad
     python -m benchmarks.integration transfer kang2018_pbmc_muscat_2donors.h5ad
     python -m benchmarks.integration simulated    # against the truth
     python -m benchmarks.integration speed        # beside a plain torch implementation
@@ -18,5 +19,5 @@ it measures and lists its options.
 PARTS = {
     "bmmc": "halves",
     "kang": "halves",
-    **{name: name for name in ("transfer", "simulated", "speed", "search")},
+    **{name: name for name in ("few", "transfer", "simulated", "speed", "search")},
 }

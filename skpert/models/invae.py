@@ -43,6 +43,7 @@ from ..preprocessing import CovariateEncoder
 
 UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see, either
 FIRST_WEIGHT = 30.0  # of the KL when training starts, from which it falls to 1
+FEW, MANY = 300, 600  # training cells with which it starts from 1, and from that weight
 APART = 1.0  # standard deviation of the weights that set environments apart at the start
 N_MEASURED = 10_000  # training cells, about, evenly spaced: their spread is the unit of latents
 
@@ -51,6 +52,17 @@ def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
     """Weight of the KL of a block: 1 for cells whose covariates are unknown, if it has any."""
     known = covariates.any(1) if covariates.shape[1] else covariates.new_ones(1, dtype=torch.bool)
     return torch.where(known, kl_weight, 1.0)
+
+
+def first_weight(n_cells: int) -> float:
+    """Weight of the KL when training starts, lower for few cells.
+
+    These allow for few steps, of cells that are learned by heart: latents that a large weight
+    closed stay closed to expression. They hold what covariates say, and nothing without these.
+    """
+    share = (n_cells - FEW) / (MANY - FEW)
+    weight: float = FIRST_WEIGHT ** min(max(share, 0.0), 1.0)
+    return weight
 
 
 class InvariantModule(PerturbationModule):
@@ -80,6 +92,7 @@ class InvariantModule(PerturbationModule):
         thinning: float,
         regularization: float,
         whiten: bool = True,
+        first_weight: float = FIRST_WEIGHT,
         responses: Responses | None = None,
     ):
         super().__init__(encoder, decoder, columns)  # q(z | x, covariates) and p(x | z)
@@ -97,6 +110,7 @@ class InvariantModule(PerturbationModule):
         self.thinning = thinning
         self.regularization = regularization
         self.whitens = whiten
+        self.first_weight = first_weight
         self.responses = responses or Responses(None, [], [], self.n_invariant)
 
     def covariates(self, cells: Cells) -> Tensor:
@@ -143,12 +157,12 @@ class InvariantModule(PerturbationModule):
         The normaliser of an exponential family is no part of ``kl_z``, whose gradient it does not
         change; ``score_matching`` is what fits that prior, and it alone.
 
-        The KL weight is annealed from 30 down to 1: early on, a block learns only what its
-        covariates explain, which costs nothing. A cell whose covariates are hidden from the
-        encoder alone follows their prior and does not move it: it lies between the environments
-        that it could come from, and would pull their priors together.
+        The KL weight is annealed from ``first_weight`` down to 1: early on, a block learns only
+        what its covariates explain, which costs nothing. A cell whose covariates are hidden from
+        the encoder alone follows their prior and does not move it: it lies between the
+        environments that it could come from, and would pull their priors together.
         """
-        kl_weight = FIRST_WEIGHT ** (1 - kl_weight)
+        kl_weight = self.first_weight ** (1 - kl_weight)
         known = self.covariates(cells)
         covariates = self._hidden(known, UNKNOWN if self.hide else 0.0)
         read = self._hidden(covariates)
@@ -375,6 +389,7 @@ class _InvariantVAE(PerturbationVAE):
             thinning=self.thinning,
             regularization=self.score_regularization,
             whiten=self.whiten,
+            first_weight=first_weight(cells.n_cells),
             responses=None if unmeasured else responses_of(design, self.control, n_invariant),
         )
 
@@ -557,7 +572,9 @@ class InVAE(_InvariantVAE):
 
     Over ``n_epochs_kl_warmup`` epochs the weight of the KL is annealed from 30 down to 1 where the
     covariates of a block are known: each block then learns first what these explain. From below,
-    environments can end up among the invariant latents.
+    environments can end up among the invariant latents. For less than 600 training cells the
+    weight starts lower, and at 1 for 300 or less: of few cells with few counts, latents would not
+    recover from a large one.
 
     Unknown covariates are hidden: a column that the design lacks, a missing value, and, but for
     predictions, a new category. ``sep`` and ``perturbation`` have no meaning here.
