@@ -19,8 +19,8 @@ Rows: the floor, which is the mean effect of the perturbation over all other con
 effect for all cells of training (``AdditiveEffects``); two halves of the truth; and the models,
 which read counts and predict from the control cells of the context. Without "environment" the
 latent state alone carries the context; ``InVAE`` has the perturbation and the cell type, line or
-simulated context as invariant covariates, the factorized prior and no spurious latents; it draws
-states from the prior of these, whatever the control cells. "environment" gives models the column
+simulated context as invariant covariates, the factorized prior and no spurious latents; "without
+types" it has the perturbation alone. "environment" gives models the column
 that is left out (``InVAE``: as spurious covariate, with two latents). "difference" adds to the
 measured controls what a model predicts with, less what it predicts without the perturbation. All
 else is at its default but for the number of epochs (``--epochs``).
@@ -72,7 +72,8 @@ CONTEXTS = {  # columns that name a context, the one that is left out, and the o
 SIMULATED = {rule: {"rule": rule} for rule in ("latent", "logit", "family", "none")}
 SIMULATED["many"] = {"n_contexts": 12, "n_cells_per_perturbation": 20, "n_control_cells": 40}
 N_LEFT_OUT = 2  # contexts of simulated screens
-MODELS = ("SVAEPlus", "SAMSVAE", "ConditionalVAE", "InVAE")
+ALONE = " without types"
+MODELS = ("SVAEPlus", "SAMSVAE", "ConditionalVAE", "InVAE", "InVAE" + ALONE)
 EPOCHS = {"cell lines": 30, "donors": 100, "cell types": 100} | dict.fromkeys(SIMULATED, 60)
 N_DRAWN = 1000  # cells from which the mean of a prediction is taken
 
@@ -89,8 +90,11 @@ def baselines(context):
 def model_of(name, biology, environment, seed, n_epochs):
     """A model that is not fitted; ``biology`` is a column, ``environment`` another, or None."""
     options = {"max_epochs": n_epochs, "random_state": seed}
-    if name == "InVAE":
-        invariant = ["perturbation", *([] if environment == biology else [biology])]
+    if name.startswith("InVAE"):
+        invariant = [
+            "perturbation",
+            *([] if environment == biology or ALONE in name else [biology]),
+        ]
         spurious = {"spurious": environment, "n_spurious": 2 if environment else 0}
         return InVAE(invariant=invariant, prior="factorized", **spurious, **options)
     models = {"SVAEPlus": SVAEPlus, "SAMSVAE": SAMSVAE, "ConditionalVAE": ConditionalVAE}

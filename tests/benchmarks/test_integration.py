@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
 
 from benchmarks import command
-from benchmarks.integration import halves, search, shared, simulated, speed, transfer
+from benchmarks.integration import few, halves, search, shared, simulated, speed, transfer
 from benchmarks.peers.invae import (
     PlainInVAE,
     negative_binomial,
@@ -310,3 +311,25 @@ def test_commands_write_rows_once_and_print_tables(path, tmp_path, capsys):
     assert table["elbo"].lt(0).all()
     expected = search.drawn(0, 2, "nonfactorized")[1]["total_correlation"]
     assert table.loc["draw 1", "total_correlation"] == expected
+
+
+# Few cells
+
+
+def test_few_cells_are_of_labels_that_all_environments_have():
+    obs = pd.DataFrame({"type": list("aaaabbbcc"), "donor": list("xxyyxxyxx")}).astype(object)
+    X = csr_array(np.full((9, 500), 40, dtype=np.float32))
+    found = few.of_few(shared.Covered(X, obs, ["type"], ["donor"]), 1, 0.25)
+    assert found.obs["type"].tolist() == list("aaaabbb")
+    assert found.X.shape == (7, 500)
+    assert found.X.mean() == pytest.approx(10, rel=0.02)
+    both = few.of_few(shared.Covered(X, obs, ["type"], ["donor"]), 2, 0.25)
+    assert both.obs["type"].tolist() == list("aaaa")
+
+
+def test_margins_are_the_worst_of_starts_and_halves():
+    names, totals = ["PCA", "InVAE"], [0.6, 0.61, 0.7, 0.67, 0.6, 0.585]
+    rows = pd.DataFrame(
+        {"seed": [0, 0, 0, 0, 1, 1], "fold": [0, 0, 1, 1, 0, 0], "estimator": names * 3}
+    ).assign(total=totals)
+    assert few.margins(rows).loc["InVAE"].tolist() == pytest.approx([-0.012, -0.03, 0.333])
