@@ -41,6 +41,7 @@ from ..objectives import total_correlation
 from ..parameters import Interval, StrOptions, with_shared_parameters
 from ..preprocessing import CovariateEncoder
 
+FEWEST_COUNTS = 100  # of a cell that thinning leaves
 UNKNOWN = 0.1  # share of training cells whose covariates the priors do not see, either
 FIRST_WEIGHT = 30.0  # of the KL when training starts, from which it falls to 1
 FEW, MANY = 300, 600  # training cells with which it starts from 1, and from that weight
@@ -137,7 +138,9 @@ class InvariantModule(PerturbationModule):
         if not self.decoder.head.counts:
             return x
         if self.training and self.thinning:
-            x = thinned(x, 1 - self.thinning * torch.rand(len(x), 1, device=x.device))
+            most = 1 - FEWEST_COUNTS / x.sum(1, keepdim=True).clamp(min=FEWEST_COUNTS)
+            lost = most.clamp(max=self.thinning) * torch.rand_like(most)
+            x = thinned(x, 1 - lost)
         scale = self.depth / x.sum(1, keepdim=True).clamp(min=1)
         return self.decoder.features(x * scale)
 
