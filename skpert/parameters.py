@@ -108,8 +108,8 @@ SHARED = {
     thinning : float, default=@thinning
         Largest share of the counts of a training cell that are kept from the encoder, in [0, 1);
         the share is drawn anew for each cell and step, uniformly between 0 and this. An encoder
-        that reads shallow cells goes by what many genes have in common. No effect on values that
-        are no counts.
+        that reads shallow cells goes by what many genes have in common. Of each cell at least 100
+        counts are read, if it has as many. No effect on values that are no counts.
     score_regularization : float, default=@score_regularization
         Weight of the squared curvatures in score matching.
     n_prior_layers : int, default=@n_prior_layers

@@ -55,6 +55,15 @@ def _warming(covariates: Tensor, kl_weight: float) -> Tensor:
     return torch.where(known, kl_weight, 1.0)
 
 
+def share_read(x: Tensor, thinning: float) -> Tensor:
+    """Share of the counts of each cell that the encoder reads at a step, at random, (n_cells, 1).
+
+    Where a cell has few counts, it takes most of them to see more of it than its covariates say.
+    """
+    most = 1 - FEWEST_COUNTS / x.sum(1, keepdim=True).clamp(min=FEWEST_COUNTS)
+    return 1 - most.clamp(max=thinning) * torch.rand_like(most)
+
+
 def first_weight(n_cells: int) -> float:
     """Weight of the KL when training starts, lower for few cells.
 
@@ -138,9 +147,7 @@ class InvariantModule(PerturbationModule):
         if not self.decoder.head.counts:
             return x
         if self.training and self.thinning:
-            most = 1 - FEWEST_COUNTS / x.sum(1, keepdim=True).clamp(min=FEWEST_COUNTS)
-            lost = most.clamp(max=self.thinning) * torch.rand_like(most)
-            x = thinned(x, 1 - lost)
+            x = thinned(x, share_read(x, self.thinning))
         scale = self.depth / x.sum(1, keepdim=True).clamp(min=1)
         return self.decoder.features(x * scale)
 

@@ -14,7 +14,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from skpert._data import Cells
 from skpert._mixing import whitening
 from skpert._priors import LEAST_CURVATURE, PRIOR_WIDTH, ExponentialPrior, GaussianPrior, Natural
-from skpert.models.invae import FIRST_WEIGHT, N_MEASURED, InvariantModule, _warming
+from skpert.models.invae import FIRST_WEIGHT, N_MEASURED, InvariantModule, _warming, share_read
 from skpert.nn import Decoder, GaussianEncoder
 from skpert.objectives import iwelbo, total_correlation
 
@@ -683,6 +683,18 @@ def test_a_population_has_all_its_states_from_the_priors(prior):
     of_nothing = designs(cells)._replace(x=cells.x[:, :0])
     module.intervene(module.basal_states(40), of_nothing)
     assert (states[0] != 0).all()
+
+
+def test_thinning_leaves_at_least_a_hundred_counts():
+    x = torch.tensor([60.0, 200.0, 20_000.0]).repeat_interleave(2000)[:, None].expand(-1, 5) / 5
+    torch.manual_seed(0)
+    share = share_read(x, 0.95).reshape(3, 2000)
+    least = torch.tensor([1.0, 0.5, 0.05])  # all, half, a twentieth
+    torch.testing.assert_close(share.min(1).values, least, atol=0.005, rtol=0)
+    torch.testing.assert_close(share.mean(1), (1 + least) / 2, atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        share_read(x, 0.2)[4000:].min(), torch.tensor(0.8), atol=0.01, rtol=0
+    )
 
 
 # Exact evidence of a linear model
