@@ -4,7 +4,12 @@ from ._conformal import ConformalIntervals, error_by_share_answered
 from ._evaluation import evaluate_perturbations, paired_differences
 from ._fitting import fit_many
 from ._penetrance import select_penetrance
-from ._scores import interventional_nll, interventional_nll_scorer, udr_score
+from ._scores import (
+    discrimination_scorer,
+    interventional_nll,
+    interventional_nll_scorer,
+    udr_score,
+)
 from ._sparsity import sparsest, sparsity_scores
 from ._splits import (
     CombinationHoldout,
@@ -21,6 +26,7 @@ __all__ = [
     "LeavePathwaysOut",
     "LeavePerturbationsOut",
     "PerturbationKFold",
+    "discrimination_scorer",
     "error_by_share_answered",
     "evaluate_perturbations",
     "fit_many",

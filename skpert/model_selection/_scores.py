@@ -2,10 +2,13 @@
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
+from .._input.design import perturbation_labels
 from .._input.values import text
+from ..metrics import perturbation_discrimination
 from ..metrics.latent_recovery import standardize
 
 
@@ -92,6 +95,59 @@ def interventional_nll_scorer(estimator, X, y) -> float:
     """
     result = interventional_nll(estimator, X, y, n_particles=estimator.n_particles, min_cells=0)
     return -result.nll
+
+
+def discrimination_scorer(estimator, X, y) -> float:
+    """Discrimination of held-out perturbations, a scorer for ``cross_validate`` or a search.
+
+    Use it with ``LeavePerturbationsOut``, to choose the features, penalty or centre of a model of
+    unseen perturbations by whether its predictions tell which is which. An error prefers what is
+    near to all, and may choose otherwise.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted on the training fold, with ``predict_intervention`` for what was not trained on.
+    X : {array-like, DataFrame} of shape (n_cells, n_genes)
+        Cells of the test fold; control cells among them do not count.
+    y : array-like of shape (n_cells,)
+        Their labels.
+
+    Returns
+    -------
+    score : float
+        Mean over perturbations of :func:`~skpert.metrics.perturbation_discrimination` among those
+        of the fold, with the predicted control as reference; in [0, 1], chance is 0.5.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two perturbations in the fold.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skpert import BilinearRidge
+    >>> from skpert.datasets import make_causal_shift
+    >>> from skpert.model_selection import LeavePerturbationsOut, discrimination_scorer
+    >>> screen = make_causal_shift(12, n_cells_per_perturbation=20, n_control_cells=40,
+    ...                            n_latent=4, n_genes=50, random_state=0)
+    >>> search = GridSearchCV(
+    ...     BilinearRidge(screen.features), {"center": ["perturbations", "contrast"]},
+    ...     scoring=discrimination_scorer, cv=LeavePerturbationsOut(3, random_state=0),
+    ... ).fit(screen.X, screen.A)
+    >>> search.best_estimator_.predict_intervention(["P03"]).shape
+    (1, 50)
+    """
+    names = {name: getattr(estimator, name) for name in ("control", "sep", "perturbation")}
+    labels = perturbation_labels(y, **names)
+    treated = labels != text(estimator.control)
+    values = pd.DataFrame(np.asarray(X.toarray() if issparse(X) else X, dtype=np.float64)[treated])
+    measured = values.groupby(labels[treated]).mean()
+    predicted = estimator.predict_intervention([*measured.index, text(estimator.control)])
+    return perturbation_discrimination(
+        measured.to_numpy(), predicted[:-1], reference=predicted[-1], aggregate="mean"
+    )
 
 
 def udr_score(estimators, X, *, threshold: float = 0.01) -> np.ndarray:

@@ -642,9 +642,9 @@ class BilinearRidge(Baseline):
     normalize_features : bool, default=True
         Whether the features of each target are scaled to unit length, so that
         ``alpha_targets`` has the same meaning for all.
-    center : {"perturbations", "conditions"} or None, default="perturbations"
-        What c is: the mean effect of training perturbations, the same with the control counted
-        as an effect of zero, or zero.
+    center : {"perturbations", "conditions", "contrast"} or None, default="perturbations"
+        What c is: the mean effect of training perturbations, the same with the control counted as
+        an effect of zero, or zero. "contrast": the first, but no part of predictions.
     {data_parameters}
 
     Attributes
@@ -730,12 +730,12 @@ class BilinearRidge(Baseline):
         self.target_features_.fit(self.perturbations_, controls, gene_names)
         embedding = self._embedding(self.perturbations_)
         self._smoothed = residual
-        received = bulk.dosage.astype(np.float64) @ embedding
-        self._solution = ridge_operator(received, self.alpha_targets)
-        return self.center_, embedding @ (self._solution @ self._smoothed)
+        self._solution = ridge_operator(bulk.dosage.astype(float) @ embedding, self.alpha_targets)
+        added = (self.center != "contrast") * self.center_
+        return added, embedding @ (self._solution @ self._smoothed)
 
     def _measured(self, bulk, centre):
-        return measured_effects(bulk, centre)
+        return measured_effects(bulk, self.center_)
 
     def _unseen(self, names):
         return self._embedding(names) @ (self._solution @ self._smoothed)
@@ -770,9 +770,9 @@ class BilinearRidge(Baseline):
             )
         if not all(isinstance(alpha, Real) and 0 <= alpha < np.inf for alpha in alphas):
             raise ValueError(f"alpha_genes and alpha_targets must be at least 0, got {alphas}")
-        if self.center not in ("perturbations", "conditions", None):
+        if self.center not in ("perturbations", "conditions", "contrast", None):
             raise ValueError(
-                f"center={self.center!r} must be 'perturbations', 'conditions' or None"
+                f"center={self.center!r} must be 'perturbations', 'conditions', 'contrast' or None"
             )
 
 

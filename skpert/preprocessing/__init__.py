@@ -4,6 +4,7 @@ from .._input.cells import check_cells
 from .._input.design import perturbation_labels
 from ._assignment import assign_guides
 from ._compounds import CompoundFingerprints, TargetGenes
+from ._control_expression import ControlExpression
 from ._covariates import CovariateEncoder
 from ._design import PerturbationEncoder
 from ._detectable import detectable_perturbations
@@ -15,6 +16,7 @@ from ._target_features import TargetFeatures
 
 __all__ = [
     "CompoundFingerprints",
+    "ControlExpression",
     "CovariateEncoder",
     "DosageTransform",
     "GeneSetFeatures",

@@ -260,6 +260,18 @@ def test_defaults_are_kernel_ridge_regression_on_cosines():
     assert_close(model.predict_intervention(list(TABLE.index)), expected)
 
 
+def test_contrasts_are_predictions_without_the_mean_effect():
+    whole = BilinearRidge(TABLE).fit(X, A)
+    model = BilinearRidge(TABLE, center="contrast").fit(X, A)
+    names = ["P1", "P4"]
+    expected = whole.predict_intervention(names) - whole.center_
+    assert_close(model.predict_intervention(names), expected)
+    assert_close(model.center_, whole.center_)
+    new = np.repeat("P5", 4)
+    adapted = model.adapt(X[:4], new).predict_intervention("P5")
+    assert_close(adapted, whole.adapt(X[:4], new).predict_intervention("P5") - whole.center_)
+
+
 def test_without_penalty_and_with_as_many_features_it_interpolates():
     square = pd.DataFrame(np.random.default_rng(2).normal(size=(4, 4)), index=NAMES)
     options = {"alpha_targets": 0, "alpha_genes": 0}
