@@ -94,12 +94,14 @@ def populations(designs: Cells, population: Population, n_cells: int) -> Iterato
         yield cells
 
 
-def encoded(module: PerturbationModule, X: Any, n_latent: int) -> Array:
+def encoded(
+    module: PerturbationModule, X: Any, n_latent: int, *, untreated: bool = False
+) -> Array:
     """Posterior means of all latents, (n_cells, n_latent)."""
-    x = rows_of(X)
+    x, encode = rows_of(X), module.encode_untreated if untreated else module.encode
     Z = np.empty((X.shape[0], n_latent), dtype=np.float32)
     for index in torch.arange(len(Z)).split(ENCODE_SIZE):
-        Z[index] = module.encode(x.index_select(0, index).to(module.device)).cpu()
+        Z[index] = encode(x.index_select(0, index).to(module.device)).cpu()
     return Z
 
 
@@ -133,7 +135,8 @@ def counterfactual(module: PerturbationModule, designs: Cells, X: Any, own: bool
         cells = cells.to(module.device)._replace(x=rows)
         if own:
             cells = cells._replace(library=rows.sum(1, keepdim=True))
-        responses[index] = module.intervene(module.encode(rows), cells).mean.cpu()
+        states = module.encode_untreated(rows)
+        responses[index] = module.intervene(states, cells).mean.cpu()
     return responses
 
 
@@ -148,7 +151,7 @@ class Source:
     def take(self, module: PerturbationModule, X: Any, n_latent: int) -> None:
         """Draw from these cells, with their posterior means."""
         self.library = np.asarray(X.sum(1), dtype=np.float32).reshape(-1, 1)
-        self.x, self.states = rows_of(X), encoded(module, X, n_latent)
+        self.x, self.states = rows_of(X), encoded(module, X, n_latent, untreated=True)
 
     def draw(
         self, module: PerturbationModule, cells: Cells, chosen: NDArray[np.int64], own: bool

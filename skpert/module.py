@@ -8,6 +8,7 @@ it differs:
 ===========================  =====================================================================
 ``shift``, ``learned``       how a design moves a latent state; what the estimator shows of that
 ``features``, ``encode``     what the encoder reads, and the state that follows from expression
+``encode_untreated``         the same of cells known to be untreated
 ``decode``                   expression of such states, as ``encode`` gives them
 ``posterior``                moments of the guide, as ``estimator.posterior`` gives them
 ``log_weights``              weights of samples of the guide, by which training is validated
@@ -19,6 +20,7 @@ it differs:
 ``minibatches``              how training cells are put together
 ``preference``, ``doubt``    which of several trainings is the best, and what to warn of
 ``extended``, ``refined``    copies that learn new perturbations, or have masks without a prior
+``continued``                a copy whose training goes on from here
 ``restarted``                a copy for another training from these weights, and its phases
 ===========================  =====================================================================
 
@@ -125,6 +127,10 @@ class PerturbationModule(nn.Module, ABC):
         """Posterior mean of the latent state that explains x, from x only, (n_cells, n_latent)."""
         mean: Tensor = self.encoder(self.features(x)).mean
         return mean
+
+    def encode_untreated(self, x: Tensor) -> Tensor:
+        """The same of cells of which it is known that they are untreated."""
+        return self.encode(x)
 
     def decode(self, z: Tensor, cells: Cells) -> Distribution:
         """Distribution of expression of states as ``encode`` gives them, whatever led to them."""

@@ -84,6 +84,14 @@ def sampled(q: Normal, n_samples: int) -> tuple[Tensor, Tensor]:
     return mean + scale * noise, (log_unit_normal(noise) - scale.log()).sum(-1)
 
 
+def sampled_ratio(q: Normal, prior_mean: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+    """Samples of q, (n_samples, n_cells, n_latent), and log p - log q at each, for N(mean, I)."""
+    noise = torch.randn((n_samples, *q.mean.shape[-2:]), device=q.mean.device)
+    z = q.mean + q.stddev * noise
+    log_ratio = (noise.square() - (z - prior_mean).square()) / 2 + q.stddev.log()
+    return z, log_ratio.sum(-1)
+
+
 def beta_log_prob(logit: Tensor, concentration: Tensor) -> Tensor:
     r"""Log-density of Beta(1, concentration) at sigmoid(logit), elementwise.
 

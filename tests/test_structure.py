@@ -81,7 +81,7 @@ def test_modules_replace_documented_defaults_and_nothing_else():
     defaults = {
         *("learned", "shift", "features", "draw", "basal_states", "phases", "later_phases"),
         *("minibatches", "extended", "refined", "restarted", "encode", "decode", "posterior"),
-        *("log_weights", "preference", "doubt"),
+        *("log_weights", "preference", "doubt", "encode_untreated", "continued"),
     }
     own = {name for name, value in vars(PerturbationModule).items() if inspect.isfunction(value)}
     abstract = PerturbationModule.__abstractmethods__

@@ -16,7 +16,7 @@ autoencoder, NeurIPS 2023).
 
 import math
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from ..objectives import (
     log_unit_normal_around,
     reparametrised,
     reweightings,
+    sampled_ratio,
 )
 from ..parameters import N_LATENT, Interval, StrOptions, with_shared_parameters
 from ..sparsity.edges import check_edges
@@ -50,9 +51,10 @@ from ..sparsity.effects import (
     found_again,
     narrowed,
 )
-from ..sparsity.embeddings import EmbeddingNetwork, Embeddings, check_widths
+from ..sparsity.embeddings import EmbeddingNetwork, Embeddings, SharedDraw, check_widths
 from ..sparsity.interactions import Interactions, combinations_of
 from ..sparsity.masks import CalledMasks, FixedMasks, check_mask_prior, learned_masks
+from ..sparsity.treatments import n_trained_on, n_treated_cells, state_of_unknown
 
 DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents collapse for good
 N_READINGS = 3  # times that the states of new perturbations are read given their effects
@@ -67,13 +69,6 @@ ADDITIVE_CONSTRAINTS = OBJECTIVE_CONSTRAINTS | {
     "embedding_scale": [Interval(Real, 0, None, closed="neither")],
     "correlated_basal": ["boolean"],
 }
-
-
-class SharedDraw(NamedTuple):
-    """Samples of what all cells share."""
-
-    effect: Tensor  # (n_particles, n_perturbations, n_latent) mask times embedding
-    log_ratio: Tensor  # (n_particles, n_perturbations) of prior and posterior
 
 
 class SampledModule(PerturbationModule):
@@ -148,7 +143,7 @@ class AdditiveModule(SampledModule):
     """The equation above in torch, with the same symbols."""
 
     rates = {"masks": 3.0, "embeddings": 3.0, "log_dispersion": DISPERSION_RATE}
-    n_treated: Tensor  # (n_perturbations,) training cells of each; interactions count as some
+    n_treated: Tensor  # (n_perturbations,) cells of each, or interaction; less than 0 in `adapt`
 
     def __init__(
         self,
@@ -200,7 +195,7 @@ class AdditiveModule(SampledModule):
         q_z, prior_mean = self._read(cells, shift)
         z = reparametrised(q_z, shape if self.columns is None else ())
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
-        share = (cells.dosage > 0) / self.n_treated[cells.part].clamp(min=1)
+        share = (cells.dosage > 0) / self.n_treated[cells.part].abs().clamp(min=1)
         per_cell = {"z": self._cost_of_state(q_z, z, prior_mean)}
         for name, (log_p, log_q) in costs.items():
             weight = self.weights.get(name, Reweighting())
@@ -240,6 +235,18 @@ class AdditiveModule(SampledModule):
     def _state(self, inferred: Tensor, shift: Tensor) -> Tensor:
         return inferred + shift if self.columns is None else inferred
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of the state of cells that may have any perturbation, (.., n_latent)."""
+        columns, features, n = self.columns, self.features(x), self.n_first
+        if columns is None:
+            return super().encode(x)
+        effects = self.effect()[n : n + n_trained_on(self.n_treated[n:])]
+        return state_of_unknown(lambda shift: self.encoder(features, columns(shift)), effects)
+
+    def encode_untreated(self, x: Tensor) -> Tensor:
+        """Posterior mean of the state of cells without perturbation, (n_cells, n_latent)."""
+        return super().encode(x)
+
     def draw(self, n_draws: int) -> SharedDraw:
         """Samples of masks times embeddings."""
         mask, costs = self.masks.draw(None, (n_draws,), False)
@@ -247,14 +254,12 @@ class AdditiveModule(SampledModule):
         ratios = [log_p - log_q for log_p, log_q in (costs | costs_of_embedding).values()]
         return SharedDraw(mask * embedding, torch.stack(torch.broadcast_tensors(*ratios)).sum(0))
 
-    def log_weights(
-        self, cells: Cells, n_particles: int, shared: SharedDraw | None = None
-    ) -> Tensor:
+    def log_weights(self, cells: Cells, n_particles: int, shared: Any = None) -> Tensor:
         """Log p(x, z | a, m, e) - log q(z | x, a, m, e) at samples of all."""
         shared, cells = self.draw(n_particles) if shared is None else shared, self._rows(cells)
         shift = cells.summed(shared.effect[:, cells.part])
         q_z, prior_mean = self._read(cells, shift)
-        z, log_ratio = _sampled(q_z, prior_mean, n_particles)
+        z, log_ratio = sampled_ratio(q_z, prior_mean, n_particles)
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
         return cells.log_prob(p_x) + log_ratio
 
@@ -423,10 +428,9 @@ class AdditiveModule(SampledModule):
         """A copy with all frozen, and masks and embeddings of ``n_new`` more perturbations."""
         module = self.continued(frozen=True)
         n_known = len(self.n_treated)
-        received = torch.zeros(n_known + n_new).to(self.n_treated)
         rows = self._rows(cells)
-        received.index_add_(0, rows.part.flatten(), (rows.dosage > 0).to(received).flatten())
-        module.n_treated = torch.cat([self.n_treated, received[n_known:]])
+        received = n_treated_cells(rows.part, rows.dosage, n_known + n_new)[n_known:]
+        module.n_treated = torch.cat([self.n_treated, -received.to(self.n_treated)])
         module.masks.extend(n_new)
         module.embeddings.extend(torch.zeros(n_new, self.encoder.n_latent))
         for _ in range(N_READINGS):
@@ -436,6 +440,12 @@ class AdditiveModule(SampledModule):
             error = self._error(effects)[n_known:]
             module.masks.record(effects.mean[n_known:], error)
             module.masks.call()
+        return module
+
+    def continued(self, *, frozen: bool) -> Self:
+        """A copy whose training goes on; networks learn of all perturbations unless frozen."""
+        module = super().continued(frozen=frozen)
+        module.n_treated = self.n_treated if frozen else self.n_treated.abs()
         return module
 
     def refined(self) -> "AdditiveModule":
@@ -486,14 +496,6 @@ class ConditionalModule(SampledModule):
         extra = cells.shift(self.decoder_columns())
         p_x: Distribution = self.decoder(z_basal, cells.library, cells.environment, extra)
         return p_x
-
-
-def _sampled(q_z, prior_mean, n_particles):
-    """Samples of q, (n_particles, n_cells, n_latent), and log p(z) - log q(z) at each."""
-    noise = torch.randn((n_particles, *q_z.mean.shape[-2:]), device=q_z.mean.device)
-    z = q_z.mean + q_z.stddev * noise
-    log_ratio = (noise.square() - (z - prior_mean).square()) / 2 + q_z.stddev.log()
-    return z, log_ratio.sum(-1)
 
 
 @with_shared_parameters
@@ -896,15 +898,12 @@ def _additive_module(
             if part is not None:
                 part.requires_grad_(False)
     rows = cells if interactions is None or cells.dosage.is_meta else interactions(cells)
-    received = (rows.dosage > 0).float().flatten()
-    n_treated = torch.zeros(shape[0], device=received.device)
-    n_treated.index_add_(0, rows.part.flatten(), received)
     return AdditiveModule(
         *networks,
         transform,
         masks,
         embeddings,
-        n_treated,
+        n_treated_cells(rows.part, rows.dosage, shape[0]),
         columns=columns,
         objective=estimator.objective,
         n_particles=estimator.n_train_particles,

@@ -5,7 +5,7 @@ r"""Embeddings of perturbations, with a normal prior and a normal posterior each
 
 import math
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,13 @@ from ..nn import Table
 from ..objectives import Costs
 
 SCALE_START = 0.1  # standard deviation of an embedding's posterior
+
+
+class SharedDraw(NamedTuple):
+    """Samples of what all cells share."""
+
+    effect: Tensor  # (n_particles, n_perturbations, n_latent) mask times embedding
+    log_ratio: Tensor  # (n_particles, n_perturbations) of prior and posterior
 
 
 class Embeddings(nn.Module):

@@ -21,6 +21,7 @@ from skpert.objectives import Reweighting, iwelbo, reweightings
 from skpert.sparsity.effects import additive_effects, latent_effects
 from skpert.sparsity.embeddings import Embeddings
 from skpert.sparsity.masks import BernoulliMasks, CalledMasks, FixedMasks
+from skpert.sparsity.treatments import n_trained_on
 
 N_GENES, N_LATENT, N_PERTURBATIONS = 12, 3, 4
 SIZES = {"n_hidden": 16, "n_layers": 2}
@@ -637,6 +638,30 @@ def test_adapting_adds_perturbations_and_keeps_the_rest(cls):
     )
     np.testing.assert_array_equal(adapted.transform(screen.X), model.transform(screen.X))
     assert np.isfinite(adapted.score(screen.X[new], screen.A[new]))
+
+
+def test_states_are_read_under_the_perturbations_that_cells_may_have():
+    screen = make_additive_shift(
+        9, n_cells_per_perturbation=60, n_control_cells=60, n_latent=2, n_genes=60, random_state=0
+    )
+    model = SAMSVAE(n_latent=2, max_epochs=60, random_state=0).fit(screen.X, screen.A)
+    given, as_untreated = model.posterior(screen.X, screen.A).z, model.posterior(screen.X).z
+    error = [np.square(Z - given).mean() for Z in (model.transform(screen.X), as_untreated)]
+    assert error[0] < 0.5 * error[1]
+    control = screen.X[screen.A == "control"]
+    with model._inference():
+        states = model.module_.encode_untreated(torch.from_numpy(control)).numpy()
+    as_untreated = model.posterior(control).z[:, : model.n_latent_]
+    np.testing.assert_allclose(states, as_untreated, rtol=1e-5, atol=1e-6)
+
+
+def test_networks_that_learn_of_adapted_perturbations_read_states_under_them():
+    screen = small_screen()
+    old = ~np.char.endswith(screen.A.astype(str), "P4")
+    model = SAMSVAE(n_latent=2, **FAST).fit(screen.X[old], screen.A[old])
+    adapted = model.adapt(screen.X[screen.A == "P4"], screen.A[screen.A == "P4"])
+    assert n_trained_on(adapted.module_.n_treated) == 4
+    assert n_trained_on(adapted.module_.refined().n_treated) == 5
 
 
 def test_adapting_finds_a_strong_new_effect():
