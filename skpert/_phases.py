@@ -73,4 +73,4 @@ def _warmup(estimator, phase, cells):
     if estimator.n_epochs_kl_warmup != "auto":
         return estimator.n_epochs_kl_warmup
     share = min(phase.warmup, max(cells.n_cells / N_MANY, SHORTEST_WARMUP))
-    return round(phase.n_epochs * share)
+    return min(round(phase.n_epochs * share), phase.n_warming / cells.n_cells)

@@ -22,6 +22,7 @@ from .module import PerturbationModule
 N_PROBED = 256  # training cells, at most, by which a training is assessed
 TOLERANCE, RELATIVE_TOLERANCE = 10.0, 0.1  # nats by which a cell may lose in a short training
 N_TELLING = 2000  # steps of a training that tells how many latents there are
+N_RISES = 8  # of the weight of the KL, at least, until it is 1
 N_RENEWING = 100  # minibatches at most that the statistics of batch norm are taken from anew
 ADVICE = "lower learning_rate, raise n_epochs_kl_warmup, or look for extreme values in X"
 
@@ -33,7 +34,7 @@ def train(
     *,
     max_epochs: int,
     batch_size: int,
-    n_epochs_kl_warmup: int = 0,
+    n_epochs_kl_warmup: float = 0,
     validation: Cells | None = None,
     patience: int | None = None,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
@@ -57,12 +58,12 @@ def train(
     step, take = _steps(module, optimizer, max_epochs * cells.n_cells / batch_size, record)
     try:
         for epoch in range(len(history), max_epochs):
-            kl_weight = min(1.0, epoch / n_epochs_kl_warmup) if n_epochs_kl_warmup else 1.0
             start, end = epoch / max_epochs, (epoch + 1) / max_epochs
             means = Means()
             module.train()
             for batch, n_cells, weight in shares(batches(batch_size), module):
                 share = min(start + 1 / (max_epochs * cells.n_cells) * means.n_cells, end)
+                kl_weight = _kl_weight(share * max_epochs, n_epochs_kl_warmup)
                 rate = optimizer.schedule(share)  # a minibatch may hold cells twice
                 means.add(take(batch, kl_weight, rate, weight), n_cells)
             row = means.row(step.names) | _validate(module, validation, kl_weight, batch_size)
@@ -81,6 +82,12 @@ def train(
     if is_worse(before, mean_elbo(module, some)):
         _renew_statistics(module, batches(batch_size), some)
     return history
+
+
+def _kl_weight(n_epochs: float, n_warmup: float) -> float:
+    """Weight of the KL after so many epochs: it rises with each, or more often if they are few."""
+    grain = min(1.0, n_warmup / N_RISES)
+    return min(1.0, math.floor(n_epochs / grain + 1e-6) * grain / n_warmup) if n_warmup else 1.0
 
 
 def _stopped(reason: BaseException, epoch: int, on_epoch: Any) -> None:

@@ -28,6 +28,7 @@ A module is abstract or final: no model inherits from another.
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, Self
@@ -53,6 +54,7 @@ class Phase(NamedTuple):
     name: str | None = None  # in the history; None where there is but one
     rate: float = 1.0  # learning rate, relative
     warmup: float = 1 / 3  # share over which the KL comes in, if this is the first phase
+    n_warming: float = math.inf  # cells that are seen until then, at most; one counts repeatedly
 
 
 class PerturbationModule(nn.Module, ABC):

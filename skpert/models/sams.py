@@ -57,6 +57,7 @@ from ..sparsity.masks import CalledMasks, FixedMasks, check_mask_prior, learned_
 from ..sparsity.treatments import n_trained_on, n_treated_cells, state_of_unknown
 
 DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents collapse for good
+N_WARMING = 380_000  # cells until the KL of counts weighs 1; later, all latents stay in use
 N_READINGS = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
 
@@ -339,7 +340,8 @@ class AdditiveModule(SampledModule):
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
         if self.rotated:
-            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges)
+            most = N_WARMING if self.decoder.head.counts else math.inf
+            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges, most)
         return super().phases(n_epochs)
 
     def effects(self, cells: Cells, n_rows: int | None = None) -> LatentEffects:

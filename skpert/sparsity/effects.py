@@ -38,17 +38,19 @@ def dense_then_sparse(
     narrow: Callable[[Cells], None],
     find_axes: Callable[[Cells], None],
     call_edges: Callable[[Cells], None],
+    n_warming: float = math.inf,
 ) -> list[Phase]:
     """Phases of a training from many latents without sparsity to few latents with it.
 
-    The KL comes in over all of the first, so that no latent falls out of use before it is found.
+    The KL comes in over all of the first, so that no latent falls out of use before it is found,
+    or until ``n_warming`` cells were seen.
     What ``narrow`` leaves of the latents is straight, but the decoder was made for what it was.
     The decoder learns that alone, as otherwise the encoder bends it back.
     """
     n_dense = math.ceil(DENSE_SHARE * n_epochs)
     n_decoder = round(DECODER_SHARE * n_epochs)
     return [
-        Phase(n_dense, narrow, "dense", warmup=1.0),
+        Phase(n_dense, narrow, "dense", 1.0, 1.0, n_warming),
         Phase(n_decoder, find_axes, "decoder"),
         Phase(n_epochs - n_dense - n_decoder, call_edges, "sparse", SPARSE_RATE),
     ]
