@@ -47,7 +47,7 @@ def upgraded(cls, state):
         state = state | {"scale_": 1.0}  # before it could be learned
     if name == "SCCVAE" and "penetrance" not in state:
         state = _without_lengths(state)
-    state = _without_responses(name, state)
+    state = _without_responses(name, _reading_as_untreated(name, state))
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 
@@ -60,6 +60,14 @@ def _without_lengths(state):
         weights = weights | {"longer": np.ones(n_known, dtype=np.float32)}
         state = state | {"module_": weights}
     return state | {"penetrance": "sum"}
+
+
+def _reading_as_untreated(name, state):
+    """State from before cells were read under the perturbations that they may have had."""
+    weights = state.get("module_")
+    if name not in ("SAMSVAE", "CPAVAE") or not isinstance(weights, dict):
+        return state
+    return state | {"module_": {"n_known": np.array(0)} | weights}
 
 
 def _without_responses(name, state):

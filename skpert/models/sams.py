@@ -54,10 +54,9 @@ from ..sparsity.effects import (
 from ..sparsity.embeddings import EmbeddingNetwork, Embeddings, SharedDraw, check_widths
 from ..sparsity.interactions import Interactions, combinations_of
 from ..sparsity.masks import CalledMasks, FixedMasks, check_mask_prior, learned_masks
-from ..sparsity.treatments import n_trained_on, n_treated_cells, state_of_unknown
+from ..sparsity.treatments import n_treated_cells, state_of_unknown
 
 DISPERSION_RATE = 30.0  # relative; while dispersions are far off, latents collapse for good
-N_WARMING = 380_000  # cells until the KL of counts weighs 1; later, all latents stay in use
 N_READINGS = 3  # times that the states of new perturbations are read given their effects
 N_JOINT = 100  # particles that are weighed together in ``joint_score``
 
@@ -144,7 +143,8 @@ class AdditiveModule(SampledModule):
     """The equation above in torch, with the same symbols."""
 
     rates = {"masks": 3.0, "embeddings": 3.0, "log_dispersion": DISPERSION_RATE}
-    n_treated: Tensor  # (n_perturbations,) cells of each, or interaction; less than 0 in `adapt`
+    n_treated: Tensor  # (n_perturbations,) training cells of each; interactions count as some
+    n_known: Tensor  # () perturbations, the first ones, that networks were trained on
 
     def __init__(
         self,
@@ -164,9 +164,7 @@ class AdditiveModule(SampledModule):
         interactions=None,
     ):
         super().__init__(
-            encoder,
-            decoder,
-            transform,
+            *(encoder, decoder, transform),
             columns=columns,  # that read the shift: q(z | x, shift) with them
             objective=objective,
             n_particles=n_particles,
@@ -178,6 +176,7 @@ class AdditiveModule(SampledModule):
         self.register_buffer("n_treated", n_treated)
         self.rotated = rotated  # whether training looks for the axes on which effects are sparse
         self.interactions = interactions  # whose rows come before those of perturbations, or None
+        self.register_buffer("n_known", torch.tensor(len(n_treated) - self.n_first))
 
     @property
     def divisible(self) -> bool:
@@ -196,7 +195,7 @@ class AdditiveModule(SampledModule):
         q_z, prior_mean = self._read(cells, shift)
         z = reparametrised(q_z, shape if self.columns is None else ())
         p_x = self.decoder(self._state(z, shift), cells.library, cells.environment)
-        share = (cells.dosage > 0) / self.n_treated[cells.part].abs().clamp(min=1)
+        share = (cells.dosage > 0) / self.n_treated[cells.part].clamp(min=1)
         per_cell = {"z": self._cost_of_state(q_z, z, prior_mean)}
         for name, (log_p, log_q) in costs.items():
             weight = self.weights.get(name, Reweighting())
@@ -238,11 +237,11 @@ class AdditiveModule(SampledModule):
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the state of cells that may have any perturbation, (.., n_latent)."""
-        columns, features, n = self.columns, self.features(x), self.n_first
+        columns, features = self.columns, self.features(x)
         if columns is None:
             return super().encode(x)
-        effects = self.effect()[n : n + n_trained_on(self.n_treated[n:])]
-        return state_of_unknown(lambda shift: self.encoder(features, columns(shift)), effects)
+        effects = self.effect()[self.n_first :], self.n_known
+        return state_of_unknown(lambda shift: self.encoder(features, columns(shift)), *effects)
 
     def encode_untreated(self, x: Tensor) -> Tensor:
         """Posterior mean of the state of cells without perturbation, (n_cells, n_latent)."""
@@ -340,8 +339,8 @@ class AdditiveModule(SampledModule):
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
         if self.rotated:
-            most = N_WARMING if self.decoder.head.counts else math.inf
-            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges, most)
+            after = self.narrow, self.find_axes, self.call_edges
+            return dense_then_sparse(n_epochs, *after, counts=self.decoder.head.counts)
         return super().phases(n_epochs)
 
     def effects(self, cells: Cells, n_rows: int | None = None) -> LatentEffects:
@@ -430,9 +429,8 @@ class AdditiveModule(SampledModule):
         """A copy with all frozen, and masks and embeddings of ``n_new`` more perturbations."""
         module = self.continued(frozen=True)
         n_known = len(self.n_treated)
-        rows = self._rows(cells)
-        received = n_treated_cells(rows.part, rows.dosage, n_known + n_new)[n_known:]
-        module.n_treated = torch.cat([self.n_treated, -received.to(self.n_treated)])
+        received = n_treated_cells(self._rows(cells), n_known + n_new)[n_known:]
+        module.n_treated = torch.cat([self.n_treated, received.to(self.n_treated)])
         module.masks.extend(n_new)
         module.embeddings.extend(torch.zeros(n_new, self.encoder.n_latent))
         for _ in range(N_READINGS):
@@ -447,7 +445,8 @@ class AdditiveModule(SampledModule):
     def continued(self, *, frozen: bool) -> Self:
         """A copy whose training goes on; networks learn of all perturbations unless frozen."""
         module = super().continued(frozen=frozen)
-        module.n_treated = self.n_treated if frozen else self.n_treated.abs()
+        if not frozen:
+            module.n_known.fill_(len(self.n_treated) - self.n_first)
         return module
 
     def refined(self) -> "AdditiveModule":
@@ -905,7 +904,7 @@ def _additive_module(
         transform,
         masks,
         embeddings,
-        n_treated_cells(rows.part, rows.dosage, shape[0]),
+        n_treated_cells(rows, shape[0]),
         columns=columns,
         objective=estimator.objective,
         n_particles=estimator.n_train_particles,

@@ -17,17 +17,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from .._data import Cells
+
 SECOND = 0.1  # share of cells that have a second perturbation
 N_READINGS = 3  # times that states are read given shifts, and shifts found from them
 LEAST_PRECISION = 1e-3  # of what expression says of a state, relative to the prior
 
 
-def state_of_unknown(read: Callable[[Tensor], Normal], effects: Tensor) -> Tensor:
+def state_of_unknown(read: Callable[[Tensor], Normal], effects: Tensor, n_known: Tensor) -> Tensor:
     """Posterior mean of states of cells that may have any perturbation, (n_cells, n_latent).
 
     ``read`` gives the posterior of each cell's state under the prior N(shift, I), for one shift
-    of all cells or one each, and ``effects`` are as in :func:`expected_shift`.
+    of all cells or one each, and ``effects`` are as in :func:`expected_shift`, the first
+    ``n_known`` of them.
     """
+    effects = effects if n_known.is_meta else effects[: int(n_known)]
     shift = effects.new_zeros(1, effects.shape[1])
     for _ in range(N_READINGS):
         shift = expected_shift(read(shift), shift, effects)
@@ -67,16 +71,8 @@ def expected_shift(q: Normal, known: Tensor, effects: Tensor) -> Tensor:
     return one + other
 
 
-def n_treated_cells(part: Tensor, dosage: Tensor, n_perturbations: int) -> Tensor:
-    """Number of cells that received each perturbation, (n_perturbations,) float32.
-
-    Modules keep it, below zero where networks have not seen the cells; see ``n_trained_on``.
-    """
-    received = (dosage > 0).float().flatten()
+def n_treated_cells(cells: Cells, n_perturbations: int) -> Tensor:
+    """Number of cells that received each perturbation, (n_perturbations,) float32."""
+    received = (cells.dosage > 0).float().flatten()
     n_cells = torch.zeros(n_perturbations, device=received.device)
-    return n_cells.index_add_(0, part.flatten(), received)
-
-
-def n_trained_on(n_treated: Tensor) -> int:
-    """Number of perturbations that networks were trained on, the first ones; of shapes, all."""
-    return len(n_treated) if n_treated.is_meta else int((n_treated > 0).sum())
+    return n_cells.index_add_(0, cells.part.flatten(), received)

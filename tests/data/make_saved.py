@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 
 import skpert
 from skpert import CPAVAE, NFIVAE, SAMSVAE, SCCVAE, SVAE, BilinearRidge, InVAE, SVAEPlus
@@ -62,6 +63,7 @@ def models():
     """Every estimator with its defaults, and what else has another structure, unfitted."""
     public = [getattr(skpert, name) for name in skpert.__all__]
     classes = [c for c in public if inspect.isclass(c) and issubclass(c, BaseEstimator)]
+    classes = [c for c in classes if not issubclass(c, Pipeline)]  # which holds what it is given
     found = {cls.__name__: small(cls, invariant=["perturbation"]) for cls in classes}
     graph = [[0, 1], [1, 0]]
     return found | {

@@ -21,7 +21,6 @@ from skpert.objectives import Reweighting, iwelbo, reweightings
 from skpert.sparsity.effects import additive_effects, latent_effects
 from skpert.sparsity.embeddings import Embeddings
 from skpert.sparsity.masks import BernoulliMasks, CalledMasks, FixedMasks
-from skpert.sparsity.treatments import n_trained_on
 
 N_GENES, N_LATENT, N_PERTURBATIONS = 12, 3, 4
 SIZES = {"n_hidden": 16, "n_layers": 2}
@@ -660,8 +659,8 @@ def test_networks_that_learn_of_adapted_perturbations_read_states_under_them():
     old = ~np.char.endswith(screen.A.astype(str), "P4")
     model = SAMSVAE(n_latent=2, **FAST).fit(screen.X[old], screen.A[old])
     adapted = model.adapt(screen.X[screen.A == "P4"], screen.A[screen.A == "P4"])
-    assert n_trained_on(adapted.module_.n_treated) == 4
-    assert n_trained_on(adapted.module_.refined().n_treated) == 5
+    assert adapted.module_.n_known == 4
+    assert adapted.module_.refined().n_known == 5
 
 
 def test_adapting_finds_a_strong_new_effect():

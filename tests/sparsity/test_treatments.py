@@ -6,6 +6,7 @@ from scipy.special import softmax
 from scipy.stats import norm
 from torch.distributions import Normal
 
+from skpert._data import Cells
 from skpert.sparsity.treatments import SECOND, expected_shift, n_treated_cells, state_of_unknown
 
 NOISE = 0.5  # variance of x around z
@@ -42,7 +43,7 @@ def test_shift_of_a_normal_model_is_that_of_bayes_rule():
 
 def test_state_of_a_cell_far_out_is_read_under_its_perturbation_and_not_as_untreated():
     x, effects = torch.tensor([[5.2], [0.1]]), torch.tensor([[5.0], [-4.0]])
-    state = state_of_unknown(exact_reading(x), effects)
+    state = state_of_unknown(exact_reading(x), effects, torch.tensor(2))
     as_untreated = exact_reading(x)(torch.zeros(1, 1)).mean
     exact = (5.2 + NOISE * 5) / (1 + NOISE), 0.1 / (1 + NOISE)
     np.testing.assert_allclose(state[:, 0], exact, atol=0.06)
@@ -68,10 +69,12 @@ def test_where_expression_tells_nothing_the_shift_is_the_mean_of_all():
 
 def test_without_perturbations_cells_are_untreated():
     x = torch.tensor([[2.0], [-1.0]])
-    state = state_of_unknown(exact_reading(x), torch.zeros(0, 1))
+    state = state_of_unknown(exact_reading(x), torch.ones(3, 1), torch.tensor(0))
     np.testing.assert_allclose(state, x / (1 + NOISE), rtol=1e-6)
 
 
 def test_numbers_of_treated_cells_count_no_dosage_of_zero():
     part, dosage = torch.tensor([[0, 2], [0, 1], [1, 0]]), torch.tensor([[1, 0.5], [2, 0], [0, 0]])
-    assert n_treated_cells(part, dosage, 3).tolist() == [2, 0, 1]
+    nothing = torch.zeros(3, 0)
+    cells = Cells(nothing, nothing, part, dosage, nothing)
+    assert n_treated_cells(cells, 3).tolist() == [2, 0, 1]
