@@ -7,7 +7,8 @@
 #   make test-oldest               all tests, with the oldest versions that pyproject.toml allows
 #   make fuzz [MINUTES=10]         generated inputs, until one is answered wrongly
 #   make lint                      ruff, import-linter, mypy
-#   make doc                       the pages, in doc/_build/html
+#   make doc                       the pages, in doc/_build/html, and a check of the links within
+#   make tutorials DATA=folder     runs the tutorials on real screens; their outputs are kept
 #   make release                   the distributions, checked and installed, and what is left to do
 #   make clean                     removes what was built, the environment included
 
@@ -19,6 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?=
 SPHINXOPTS ?=
 MINUTES ?= 10
+TUTORIALS ?= $(wildcard doc/tutorials/screens/*.py)
 # torch, MKL and oneDNN; what a processor does not have is not read
 KERNEL ?= ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distributions.py \
@@ -28,7 +30,7 @@ OLDEST := .venv-oldest
 RELEASE := .venv-release
 INTO_RELEASE := $(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test pictures test-kernel test-oldest fuzz lint doc release clean
+.PHONY: demo test pictures test-kernel test-oldest fuzz lint doc tutorials release clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -63,6 +65,11 @@ lint: $(VENV)/.test
 
 doc: $(VENV)/.doc
 	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html $(SPHINXOPTS) doc doc/_build/html
+	$(BIN)/linkchecker --no-status doc/_build/html/index.html
+
+tutorials: $(VENV)/.doc
+	@test -d "$(DATA)" || { echo "Name the folder that holds the screens: make tutorials DATA=folder"; exit 1; }
+	SKPERT_DATA="$(abspath $(DATA))" $(ONE_THREAD) $(BIN)/jupytext --to ipynb --execute $(TUTORIALS)
 
 release: $(VENV)/.torch
 	rm -rf dist build

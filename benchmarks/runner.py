@@ -6,11 +6,13 @@ fails takes no other with it. Rows carry the versions of the code that made them
 
 import hashlib
 import json
+import platform
 import subprocess
 import time
 import traceback
 import warnings
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -174,9 +176,11 @@ def write(rows, path):
 
 @cache
 def versions():
-    """Versions that rows carry, those of the start of the run."""
+    """Versions and the day, which rows carry: those of the start of the run."""
     return {
         "version": code_version(),
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
         "torch": str(torch.__version__),
         "scikit-learn": sklearn.__version__,
     }

@@ -24,15 +24,17 @@ version = release = skpert.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "myst_parser",  # of CHANGELOG.md and CONTRIBUTING.md
+    "myst_nb",  # of the tutorials on real screens, CHANGELOG.md and CONTRIBUTING.md
     "numpydoc",
     "sphinx_design",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "auto_examples/*.ipynb"]  # of a page there is an .rst
 source_suffix = {".rst": "restructuredtext"}
 default_role = "literal"
 suppress_warnings = []
+nb_execution_mode = "off"  # `make tutorials` runs them; their outputs are kept
+nb_merge_streams = True
 
 autodoc_typehints = "none"  # numpydoc states the types
 autosummary_generate = True

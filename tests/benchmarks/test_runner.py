@@ -11,7 +11,7 @@ import skpert
 from benchmarks import command, runner
 from benchmarks.runner import Job, TableJob
 
-VERSIONS = ["version", "torch", "scikit-learn"]
+VERSIONS = ["version", "date", "python", "torch", "scikit-learn"]
 
 
 @dataclass(frozen=True)
