@@ -50,7 +50,7 @@ def test_outputs_are_whole_light_and_dated(source):
     assert sum(map(len, pictures)) * 3 / 4 < MOST_PICTURES
     last = "".join(outputs[-1]["text"])
     assert re.search(r"\d+ s on 20\d\d-\d\d-\d\d, with Python .* skpert .* torch ", last)
-    assert int(last.split()[0]) < 300
+    assert not re.search(r"site-packages|/home/|/Users/", json.dumps(outputs))  # of who ran it
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

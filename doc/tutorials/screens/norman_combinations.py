@@ -180,10 +180,10 @@ means = share.groupby(labels).mean()
 print(f"share of TMSB4X in all counts: {means['TMSB4X']:.0%}, of controls {means['control']:.0%}")
 
 # %% [markdown]
-# Activation of MAPK1 lowers globins (HBZ, HBG2, HBE1), alone and in a pair: this can be
-# believed. TBX3 was only measured together with SGK1, so that one condition speaks for it.
-# TMSB4X is itself among the genes, and takes up so much of its cells' counts that the share of
-# all others falls: its latent is composition, and no programme.
+# Three conditions speak for MAPK1, whose activation lowers globins (HBZ, HBG2, HBE1): this can
+# be believed. For TBX3 there is one, in which it came together with SGK1. TMSB4X is itself among
+# the genes, and takes up so much of the counts that the share of all others falls: its latent is
+# composition, and no programme.
 
 # %%
 names = ["skpert", "torch", "scikit-learn"]

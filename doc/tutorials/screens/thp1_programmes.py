@@ -124,6 +124,9 @@ display = TargetsDisplay.from_estimator(model)
 plt.show()
 
 # %% [markdown]
+# The figure has all edges that are more probable than not. That of BRD4 is the one that was not
+# called at 5 %.
+#
 # ## Which cells responded
 #
 # A guide may cut one copy of a gene only, so that some cells of a knock-out are like untreated
