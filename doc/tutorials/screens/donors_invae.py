@@ -149,10 +149,13 @@ for name, adata, invariant in (
 print(pd.DataFrame(rows).T.round(2).to_string())
 
 # %% [markdown]
-# No row is a reason to prefer `InVAE` to principal components for this: it is ahead in some and
-# behind in others, by a few cells in a hundred, and two donors are too few to know. In marrow
-# both are far better than all genes. Each number is of one start; when donors differ more, fit
-# several (`n_init=5`), and believe the warning that `fit` gives where they do not mix.
+# This is no reason to prefer `InVAE` to principal components. In blood these are ahead for
+# either donor, and in marrow each is ahead for one. After sixty epochs, that is: with more the
+# two are level in blood ([Results](../../results.rst)). Two donors are too few to know more. In
+# marrow both are better than all genes.
+#
+# Each number is of one start. Where donors differ more, fit several (`n_init=5`), and believe
+# the warning that `fit` gives if they do not mix.
 
 # %%
 names = ["skpert", "torch", "scikit-learn"]
