@@ -4,8 +4,8 @@
 
     python -m benchmarks.versions    # print it; write doc/versions.inc, for the page of results
 
-Versions and dates are those that rows carry. Older rows carry fewer; where a file has no date, that
-of its last commit is written.
+Versions and dates are those that rows carry. Older rows carry fewer; where a file has no date,
+that of its last commit is written.
 """
 
 import subprocess
