@@ -153,8 +153,8 @@ SHARED = {
     n_epochs_kl_warmup : int or "auto", default="@n_epochs_kl_warmup"
         Epochs over which the weight of the KL terms goes to 1, from 0 if the notes do not say
         otherwise; "auto" is a third of the first phase of training, the only one with a
-        warm-up; if others follow, and for 12,000 cells or more, all of it, but of counts in
-        additive models at most until 380,000 cells were seen.
+        warm-up; if others follow, and for 12,000 cells or more, all of it, but where axes are
+        found at most until 400,000 cells were seen.
     validation_fraction : float, default=@validation_fraction
         Share of the cells, in [0, 1), held out of training to choose the best epoch by its
         ELBO. Every perturbation keeps a training cell; tiny data keep them all.

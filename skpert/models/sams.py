@@ -339,8 +339,7 @@ class AdditiveModule(SampledModule):
     def phases(self, n_epochs: int) -> list[Phase]:
         """Without sparsity, then on the axes on which effects are sparse."""
         if self.rotated:
-            after = self.narrow, self.find_axes, self.call_edges
-            return dense_then_sparse(n_epochs, *after, counts=self.decoder.head.counts)
+            return dense_then_sparse(n_epochs, self.narrow, self.find_axes, self.call_edges)
         return super().phases(n_epochs)
 
     def effects(self, cells: Cells, n_rows: int | None = None) -> LatentEffects:

@@ -18,7 +18,7 @@ from .edges import edge_probability
 from .rotation import axis_stability, sparse_rotation
 
 DENSE_SHARE, DECODER_SHARE = 0.3, 0.12  # of the epochs
-N_WARMING = 380_000  # cells of counts that are seen, again and again, until the KL weighs 1
+N_WARMING = 400_000  # cells that are seen, again and again, until the KL weighs 1
 SPARSE_RATE = 0.5  # learning rate of the phase with sparsity, relative
 MOST_TREATMENTS = 10  # cells of each, on average, at least
 N_NARROWING = 2**16  # cells at most from whose states the latents that there are are found
@@ -39,20 +39,18 @@ def dense_then_sparse(
     narrow: Callable[[Cells], None],
     find_axes: Callable[[Cells], None],
     call_edges: Callable[[Cells], None],
-    *,
-    counts: bool = False,
 ) -> list[Phase]:
     """Phases of a training from many latents without sparsity to few latents with it.
 
     The KL comes in over all of the first, so that no latent falls out of use before it is found;
-    with many cells of ``counts`` sooner, as else all stay in use and true ones are left out.
+    with many cells sooner, as else nearly all stay in use and true ones are left out for them.
     What ``narrow`` leaves of the latents is straight, but the decoder was made for what it was.
     The decoder learns that alone, as otherwise the encoder bends it back.
     """
     n_dense = math.ceil(DENSE_SHARE * n_epochs)
     n_decoder = round(DECODER_SHARE * n_epochs)
     return [
-        Phase(n_dense, narrow, "dense", 1.0, 1.0, N_WARMING if counts else math.inf),
+        Phase(n_dense, narrow, "dense", 1.0, 1.0, N_WARMING),
         Phase(n_decoder, find_axes, "decoder"),
         Phase(n_epochs - n_dense - n_decoder, call_edges, "sparse", SPARSE_RATE),
     ]
