@@ -22,7 +22,7 @@ from .module import PerturbationModule
 N_PROBED = 256  # training cells, at most, by which a training is assessed
 TOLERANCE, RELATIVE_TOLERANCE = 10.0, 0.1  # nats by which a cell may lose in a short training
 N_TELLING = 2000  # steps of a training that tells how many latents there are
-N_RISES = 8  # of the weight of the KL, at least, until it is 1
+N_RISES = 8  # of the weight of the KL until it is 1, at least, over parts of epochs
 N_RENEWING = 100  # minibatches at most that the statistics of batch norm are taken from anew
 ADVICE = "lower learning_rate, raise n_epochs_kl_warmup, or look for extreme values in X"
 
@@ -63,7 +63,8 @@ def train(
             module.train()
             for batch, n_cells, weight in shares(batches(batch_size), module):
                 share = min(start + 1 / (max_epochs * cells.n_cells) * means.n_cells, end)
-                kl_weight = _kl_weight(share * max_epochs, n_epochs_kl_warmup)
+                done = epoch + min(means.n_cells / cells.n_cells, 0.999)
+                kl_weight = _kl_weight(done, n_epochs_kl_warmup)
                 rate = optimizer.schedule(share)  # a minibatch may hold cells twice
                 means.add(take(batch, kl_weight, rate, weight), n_cells)
             row = means.row(step.names) | _validate(module, validation, kl_weight, batch_size)
@@ -85,9 +86,11 @@ def train(
 
 
 def _kl_weight(n_epochs: float, n_warmup: float) -> float:
-    """Weight of the KL after so many epochs: it rises with each, or more often if they are few."""
-    grain = min(1.0, n_warmup / N_RISES)
-    return min(1.0, math.floor(n_epochs / grain + 1e-6) * grain / n_warmup) if n_warmup else 1.0
+    """Weight of the KL after so many epochs: it rises with each, or more often over a part."""
+    if not n_warmup:
+        return 1.0
+    grain = 1.0 if float(n_warmup).is_integer() else min(1.0, n_warmup / N_RISES)
+    return min(1.0, math.floor(n_epochs / grain + 1e-6) * grain / n_warmup)
 
 
 def _stopped(reason: BaseException, epoch: int, on_epoch: Any) -> None:

@@ -79,6 +79,18 @@ def test_kl_weight_warms_up_by_epoch():
     module = Mean()
     train(module, cells_around(0.0), max_epochs=6, n_epochs_kl_warmup=4, **SETTINGS)
     assert module.kl_weights[::4] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert module.kl_weights[1::4] == module.kl_weights[::4]
+
+
+def test_kl_weight_of_parts_of_epochs_warms_up_within_them():
+    module = Mean()
+    train(module, cells_around(0.0), max_epochs=3, n_epochs_kl_warmup=0.5, **SETTINGS)
+    assert module.kl_weights[:4] == pytest.approx([0, 0.5, 1, 1])
+    assert module.kl_weights[4:] == [1] * 8
+    module = Mean()
+    train(module, cells_around(0.0), max_epochs=3, n_epochs_kl_warmup=1.25, **SETTINGS)
+    assert module.kl_weights == sorted(module.kl_weights)
+    assert module.kl_weights[5:] == [1] * 7
 
 
 def test_history_is_the_mean_over_cells_of_what_was_optimised():
