@@ -8,14 +8,13 @@
 
 The pool is the pairs of a table of effects (names ``A_B``; features: the sum of the effects of
 their parts), its singles (features: gene sets), or the compounds of wells (features: fingerprints
-of hashed pieces of SMILES). After ``--start`` random ones, batches of ``--batch`` are chosen by
-log-determinant, by the total variance that is left, by variance alone, as k centres, or at random;
+of hashed pieces of SMILES). After ``--start`` random ones, batches of ``--batch`` are chosen as k
+centres, by log-determinant, by the total variance that is left, by variance alone, or at random;
 Gaussian process regression on the same features predicts all that were not measured. The error is
 over that of their mean; the area under its curve, mean over batches, is compared with random
 choice by pairs of repeats.
 """
 
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from ..command import add_csv
 NOISE = 0.3  # variance over that of effects
 HASHES, PIECES = 512, (2, 3, 4)  # columns of a fingerprint, and lengths of pieces of SMILES
 SEED = 7919  # of the hash
+STRATEGIES = "k_centre", "determinant", "total", "variance", "random"
 
 
 def pairs_of_table(path):
@@ -92,24 +92,12 @@ def curve(features, effects, strategy, args, seed):
     while len(measured) + args.batch < len(names):
         known = features.index.get_indexer(measured)
         errors.append(_error(kernel, effects.to_numpy(), known))
-        if strategy == "centres":
-            measured += [names[i] for i in _centres(distance, known, args.batch)]
-            continue
         options = {"measured": measured, "n": args.batch, "noise": NOISE, "length_scale": scale}
         batch = next_perturbations(
             features, strategy=strategy, sep=None, random_state=int(rng.integers(2**31)), **options
         )
         measured += list(batch.index)
     return errors
-
-
-def _centres(distance, known, n):
-    """Perturbations furthest from all that were chosen, one after another."""
-    nearest, chosen = distance[known].min(0), []
-    for _ in range(n):
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, distance[chosen[-1]])
-    return chosen
 
 
 def _error(kernel, effects, known):
@@ -143,7 +131,7 @@ def run(args):
     print(f"{args.path.name}: {len(features)} perturbations, {features.shape[1]} features")
     data, rows = args.path.name.split(".")[0] + " singles" * (args.gmt is not None), []
     for repeat in range(args.repeats):
-        for strategy in ("determinant", "total", "variance", "centres", "random"):
+        for strategy in STRATEGIES:
             errors = curve(features, effects, strategy, args, repeat)
             keys = {"data": data, "repeat": repeat, "strategy": strategy, "start": args.start}
             rows.append(keys | {"batch": args.batch, "error": round(float(np.mean(errors)), 5)})
@@ -151,7 +139,7 @@ def run(args):
     runner.write(table, args.csv)
     area = table.pivot(index="repeat", columns="strategy", values="error")
     print(area.mean().round(4).to_string())
-    for ours, other in product(("determinant", "total"), ("random", "centres")):
-        gain = area[other] - area[ours]
+    for other in STRATEGIES[1:]:
+        gain = area[other] - area[STRATEGIES[0]]
         half = student.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain))
-        print(f"{ours} beats {other} by {gain.mean():.4f} ± {half:.4f}")
+        print(f"{STRATEGIES[0]} beats {other} by {gain.mean():.4f} ± {half:.4f}")

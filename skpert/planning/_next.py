@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 
 from .._input.values import as_list, check_finite, check_integer, listed, text
 
-STRATEGIES = "determinant", "total", "variance", "random"
+STRATEGIES = "k_centre", "determinant", "total", "variance", "random"
 
 
 def next_perturbations(
@@ -16,7 +16,7 @@ def next_perturbations(
     *,
     measured=(),
     n=10,
-    strategy="determinant",
+    strategy="k_centre",
     length_scale=None,
     noise=0.1,
     sep="+",
@@ -24,11 +24,14 @@ def next_perturbations(
 ) -> pd.DataFrame:
     r"""Batch of perturbations to measure next, chosen by their features.
 
-    Effects are a Gaussian process on features, with the covariance :math:`k(u, v) = \exp(-|u -
-    v|^2 / 2 l^2)` and a variance ``noise`` of what features do not say. Its posterior covariance
-    given what was measured does not depend on the effects, so that a batch can be chosen at once:
-    greedily, each further perturbation is the one that adds most to the log-determinant of that of
-    the batch. It is the one least known given all before it, which makes a batch diverse.
+    By default each further perturbation is the candidate furthest from all that were measured or
+    chosen before it (k-centre, greedy; Gonzalez 1985): no candidate is then further from them than
+    twice the least distance that any batch of this size could reach.
+
+    The other strategies take effects as a Gaussian process on features, with the covariance
+    :math:`k(u, v) = \exp(-|u - v|^2 / 2 l^2)` and a variance ``noise`` of what features do not say.
+    Its posterior covariance given what was measured does not depend on the effects, so that a batch
+    can be chosen at once.
 
     Parameters
     ----------
@@ -43,13 +46,18 @@ def next_perturbations(
         Perturbations that were.
     n : int, default=10
         Size of the batch.
-    strategy : {"determinant", "total", "variance", "random"}, default="determinant"
-        "total" takes, one after another, what lowers the summed posterior variance of all
-        candidates most: perturbations that many others are like, not those that are like none.
+    strategy : {"k_centre", "determinant", "total", "variance", "random"}, default="k_centre"
+        "k_centre" takes, one after another, the candidate furthest from all measured and chosen
+        ones; where there are none, first the one whose furthest candidate is nearest.
+        "determinant" takes what adds most to the log-determinant of the posterior covariance of
+        the batch, which is what is least known given all before it.
+        "total" takes what lowers the summed posterior variance of all candidates most:
+        perturbations that many others are like, not those that are like none.
         "variance" takes those with the largest posterior variance, however alike they are, and
         "random" any, to compare with.
     length_scale : float or None, default=None
-        ``l``, in units of the features; None: the median distance of pairs of rows.
+        ``l``, in units of the features; None: the median distance of pairs of rows. The order
+        of "k_centre" does not depend on it, nor on ``noise``.
     noise : float, default=0.1
         Variance of what features do not say, over that of effects, above 0.
     sep : str, default="+"
@@ -59,16 +67,22 @@ def next_perturbations(
 
     Returns
     -------
-    batch : DataFrame of shape (n, 2)
-        Index: names, in the order chosen. ``variance`` in (0, 1], of the effect of each given what
-        was measured; ``gain``, what it adds to the log-determinant given those before it, nats
-        times two.
+    batch : DataFrame of shape (n, 3)
+        Index: names, in the order chosen. ``distance`` to the nearest one measured or chosen
+        before, in units of the features, NaN of the first if nothing was measured; ``variance``
+        in [0, 1], of the effect of each given what was measured; ``gain``, what it adds to the
+        log-determinant given those before it, nats times two.
 
     Raises
     ------
     ValueError
         If there are fewer candidates than ``n``, one of them was measured or is there twice, a
-        perturbation has no features, or features are not finite.
+        perturbation has no features, or features are not finite numbers.
+
+    References
+    ----------
+    Gonzalez (1985). Clustering to minimize the maximum intercluster distance. Theoretical Computer
+    Science 38, 293-306.
 
     Examples
     --------
@@ -92,7 +106,9 @@ def next_perturbations(
     check_finite(length_scale, "length_scale", "neither")
     covariance = _posterior(known, new, length_scale, noise)
     variance = covariance.diagonal().copy()
-    if strategy == "random":
+    if strategy == "k_centre":
+        first = _centres(known, new, n)
+    elif strategy == "random":
         first = check_random_state(random_state).permutation(len(names))[:n]
     elif strategy == "variance":
         first = np.argsort(-variance, kind="stable")[:n]
@@ -100,14 +116,18 @@ def next_perturbations(
         first = None
     chosen, gain = _in_turn(covariance, noise, n, first, total=strategy == "total")
     index = pd.Index([names[i] for i in chosen], name="perturbation")
-    return pd.DataFrame({"variance": variance[chosen], "gain": gain}, index)
+    distance = _distances(known, new[chosen])
+    return pd.DataFrame({"distance": distance, "variance": variance[chosen], "gain": gain}, index)
 
 
 def _table(features):
     """Finite features by name, float64."""
     if not isinstance(features, pd.DataFrame) or not features.size:
         raise ValueError("features must be a DataFrame, a row of numbers for each perturbation")
-    table = features.astype(np.float64)
+    try:
+        table = features.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"features must be numbers, got others in it: {error}") from error
     table.index = [text(name) for name in table.index]
     repeated = table.index[table.index.duplicated()]
     if len(repeated):
@@ -163,6 +183,33 @@ def _posterior(known, new, length_scale, noise):
     factor = np.linalg.cholesky(kernel(known, known) + noise * np.eye(len(known)))
     explained = np.linalg.solve(factor, kernel(known, new))
     return covariance - explained.T @ explained
+
+
+def _centres(known, new, n):
+    """Candidates furthest from all that were measured or chosen, one after another."""
+    if len(known):
+        nearest = cdist(known, new).min(0)
+    else:
+        # Minus the distance to its furthest candidate: the largest is that of the single centre.
+        nearest = -cdist(new, new).max(0)
+    chosen = []
+    for _ in range(n):
+        chosen.append(int(nearest.argmax()))
+        to_chosen = cdist(new[chosen[-1:]], new)[0]
+        one = not len(known) and len(chosen) == 1
+        nearest = to_chosen if one else np.minimum(nearest, to_chosen)
+        nearest[chosen] = -np.inf  # may coincide with others, and is not taken twice
+    return np.array(chosen)
+
+
+def _distances(known, chosen):
+    """Distance of each to the nearest measured or chosen before it, NaN where there is none."""
+    found = np.full(len(chosen), np.nan)
+    for i, row in enumerate(chosen):
+        before = np.vstack([known, chosen[:i]])
+        if len(before):
+            found[i] = cdist(row[None], before).min()
+    return found
 
 
 def _in_turn(covariance, noise, n, given, *, total=False):
