@@ -174,6 +174,16 @@ def write(rows, path):
     pd.DataFrame(rows).assign(**versions()).to_csv(path, index=False)
 
 
+def replace(rows, path, key):
+    """Write these rows into a CSV file, instead of those with the same values of a column."""
+    new = pd.DataFrame(rows).assign(**versions())
+    if path.exists():
+        old = pd.read_csv(path)
+        new = pd.concat([old[~old[key].isin(new[key])], new], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.to_csv(path, index=False)
+
+
 @cache
 def versions():
     """Versions and the day, which rows carry: those of the start of the run."""

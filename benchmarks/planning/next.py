@@ -136,7 +136,7 @@ def run(args):
             keys = {"data": data, "repeat": repeat, "strategy": strategy, "start": args.start}
             rows.append(keys | {"batch": args.batch, "error": round(float(np.mean(errors)), 5)})
     table = pd.DataFrame(rows)
-    runner.write(table, args.csv)
+    runner.replace(table, args.csv, "data")
     area = table.pivot(index="repeat", columns="strategy", values="error")
     print(area.mean().round(4).to_string())
     for other in STRATEGIES[1:]:

@@ -109,4 +109,4 @@ def run(args):
             row |= distances(pair, (X[other], A[other])) | area(pair[0], X[other], seed)
             parts.append(row)
             print(pd.Series(row).to_string(), "\n", flush=True)
-            runner.write(parts, args.csv)
+            runner.replace(parts, args.csv, "screen")

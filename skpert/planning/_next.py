@@ -29,9 +29,9 @@ def next_perturbations(
     twice the least distance that any batch of this size could reach.
 
     The other strategies take effects as a Gaussian process on features, with the covariance
-    :math:`k(u, v) = \exp(-|u - v|^2 / 2 l^2)` and a variance ``noise`` of what features do not say.
-    Its posterior covariance given what was measured does not depend on the effects, so that a batch
-    can be chosen at once.
+    :math:`k(u, v) = \exp(-|u - v|^2 / 2 l^2)` and a variance ``noise`` of what features do not
+    say. Its posterior covariance given what was measured does not depend on the effects, so that
+    a batch can be chosen at once.
 
     Parameters
     ----------

@@ -4,19 +4,25 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
+from scipy.special import expit
 from sklearn.utils import check_consistent_length
 
 from .._effects import stability_of_axes
 from .._input.expression import check_same_cells
-from .._input.values import check_has_latents, text
+from .._input.values import check_finite, check_has_latents, text
 from .._prediction import encoded
-from ..sparsity.edges import check_calls_edges, edge_probability
+from ..parameters import REAL_VALUED
+from ..sparsity.edges import (
+    NULL_SHARES,
+    NULL_WEIGHT,
+    TAIL,
+    check_calls_edges,
+    edge_probability,
+)
 from ..sparsity.effects import LEAST_STABILITY, USUAL_CROSS_TALK
 
+N_STEPS = 20  # of EM, for the shares of core and tail
 LEAST_CELLS = 2  # of a perturbation, to have a mean
-LEAST_RATIO = 1e-3  # of a latent's effect at less depth
-TINY = 1e-12
 
 
 class Pilot(NamedTuple):
@@ -38,13 +44,26 @@ class Pilot(NamedTuple):
     def drawn(self, probability, width, rng):
         """True effects that the pilot may have seen: an edge by its probability, else cross-talk.
 
-        What is no edge is shrunk towards zero by its sampling error.
+        Cross-talk has the core and the tail of the judge's null. It is drawn from its posterior,
+        which shrinks values of the core much, and of the tail, where the largest are, little.
         """
         error = self.standard_error**2
+        core = width**2
+        null = np.stack([core + error, TAIL**2 * (core + error)])  # variance of what is seen
+        log_density = -0.5 * (self.effect**2 / null + np.log(null))
+        shares = NULL_SHARES[:2] / NULL_SHARES[:2].sum()
+        for _ in range(N_STEPS):
+            of_tail = expit(log_density[1] - log_density[0] + np.log(shares[1] / shares[0]))
+            no_edge = 1 - probability
+            counts = NULL_WEIGHT * NULL_SHARES[:2] + [
+                (no_edge * (1 - of_tail)).sum(),
+                (no_edge * of_tail).sum(),
+            ]
+            shares = counts / counts.sum()
+        spread = np.where(rng.uniform(size=error.shape) < of_tail, null[1], null[0]) - error
         edge = rng.uniform(size=error.shape) < probability
-        kept = width**2 / (width**2 + error)
-        mean = np.where(edge, self.effect, kept * self.effect)
-        return mean + np.sqrt(np.where(edge, error, kept * error)) * rng.normal(size=error.shape)
+        kept = np.where(edge, 1.0, spread / (spread + error))
+        return kept * self.effect + np.sqrt(kept * error) * rng.normal(size=error.shape)
 
     def judged(self, effect, error):
         """Probability of edges as models call them, of effects with these errors."""
@@ -61,10 +80,30 @@ def errors(variance, n_cells, n_controls):
 
 def guides_of(efficacy):
     """Efficacy of each guide, once all are in range."""
-    guides = np.atleast_1d(np.asarray(efficacy, dtype=np.float64))
+    try:
+        guides = np.atleast_1d(np.asarray(efficacy, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"efficacy must be numbers in [0, 1], got {efficacy!r}") from error
     if guides.ndim != 1 or not len(guides) or not ((guides >= 0) & (guides <= 1)).all():
         raise ValueError(f"efficacy must be in [0, 1], of one or of each guide; got {efficacy!r}")
     return guides
+
+
+def check_depth(estimator, depth, *, informative=False):
+    """ValueError unless counts of this model can be had at this depth, and judged if asked for."""
+    check_finite(depth, "depth", "neither")
+    likelihood = estimator.likelihood
+    if depth != 1 and likelihood in REAL_VALUED:
+        raise ValueError(
+            f"depth={depth} has no meaning with likelihood={likelihood!r}, whose values are no "
+            "counts: leave it at 1"
+        )
+    if informative and depth > 1 and likelihood == "zero_inflated_negative_binomial":
+        raise ValueError(
+            f"depth={depth} is more than that of the pilot, and likelihood={likelihood!r} does "
+            'not say how many of the lost counts come back: fit with "negative_binomial", or give '
+            "a depth of at most 1"
+        )
 
 
 def read_pilot(estimator, X, A):
@@ -107,27 +146,3 @@ def pilot_of(estimator, Z, labels):
     stable = ~(stability_of_axes(estimator)[: Z.shape[1]] < LEAST_STABILITY)  # NaN: not looked at
     treated = np.array(treated, dtype=object)
     return Pilot(treated, names, n_each, n_controls, effect, variance, stable)
-
-
-def thinned(values, depth, rng):
-    """Each count kept with probability ``depth``."""
-    counts = values.data if issparse(values) else values
-    kept = rng.binomial(np.round(counts).astype(np.int64), depth).astype(np.float32)
-    if not issparse(values):
-        return kept
-    values = values.copy()
-    values.data = kept
-    values.eliminate_zeros()
-    return values
-
-
-def at_depth(estimator, values, labels, pilot, depth, rng):
-    """Ratio of effects at less depth to those of the pilot, and the variance of cells there.
-
-    The pilot's own counts are thinned and encoded again.
-    """
-    if depth == 1:
-        return np.ones(len(pilot.latents)), pilot.variance
-    other = pilot_of(estimator, found_latents(estimator, thinned(values, depth, rng)), labels)
-    slope = (pilot.effect * other.effect).sum(0) / np.maximum(np.square(pilot.effect).sum(0), TINY)
-    return np.maximum(slope, LEAST_RATIO), other.variance

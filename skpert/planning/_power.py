@@ -26,7 +26,8 @@ from sklearn.utils import Bunch, check_random_state
 
 from .._input.values import as_list, check_integer, check_number, listed, text
 from ..sparsity.edges import edge_probability, edges_at_fdr, null_width, probability_of_values
-from ._pilot import at_depth, errors, guides_of, read_pilot
+from ._depth import at_depth
+from ._pilot import check_depth, errors, guides_of, read_pilot
 
 N_VALUES = 200  # sizes of an effect among which the threshold of a table is sought
 SIZES = np.linspace(0.05, 6.0, N_VALUES)  # in latent units
@@ -89,9 +90,10 @@ def power(
     n_perturbations : int or None, default=None
         Perturbations of the planned screen, of the kinds in the pilot; None: as many as it has.
     depth : float, default=1.0
-        Counts per cell over those of the pilot, in (0, 1]: counts of the pilot are thinned and
-        encoded again. What more depth gives, an encoder that has not seen it cannot say: fit on
-        cells of :func:`simulate_screen`.
+        Counts per cell over those of the pilot, above 0. Up to 1, counts of the pilot are thinned
+        and encoded again. Beyond, the information that the likelihood has of the latent state at
+        the larger library says how much less noise hides an effect; not with a zero-inflated
+        likelihood. Genes that the pilot did not see stay unseen.
     efficacy : float or array-like of shape (n_guides,), default=1.0
         Share of the effect that a guide has, of each guide among which cells are divided
         equally, in [0, 1], relative to guides of the pilot. A mean of cells sees their mean.
@@ -155,11 +157,12 @@ def power(
     >>> bool(by_cells[5] < 0.5 < by_cells[200])
     True
     """
-    efficacy = _check(efficacy, response, fdr, target, changed, depth)
+    efficacy = _check(efficacy, response, fdr, target, changed)
     check_integer(n_draws, "n_draws", 1)
     cells = _numbers(n_cells, "n_cells", integer=True)
     sizes = _numbers(effect, "effect")
     values, labels, pilot = read_pilot(estimator, X, A)
+    check_depth(estimator, depth, informative=True)
     n_controls = _controls(pilot, cells, n_control_cells)
     n_rows = len(pilot.names) if n_perturbations is None else n_perturbations
     check_integer(n_rows, "n_perturbations", 1)
@@ -177,24 +180,25 @@ def power(
     return Bunch(**found, screen=screen, genes=of_genes)
 
 
-def _check(efficacy, response, fdr, target, changed, depth):
+def _check(efficacy, response, fdr, target, changed):
     """The mean efficacy of the guides, once all are in range."""
     for name, value in [("fdr", fdr), ("target", target), ("changed", changed)]:
         check_number(value, name, 0, 1, "neither")
     check_number(response, "response", 0, 1, "right")
-    check_number(depth, "depth", 0, 1, "right")
     return float(guides_of(efficacy).mean())
 
 
 def _numbers(values, name, *, integer=False):
     """Distinct positive numbers, sorted; ValueError that names the first that is none."""
-    values = np.unique(np.atleast_1d(np.asarray(values, dtype=np.float64)))
-    least = 1 if integer else 0
+    must = "integers of at least 1" if integer else "positive numbers"
+    try:
+        values = np.unique(np.atleast_1d(np.asarray(values, dtype=np.float64)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {must}, got {values!r}") from error
     wrong = (values < 1) | (values != np.floor(values)) if integer else values <= 0
     wrong |= ~np.isfinite(values)
     if not len(values) or wrong.any():
         seen = f"{values[wrong][0]:g}" if wrong.any() else "none"
-        must = f"integers of at least {least}" if integer else "positive numbers"
         raise ValueError(f"{name} must be {must}, got {seen}")
     return values.astype(np.int64) if integer else values
 

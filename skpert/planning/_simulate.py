@@ -16,7 +16,7 @@ from .._prediction import moments
 from .._runtime import seeded
 from ..inspection import latent_shifts
 from ..sparsity.edges import check_calls_edges
-from ._pilot import guides_of
+from ._pilot import check_depth, guides_of
 
 N_STATES = 2000  # basal states over which expected expression is averaged
 LEAST_OWN = 20  # cells of a perturbation that have library sizes of their own
@@ -153,7 +153,7 @@ def simulate_screen(
     check_integer(n_cells, "n_cells", 1)
     n_controls = 4 * n_cells if n_control_cells is None else n_control_cells
     check_integer(n_controls, "n_control_cells", 0)
-    _check(depth, response, n_batches, batch_effect)
+    _check(estimator, depth, response, n_batches, batch_effect)
     guides = guides_of(efficacy)
     shift = _effects(estimator, perturbations, effects)
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
@@ -163,7 +163,7 @@ def simulate_screen(
     cells = cells.reset_index(drop=True)
     Z, library = _states(shift, cells, source, guides, n_batches * [batch_effect], rng)
     library = library * depth
-    decode = _Decoder(estimator, float(depth * estimator._population["median"]))
+    decode = Decoder(estimator, float(depth * estimator._population["median"]))
     counts = decode.sample(Z, library, int(rng.integers(2**31 - 1)))
     basal, _ = source.states(N_STATES, shift.shape[1], rng)
     return Bunch(
@@ -193,8 +193,8 @@ def _truth(shift, efficacy, decode, basal):
     }
 
 
-def _check(depth, response, n_batches, batch_effect):
-    check_finite(depth, "depth", "neither")
+def _check(estimator, depth, response, n_batches, batch_effect):
+    check_depth(estimator, depth)
     check_number(response, "response", 0, 1, "both")
     check_integer(n_batches, "n_batches", 1)
     check_finite(batch_effect, "batch_effect")
@@ -219,14 +219,7 @@ def _effects(estimator, perturbations, effects):
         known = known.loc[names]
     parts = [known]
     if effects is not None:
-        if not isinstance(effects, pd.DataFrame) or effects.shape[1] != known.shape[1]:
-            raise ValueError(
-                f"effects must be a DataFrame of {known.shape[1]} columns, the latents "
-                f"{listed(list(known.columns), 3)}; got one of shape {np.shape(effects)}"
-            )
-        if not np.isfinite(effects.to_numpy(dtype=np.float64)).all():
-            raise ValueError("effects must be finite")
-        parts.append(effects.set_axis(known.columns, axis=1).rename(index=text))
+        parts.append(_added(effects, known.columns))
     shift = pd.concat(parts).sort_index()
     repeated = shift.index[shift.index.duplicated()]
     if len(repeated) or text(estimator.control) in shift.index:
@@ -237,6 +230,22 @@ def _effects(estimator, perturbations, effects):
     if not len(shift):
         raise ValueError("perturbations is empty: nothing is to be simulated")
     return shift
+
+
+def _added(effects, latents):
+    """Effects of perturbations that the model does not know, once they are finite numbers."""
+    if not isinstance(effects, pd.DataFrame) or effects.shape[1] != len(latents):
+        raise ValueError(
+            f"effects must be a DataFrame of {len(latents)} columns, the latents "
+            f"{listed(list(latents), 3)}; got one of shape {np.shape(effects)}"
+        )
+    try:
+        effects = effects.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"effects must be numbers: {error}") from error
+    if not np.isfinite(effects).all(axis=None):
+        raise ValueError("effects must be finite")
+    return effects.set_axis(latents, axis=1).rename(index=text)
 
 
 def _source(estimator, X, A):
@@ -293,7 +302,7 @@ def _states(shift, cells, source, guides, batch_effects, rng):
     return basal + moved + batches[cells["batch"].to_numpy()], library
 
 
-class _Decoder:
+class Decoder:
     """Expression of latent states, in the environments of training cells."""
 
     def __init__(self, estimator, library):
@@ -320,6 +329,17 @@ class _Decoder:
         with seeded(seed, self.estimator.module_.device):
             parts = [p_x.sample().cpu().numpy() for p_x, _ in self._batches(Z, library)]
         return np.concatenate(parts).astype(np.float32)
+
+    @torch.no_grad()
+    def moments(self, Z, library):
+        """Expected counts and their variances, (n_cells, n_genes) each, float64."""
+        found = []
+        for p_x, _ in self._batches(Z, library):
+            mean = p_x.mean.double()
+            extra = 0.0 if p_x.theta is None else mean**2 / p_x.theta.double()
+            found.append((mean.cpu().numpy(), (mean + extra).cpu().numpy()))
+        means, variances = zip(*found, strict=True)
+        return np.concatenate(means), np.concatenate(variances)
 
     @torch.no_grad()
     def rate(self, Z):

@@ -13,6 +13,7 @@ from .._input.values import (
     check_integer,
     check_number,
     is_positive_integer,
+    listed,
     text,
 )
 from ..exceptions import recorded, warn_once
@@ -35,6 +36,7 @@ def subsample(
     n_replicates=(1,),
     n_draws=1,
     refit=True,
+    edges=None,
     test_fraction=0.0,
     fdr=0.05,
     n_jobs=None,
@@ -50,7 +52,8 @@ def subsample(
         Fitted on all cells, with ``mask_probability_``, such as ``SVAEPlus``: its edges are those
         to be found again. It stays as it is.
     X : {array-like, sparse matrix, AnnData} of shape (n_cells, n_genes)
-        The cells of its training.
+        The cells of its training. With ``refit=False`` they may be others: then the table says
+        what a new screen calls in the latent space of an earlier one.
     A : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
         Their design.
     n_cells : int or list of int, default=(20, 50, 100, 200)
@@ -69,6 +72,12 @@ def subsample(
     refit : bool, default=True
         Fit a clone on each subsample. False keeps the latents of ``estimator`` and calls edges
         anew from the cells that are left: what is lost by noise alone, within milliseconds.
+    edges : DataFrame of bool of shape (n_perturbations, n_latent), default=None
+        Edges to be found again, by name of perturbation (index) and of latent (columns); what is
+        missing is none. None: those of ``estimator`` at this ``fdr``. Edges called from the cells
+        that are subsampled come again too often: where a subsample has nearly all of them, they
+        do so by construction. What a new screen would show is the share of edges that were called
+        from other cells than those of ``X``.
     test_fraction : float, default=0.0
         Share of cells that no subsample has and refits are scored on, in [0, 1).
     fdr : float, default=0.05
@@ -83,17 +92,17 @@ def subsample(
     table : DataFrame
         A row per subsample: ``kind`` ("cells", "guides" or "replicates"), ``size``, ``draw``,
         ``n_cells`` and ``n_control_cells`` in it; ``n_perturbations`` that have at least two
-        cells; ``n_edges`` of ``estimator`` among these; ``n_called``; ``recovered``, the share of
+        cells; ``n_edges`` to be found among these; ``n_called``; ``recovered``, the share of
         the former that are called again, and ``agreement``, the share of those called that
-        ``estimator`` has, on latents matched by correlation, in [0, 1], NaN of none;
+        are among them, on latents matched by correlation, in [0, 1], NaN of none;
         ``score``, mean importance-weighted ELBO of the cells left out, nats per cell, NaN without
         ``test_fraction`` or without ``refit``.
 
     Raises
     ------
     ValueError
-        If a number is out of range, no perturbation has cells, lengths differ, or the estimator
-        calls no edges.
+        If a number is out of range, no perturbation has cells, lengths differ, ``edges`` is not
+        of the estimator's latents, or the estimator calls no edges.
 
     Examples
     --------
@@ -109,6 +118,7 @@ def subsample(
     ([5, 50], True)
     """
     _check(estimator, X, A, n_draws, test_fraction, fdr)
+    reference = _reference(estimator, edges, fdr)
     labels = np.array(estimator.design_.labels(A), dtype=object)
     groups = _groups(guides, replicates, A, len(labels))
     sizes = {"cells": n_cells, "guides": n_guides, "replicates": n_replicates}
@@ -123,7 +133,7 @@ def subsample(
     ]
     Z = found_latents(estimator, estimator._expression(X, A))
     function = _refitted if refit else _called_again
-    given = estimator, X, A, labels, Z, np.flatnonzero(test), fdr
+    given = estimator, X, A, labels, Z, np.flatnonzero(test), fdr, reference
     names = [f"subsample {i}" for i in range(len(jobs))]
     results = Parallel(n_jobs=n_jobs)(
         delayed(recorded)(name, function, index, *given)
@@ -150,6 +160,28 @@ def _check(estimator, X, A, n_draws, test_fraction, fdr):
     check_integer(n_draws, "n_draws", 1)
     check_number(test_fraction, "test_fraction", 0, 1, "left")
     estimator.targets(fdr=fdr)  # refuses what is no rate
+
+
+def _reference(estimator, edges, fdr):
+    """Edges to be found again, a DataFrame of bool with a column per latent."""
+    own = estimator.targets(fdr=fdr) != 0
+    if edges is None:
+        return own
+    if not isinstance(edges, pd.DataFrame):
+        raise ValueError(f"edges must be a DataFrame of bool, got {type(edges).__name__}")
+    unknown = [name for name in edges.columns if name not in own.columns]
+    if unknown or edges.columns.has_duplicates:
+        raise ValueError(
+            f"edges must have a column per latent, {listed(list(own.columns), 3)}, got "
+            f"{listed(unknown or list(edges.columns), 3)}"
+        )
+    if edges.isna().any(axis=None) or not edges.isin([False, True]).all(axis=None):
+        raise ValueError("edges must be True or False")
+    edges = edges.rename(index=text)
+    repeated = edges.index[edges.index.duplicated()]
+    if len(repeated):
+        raise ValueError(f"edges has several rows of {listed(list(repeated), 5)}")
+    return edges.astype(bool).reindex(columns=own.columns, fill_value=False)
 
 
 def _sizes(values, name):
@@ -197,7 +229,7 @@ def _cells(X, index):
     return X[index] if hasattr(X, "obs_names") else _safe_indexing(X, index)
 
 
-def _refitted(index, estimator, X, A, labels, Z, test, fdr):
+def _refitted(index, estimator, X, A, labels, Z, test, fdr, reference):
     """Row of a fit on these cells alone."""
     refit = clone(estimator).fit(_cells(X, index), _safe_indexing(A, index))
     own = pd.Index(refit.perturbations_)
@@ -212,24 +244,23 @@ def _refitted(index, estimator, X, A, labels, Z, test, fdr):
         test = test[known]
         score = refit.score(_cells(X, test), _safe_indexing(A, test))
     n_called = int((refit.targets(fdr=fdr).to_numpy() != 0).sum())
-    return _row(estimator, labels, index, own, edges, n_called, fdr, score)
+    return _row(estimator, labels, index, own, edges, n_called, reference, score)
 
 
-def _called_again(index, estimator, X, A, labels, Z, test, fdr):
+def _called_again(index, estimator, X, A, labels, Z, test, fdr, reference):
     """Row of edges called from these cells in the latent space of all."""
     pilot = pilot_of(estimator, Z[index], labels[index])
     edges = edges_at_fdr(pilot.judged(pilot.effect, pilot.standard_error), fdr)
     own = pd.Index(pilot.names)
-    return _row(estimator, labels, index, own, edges, int(edges.sum()), fdr, np.nan)
+    return _row(estimator, labels, index, own, edges, int(edges.sum()), reference, np.nan)
 
 
-def _row(estimator, labels, index, own, edges, n_called, fdr, score):
-    """How edges of perturbations ``own`` compare with those of the estimator."""
-    reference = estimator.targets(fdr=fdr)
+def _row(estimator, labels, index, own, edges, n_called, reference, score):
+    """How edges of perturbations ``own`` compare with those to be found again."""
     counts = pd.Series(labels[index]).value_counts()
     own_rows = [i for i, name in enumerate(own) if counts.get(name, 0) >= LEAST_CELLS]
     names = own[own_rows]
-    true = reference.reindex(names, fill_value=0).to_numpy() != 0
+    true = reference.reindex(names, fill_value=False).to_numpy()
     true = true[:, : edges.shape[1]]
     found = edges[own_rows]
     n_both = int((true & found).sum())

@@ -82,7 +82,10 @@ def test_random_choices_follow_the_seed():
     ("options", "message"),
     [
         ({"n": 13}, "n=13 perturbations are asked for, and there are 12"),
-        ({"candidates": ["P01", "P02"], "n": 3}, "n=3 perturbations are asked for, and there are 2"),
+        (
+            {"candidates": ["P01", "P02"], "n": 3},
+            "n=3 perturbations are asked for, and there are 2",
+        ),
         ({"candidates": [], "n": 1}, "n=1 perturbations are asked for, and there are 0"),
         ({"n": 0}, "n must be an integer of at least 1"),
         ({"candidates": ["P01"], "measured": ["P01"], "n": 1}, "measured already: 'P01'"),

@@ -4,8 +4,9 @@ import pytest
 
 from skpert import VAE, SVAEPlus
 from skpert.datasets import make_sparse_shift
-from skpert.planning import power
-from skpert.planning._pilot import at_depth, errors, read_pilot, thinned
+from skpert.planning import power, simulate_screen
+from skpert.planning._depth import at_depth, deeper, thinned
+from skpert.planning._pilot import errors, read_pilot
 from skpert.planning._power import _moments, _two_sided
 from skpert.plotting import PowerDisplay
 from skpert.sparsity.edges import edge_probability, probability_of_values
@@ -93,6 +94,58 @@ def test_less_depth_is_less_effect(pilot):
     np.testing.assert_array_equal(thinned(values, 1.0, rng), values)
 
 
+def test_information_says_of_less_depth_what_thinned_counts_say(pilot):
+    values, labels, found = read_pilot(*pilot)
+
+    def signal(function, depth):
+        ratio, variance = function(
+            pilot[0], values, labels, found, depth, np.random.default_rng(0)
+        )
+        return ratio / np.sqrt(variance / found.variance)
+
+    by_depth = [signal(deeper, depth) for depth in (0.02, 0.2, 1.0, 3.0)]
+    assert (np.diff(by_depth, axis=0) > 0).all()
+    np.testing.assert_allclose(by_depth[2], 1)
+    np.testing.assert_allclose(signal(deeper, 0.02), signal(at_depth, 0.02), atol=0.15)
+
+
+def test_more_depth_is_more_power_until_cells_alone_differ(pilot):
+    options = {"n_cells": 10, "effect": [0.6, 1.0], "n_draws": 4, "random_state": 0}
+    sparse = [
+        mean_power(power(*pilot, depth=depth, **options)).to_numpy() for depth in (0.05, 1.0, 1e3)
+    ]
+    assert sparse[0].mean() < sparse[1].mean()
+    np.testing.assert_allclose(sparse[2], sparse[1], atol=0.1)  # a cell has 5,000 counts already
+    means = [power(*pilot, depth=d, genes=[0], **options).genes["mean"][0] for d in (1.0, 4.0)]
+    np.testing.assert_allclose(means[1], 4 * means[0])
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "zero_inflated_negative_binomial"])
+def test_more_depth_needs_a_likelihood_that_knows_of_it(pilot, likelihood):
+    _, X, A = pilot
+    X = np.log1p(X) if likelihood == "normal" else X
+    options = {"n_latent": 2, "max_epochs": 1, "likelihood": likelihood, "random_state": 0}
+    model = SVAEPlus(**options).fit(X, A)
+    with pytest.raises(ValueError, match=f"depth=2.0 .*likelihood='{likelihood}'"):
+        power(model, X, A, depth=2.0, **FAST)
+    if likelihood == "normal":
+        with pytest.raises(ValueError, match="depth=0.5 has no meaning"):
+            power(model, X, A, depth=0.5, **FAST)
+        with pytest.raises(ValueError, match="depth=2.0 has no meaning"):
+            simulate_screen(model, 5, depth=2.0)
+    else:
+        assert power(model, X, A, depth=0.5, **FAST).latents["power"].between(0, 1).all()
+
+
+def test_a_pilot_without_cells_is_refused(pilot):
+    model, X, A = pilot
+    with pytest.raises(ValueError, match="0 sample|at least one|no cells|minimum of 1"):
+        power(model, X[:0], A[:0], **FAST)
+    control = A == "control"
+    with pytest.raises(ValueError, match="no perturbation with 2 cells beside the control"):
+        power(model, X[control], A[control], **FAST)
+
+
 def test_values_are_judged_as_entries_of_the_table_are():
     rng = np.random.default_rng(0)
     M = 0.05 * rng.normal(size=(40, 4))
@@ -150,7 +203,16 @@ def test_genes_have_a_power(pilot):
         ({"efficacy": 1.5}, r"efficacy must be in \[0, 1\]"),
         ({"fdr": 0.0}, "fdr"),
         ({"depth": 0.0}, "depth"),
-        ({"depth": 2.0}, "depth"),
+        ({"depth": np.inf}, "depth must be finite"),
+        ({"efficacy": -0.5}, r"efficacy must be in \[0, 1\], of one or of each guide; got -0.5"),
+        ({"efficacy": [1.0, np.nan]}, r"efficacy must be in \[0, 1\]"),
+        ({"efficacy": []}, r"efficacy must be in \[0, 1\]"),
+        ({"efficacy": "high"}, "efficacy must be numbers in"),
+        ({"n_cells": "many"}, "n_cells must be integers of at least 1, got 'many'"),
+        ({"n_cells": [10, np.nan]}, "n_cells must be integers of at least 1, got nan"),
+        ({"effect": np.nan}, "effect must be positive numbers, got nan"),
+        ({"n_perturbations": 0}, "n_perturbations must be an integer of at least 1"),
+        ({"n_draws": 0}, "n_draws must be an integer of at least 1"),
         ({"response": 0.0}, "response"),
         ({"n_control_cells": 0}, "n_control_cells must be an integer of at least 1"),
         ({"genes": "nothing"}, "genes has 'nothing'"),

@@ -82,6 +82,11 @@ def test_perturbations_can_be_added(model):
         ({"depth": -1.0}, "depth"),
         ({"response": 2.0}, "response"),
         ({"efficacy": [2.0]}, "efficacy"),
+        ({"efficacy": [1.0, -0.1]}, "efficacy must be in"),
+        ({"perturbations": []}, "perturbations is empty"),
+        ({"effects": pd.DataFrame([[np.nan, 0, 0]], index=["new"])}, "effects must be finite"),
+        ({"effects": pd.DataFrame([[1, 0, 0]], index=["P1"])}, "must differ .*'P1'"),
+        ({"effects": pd.DataFrame([["a", 0, 0]], index=["new"])}, "effects must be numbers"),
         ({"perturbations": ["X"]}, "perturbations has 'X'"),
         ({"perturbations": ["P0", "P0"]}, "must differ from each other"),
         ({"effects": pd.DataFrame([[1.0]], index=["new"])}, "DataFrame of 3 columns"),
@@ -113,6 +118,20 @@ def test_subsamples_are_nested_and_counted(model, screen):
     assert table["n_control_cells"].tolist()[:3] == [10, 80, 160]
     assert table["recovered"].between(0, 1).all()
     assert table.loc[1, "recovered"] > 0.8
+
+
+def test_edges_to_be_found_again_can_be_those_of_other_cells(model, screen):
+    options = {"n_cells": [40], "refit": False, "n_draws": 2, "random_state": 0}
+    plain = subsample(model, screen.X, screen.A, **options)
+    own = model.targets() != 0
+    pd.testing.assert_frame_equal(
+        subsample(model, screen.X, screen.A, edges=own, **options), plain
+    )
+    some = subsample(model, screen.X, screen.A, edges=own.iloc[:2, ::-1], **options)
+    assert some["n_edges"].eq(int(own.iloc[:2].to_numpy().sum())).all()
+    none = subsample(model, screen.X, screen.A, edges=own & False, **options)
+    assert none["recovered"].isna().all()
+    assert none["n_called"].equals(plain["n_called"])
 
 
 def test_refits_are_compared_on_latents_that_are_the_same(model, screen):
@@ -148,6 +167,10 @@ def test_cells_of_an_anndata_give_the_same(model, screen):
         ({"test_fraction": 1.0}, "test_fraction"),
         ({"fdr": 2.0}, "fdr"),
         ({"guides": ["a"]}, "guides"),
+        ({"edges": [[True]]}, "edges must be a DataFrame of bool, got list"),
+        ({"edges": pd.DataFrame({"x": [True]}, ["P0"])}, "edges must have a column per latent"),
+        ({"edges": pd.DataFrame({"svaeplus0": [2.0]}, ["P0"])}, "edges must be True or False"),
+        ({"edges": pd.DataFrame({"svaeplus0": [True, True]}, ["P0", "P0"])}, "several rows"),
     ],
 )
 def test_bad_subsamples_are_refused(model, screen, options, message):
