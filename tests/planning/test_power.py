@@ -86,6 +86,25 @@ def test_the_pilot_has_the_effects_and_errors_of_the_model(pilot):
     np.testing.assert_allclose(found.standard_error, model.standard_error_, rtol=1e-3)
 
 
+def test_effects_are_drawn_from_their_posterior(pilot):
+    found = read_pilot(*pilot)[2]
+    seen = np.full(found.effect.shape, 0.05)
+    seen[0, 0], seen[1, 0] = 3.0, 0.6
+    found = found._replace(effect=seen)
+    probability = np.zeros(seen.shape)
+    probability[0, 0] = 1.0
+    rng = np.random.default_rng(0)
+    width = np.full(seen.shape, 0.05)
+    draws = np.stack([found.drawn(probability, width, rng) for _ in range(400)])
+    error = found.standard_error
+    np.testing.assert_allclose(draws[:, 0, 0].mean(), 3.0, atol=0.05)  # an edge as it was seen
+    np.testing.assert_allclose(draws[:, 0, 0].std(), error[0, 0], rtol=0.15)
+    kept = draws.mean(0) / seen
+    core = width**2 / (width**2 + error**2)
+    assert abs(kept[2:].mean() - core[2:].mean()) < 0.2  # the core of the null is shrunk most
+    assert core[1, 0] < kept[1, 0] < 1  # its tail less
+
+
 def test_less_depth_is_less_effect(pilot):
     values, labels, found = read_pilot(*pilot)
     rng = np.random.default_rng(0)
