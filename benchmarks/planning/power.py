@@ -197,7 +197,7 @@ def run(args):
         table = rows(name, screen.X[known], screen.A[known], args, seed)
         table["error"] = 100 * (table["predicted"] - table["realised"])
         gap = table["calls_predicted"] - table["calls"]
-        table["error_calls"] = 100 * gap / table["n_edges"]
+        table["error_calls"] = 100 * gap / table["n_edges"].where(table["n_edges"] > 0)
         parts.append(table)
         print(table.round(3).to_string(index=False), flush=True)
         runner.replace(pd.concat(parts), args.csv, "screen")
