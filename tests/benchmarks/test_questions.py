@@ -35,7 +35,7 @@ def test_interval_is_that_of_a_paired_t_test(tmp_path, monkeypatch):
         {
             "estimator": list("aaabbb"),
             "unit": [0, 1, 2] * 2,
-            "kept": ["yes"] * 5 + ["no"],
+            "kept": ["yes"] * 5 + ["yes, but"],
             "value": [1.0, 2.0, 4.0, 3.0, 3.0, 9.0],
         }
     )
@@ -47,3 +47,5 @@ def test_interval_is_that_of_a_paired_t_test(tmp_path, monkeypatch):
     assert np.isnan(first["difference"])
     assert (second["mean"], second["units"], second["difference"]) == (3.0, 2, 1.5)
     assert np.isclose(second["upper"] - second["difference"], 12.706 * 0.5, rtol=1e-3)
+    asked = questions.Question("q", "d", "some", "value", ("unit",), "a", begins={"kept": "yes"})
+    assert [row["units"] for row in asked.rows()] == [3, 3]
