@@ -40,7 +40,9 @@ def save(estimator, path) -> None:
     Parameters
     ----------
     estimator : estimator
-        Any estimator of ``skpert``, or one of its encoders. Callbacks are not saved.
+        A model, baseline or ``PerturbationPipeline`` of ``skpert``, one of its encoders,
+        ``TargetFeatures`` or ``GeneSetFeatures``, and these in a ``FrozenEstimator``. All that it
+        holds must be of these, or data; the notes list what is refused. Callbacks are not saved.
     path : str or path-like
         The file, such as ``"model.skpert"``; the name is used as it stands.
 
@@ -56,6 +58,19 @@ def save(estimator, path) -> None:
     See Also
     --------
     load : Read the file.
+
+    Notes
+    -----
+    Use ``pickle`` or ``joblib`` for what is refused:
+
+    * pipelines with other steps, ``LogNormalize`` and those of scikit-learn included;
+    * ``FeatureUnion``, ``ControlExpression``, ``TargetGenes`` and ``CompoundFingerprints``, also
+      as the features of a model;
+    * a fitted ``EffectRegression``, which holds a regressor of scikit-learn;
+    * ``ConformalIntervals``;
+    * searches, of which ``best_estimator_`` may be saved.
+
+    Files of ``pickle`` and ``joblib`` can run code when they are read: open only your own.
 
     Examples
     --------
