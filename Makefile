@@ -5,6 +5,7 @@
 #   make pictures                  those pictures anew, after a change of figures that is meant
 #   make test-kernel               tests of numbers again, by plain kernels in place of vector ones
 #   make test-oldest               all tests, with the oldest versions that pyproject.toml allows
+#   make interoperation            tests with other packages of single cells, in a second environment
 #   make fuzz [MINUTES=10]         generated inputs, until one is answered wrongly
 #   make lint                      ruff, import-linter, mypy
 #   make doc                       the pages, in doc/_build/html, and a check of the links within
@@ -27,10 +28,11 @@ NUMBERS := tests/models tests/inspection tests/test_base.py tests/test_distribut
     tests/test_nn.py tests/test_objectives.py tests/test_precision.py tests/test_prediction.py \
     tests/test_scoring.py tests/test_training.py tests/sparsity
 OLDEST := .venv-oldest
+INTEROPERATION := .venv-interoperation
 RELEASE := .venv-release
 INTO_RELEASE := $(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test pictures test-kernel test-oldest fuzz lint doc tutorials release clean
+.PHONY: demo test pictures test-kernel test-oldest interoperation fuzz lint doc tutorials release clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -51,6 +53,10 @@ test-kernel: $(VENV)/.test
 # versions of one day warn of each other's later ones
 test-oldest: $(OLDEST)/.test
 	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning $(PYTEST_ARGS)
+
+# one process: each compiles for its own
+interoperation: $(INTEROPERATION)/.test
+	$(ONE_THREAD) MPLBACKEND=Agg $(INTEROPERATION)/bin/python -m pytest tests/interoperation $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.test
 	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
@@ -89,7 +95,7 @@ release: $(VENV)/.torch
 	@echo "a signed tag; twine upload dist/*; make doc, and upload its pages."
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(RELEASE) build dist skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
+	rm -rf $(VENV) $(OLDEST) $(INTEROPERATION) $(RELEASE) build dist skpert.egg-info doc/_build doc/api doc/auto_examples doc/sg_execution_times.rst
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find skpert tests examples benchmarks doc -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -104,6 +110,13 @@ $(OLDEST)/.test: constraints-oldest.txt pyproject.toml
 	python3.11 -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -c constraints-oldest.txt -e ".[test]"
+	touch $@
+
+$(INTEROPERATION)/.test: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(INTEROPERATION)
+	$(INTEROPERATION)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(INTEROPERATION)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c constraints.txt -e ".[interoperation]"
 	touch $@
 
 $(VENV)/.demo: EXTRAS = data,report
