@@ -41,10 +41,12 @@ class Line:
         Number of epochs.
     live : bool
         Whether there is a line that moves. Without, heading and last line are all.
+    before : str, default="first epoch"
+        What happens until the first epoch has ended.
     """
 
-    def __init__(self, heading, total, *, live):
-        self.heading, self.total, self.live = heading, total, live
+    def __init__(self, heading, total, *, live, before="first epoch"):
+        self.heading, self.total, self.live, self.before = heading, total, live, before
         self.stream, self.lock = sys.stderr, threading.RLock()
         self.begun, self.bar, self.drawn = False, None, -float("inf")
         self.timer = threading.Timer(LONG, self._begin_late)
@@ -99,7 +101,7 @@ class Line:
             if self.begun:
                 return
             self.begin()
-            self.draw(0, "first epoch", "time left is not yet known")
+            self.draw(0, self.before, "time left is not yet known")
 
 
 def line_wanted(verbose):

@@ -1,7 +1,8 @@
 """What a user sees of training while it runs: scikit-learn callbacks and a line of progress."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ._line import LONG, SOON, Line, line_wanted, spoken
@@ -22,7 +23,7 @@ except ImportError:  # scikit-learn below 1.9 has no callbacks
         return method
 
 
-__all__ = ["CallbackSupportMixin", "Monitor", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "Monitor", "watched", "with_callbacks"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -33,19 +34,40 @@ def with_callbacks(method: Method) -> Method:
     return fit
 
 
+@contextmanager
+def watched(estimator, method, cells, n_new=None) -> Iterator["Monitor"]:
+    """Monitor of ``adapt`` or ``refine`` of a fitted estimator; callbacks are told of fits only.
+
+    So many perturbations are new to it; None is that all are known.
+    """
+    n_epochs = estimator._budget(cells).n_epochs
+    monitor = Monitor(estimator, cells, n_epochs, method=method, n_new=n_new)
+    monitor.begin({"module_": estimator.module_}, 0)
+    try:
+        yield monitor
+    except BaseException:
+        monitor.hide()
+        raise
+    monitor.close()
+
+
 class Monitor:
     """Told of each epoch, it tells the callbacks and the user, and whether to stop.
 
     Parameters
     ----------
     estimator : estimator
-        Being fitted; its ``n_init`` and ``verbose`` are read.
-    X, y : array-like
-        What it is fitted on.
+        Being trained; its ``verbose`` is read.
     cells : Cells
-        The same as tensors.
+        What it is trained on.
     n_epochs : int
         Largest number of epochs of one training.
+    data : dict or None, default=None
+        X and y of ``fit``, for callbacks; None is another method, of one training.
+    method : str, default="fit"
+        Which method of the estimator trains.
+    n_new : int or None, default=None
+        Number of new perturbations; None if none is.
 
     Attributes
     ----------
@@ -57,21 +79,25 @@ class Monitor:
         Name of the phase of the training, set by whoever trains.
     """
 
-    def __init__(self, estimator, X, y, cells, n_epochs):
+    def __init__(self, estimator, cells, n_epochs, data=None, *, method="fit", n_new=None):
         self.estimator, self.cells, self.phase = estimator, cells, None
-        self.data = {"X": X, "y": y}
+        self.name = type(estimator).__name__ + ("" if method == "fit" else f".{method}")
+        self.data, self.n_new = data or {}, n_new
         self.training, self.epoch, self.start = 0, 0, time.monotonic()
-        self.n_epochs, self.total = n_epochs, estimator.n_init * n_epochs
+        self.n_epochs, self.n_trainings = n_epochs, 1 if data is None else estimator.n_init
+        self.total = self.n_trainings * n_epochs
         self.stopped, self.interrupted = False, False
         self.n_done, self.last = 0, {}  # epochs since the start, and terms of the last one
         wanted = line_wanted(estimator.verbose)
         if rank_and_size()[0] or (estimator.verbose == "auto" and _has_bar(estimator)):
             wanted = None
-        self.line = Line(self._heading, self.total, live=wanted == "live") if wanted else None
+        before = "first epoch" if n_new is None else "new perturbations"
+        live = wanted == "live"
+        self.line = Line(self._heading, self.total, live=live, before=before) if wanted else None
         self.context = None
-        if hasattr(estimator, "_init_callback_context"):
+        if data is not None and hasattr(estimator, "_init_callback_context"):
             self.context = estimator._init_callback_context(max_subtasks=self.total)
-            self.context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+            self.context.call_on_fit_task_begin(estimator=estimator, **data)
             self._begin()
 
     def begin(self, fitted, number):
@@ -113,8 +139,8 @@ class Monitor:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)
         if self.line is not None and (self.line.begun or self.estimator.verbose != "auto"):
             seconds = spoken(time.monotonic() - self.start)
-            name, n_done = type(self.estimator).__name__, f"{self.n_done} epochs"
-            self.line.end(f"{name}: {n_done} in {seconds}, {_elbo(self.last)} nats per cell")
+            done = f"{self.n_done} epochs in {seconds}, {_elbo(self.last)} nats per cell"
+            self.line.end(f"{self.name}: {done if self.n_done else seconds}")
         self.hide()
 
     def _begin(self):
@@ -134,20 +160,22 @@ class Monitor:
 
     def _place(self):
         """Which training, phase and epoch this is."""
-        n_init, epoch = self.estimator.n_init, self.epoch - (self.training - 1) * self.n_epochs
-        training = f"training {self.training}/{n_init}, " if n_init > 1 else ""
+        number, n_trainings = self.training, self.n_trainings
+        epoch = self.epoch - (number - 1) * self.n_epochs
+        training = f"training {number}/{n_trainings}, " if n_trainings > 1 else ""
         phase = f"{self.phase} phase, " if self.phase else ""
         return f"{training}{phase}epoch {epoch:>{len(str(self.n_epochs))}}/{self.n_epochs}"
 
     def _heading(self, seconds):
         """What is trained on what, and how long that takes."""
-        n_columns = len(self.estimator.perturbations_)
+        n_columns = len(self.estimator.perturbations_) if self.n_new is None else self.n_new
         of_covariates = hasattr(type(self.estimator), "covariates_")
         what = "columns of covariates" if of_covariates else "perturbations"
+        what = what if self.n_new is None else f"new {what}"
         at_most = "at most" if self.estimator.patience is not None else "about"
         expected = "" if seconds is None else f", {at_most} {spoken(seconds)}"
         return (
-            f"{type(self.estimator).__name__}: {self.cells.n_cells:,} cells, "
+            f"{self.name}: {self.cells.n_cells:,} cells, "
             f"{self.cells.n_genes:,} genes, {n_columns:,} {what}, {self.device}{expected}"
         )
 

@@ -20,7 +20,7 @@ from ._input.design import check_received
 from ._input.expression import check_same_cells, with_cell_names
 from ._input.transaction import all_or_nothing
 from ._input.values import as_list, check_weights, is_positive_integer, listed
-from ._monitor import CallbackSupportMixin, Monitor, with_callbacks
+from ._monitor import CallbackSupportMixin, Monitor, watched, with_callbacks
 from ._optimizer import N_STEPS, budget
 from ._phases import optimise
 from ._prediction import Source, population_of
@@ -149,7 +149,7 @@ class PerturbationVAE(
             self._prepare(training)
             if start is not None:
                 check_same_model(self, start, before)
-            monitor = Monitor(self, X, y, cells, self._budget(training).n_epochs)
+            monitor = Monitor(self, cells, self._budget(training).n_epochs, {"X": X, "y": y})
             for _ in range(progress.number, self.n_init):
                 with attempt(progress, monitor):
                     module, phases = begun(self, training, monitor, progress, start)
@@ -204,13 +204,13 @@ class PerturbationVAE(
 
     def _adapted(self, X, A, extend):
         values, design = self._expression(X, A, alike=True), self.design_.extended(A)
-        cells = Cells.of_design(values, design, A)
+        cells, device = Cells.of_design(values, design, A), self.module_.device
         n_new = len(design.perturbations_) - len(self.perturbations_)
-        with seeded(self._seed, self.module_.device), without_overflow():
-            treated = (cells.dosage > 0).any(1).nonzero()[:, 0]
-            cells = cells.subset(treated).to(self.module_.device)
+        cells = cells.subset((cells.dosage > 0).any(1).nonzero()[:, 0]).to(device)
+        watch = watched(self, "adapt", cells, n_new)
+        with seeded(self._seed, device), without_overflow(), watch as monitor:
             module = extend(cells, n_new)
-            history, *elbo = self._optimise(module, cells)
+            history, *elbo = self._optimise(module, cells, monitor=monitor)
         warn_if_worse(*elbo)
         adapted = self._copy()
         adapted.design_, adapted.perturbations_ = design, design.perturbations_
@@ -237,7 +237,8 @@ class PerturbationVAE(
         with seeded(self._seed, self.module_.device), without_overflow():
             training, validation = split(cells, self.validation_fraction, self.module_.device)
             module = self.module_.refined()
-            history, *elbo = self._optimise(module, training, validation)
+            with watched(self, "refine", training) as monitor:
+                history, *elbo = self._optimise(module, training, validation, monitor)
         warn_if_worse(*elbo)
         return self._copy()._keep(module, history, "refine")
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skpert import VAE, SVAEPlus, _line, _monitor
+from skpert import SAMSVAE, SVAE, VAE, SVAEPlus, _line, _monitor
 from skpert._line import Line, spoken, width
 from skpert.exceptions import TrainingWarning
 from skpert.model_selection import PerturbationKFold, evaluate_perturbations
@@ -118,6 +118,94 @@ def test_restarts_are_numbered_and_patience_is_an_upper_bound(terminal, every_fi
     assert ", at most " in text
     assert "training 2/2, epoch  1/40" in text
     assert "epoch 40/40" not in text
+
+
+def adapted(model, labels=("P4", "P5"), **options):
+    return model.adapt(X[60:], np.repeat([*labels, "control"], [15, 15, 10]), **options)
+
+
+def refined(model):
+    return model.refine(X, A)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    models = {"SVAEPlus": SVAEPlus(**FAST), "SAMSVAE": SAMSVAE(**FAST)}
+    models["SVAE"] = SVAE(
+        **FAST, init="random", edges="learned"
+    )  # masks that are trained, in adapt too
+    return {name: model.fit(X, A) for name, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "options", "what"),
+    [
+        ("SVAE", adapted, {"sparse": True}, "adapt: 30 cells, 20 genes, 2 new perturbations"),
+        ("SAMSVAE", adapted, {}, "adapt: 30 cells, 20 genes, 2 new perturbations"),
+        ("SAMSVAE", refined, {}, "refine: 90 cells, 20 genes, 4 perturbations"),
+    ],
+)
+def test_other_methods_that_train_have_one(
+    name, method, options, what, terminal, fitted, every_fit_is_long
+):
+    with terminal:
+        model = method(fitted[name], **options)
+    text = terminal.text()
+    heading, last = terminal.screen()
+    assert re.fullmatch(rf"{name}\.{what}, cpu, about \d+ s", heading)
+    assert re.fullmatch(
+        rf"{name}\.\w+: 4 epochs in \d+ s, (loss|ELBO) -?[\d.]+ nats per cell", last
+    )
+    lines = drawn(text)
+    assert len(lines) == model.n_iter_ == 4
+    assert all(f"epoch {number}/4 |" in line for number, line in enumerate(lines, 1))
+    assert max(map(len, re.split("[\r\n]", text))) <= 79
+
+
+def test_several_trainings_of_a_fit_are_one_of_other_methods(terminal, every_fit_is_long):
+    model = SAMSVAE(**FAST, n_init=2, verbose=0).fit(X, A).set_params(verbose="auto")
+    with terminal:
+        refined(model)
+    assert "epoch 4/4 |" in drawn(terminal.text())[-1]
+    assert "training" not in terminal.text()
+
+
+@pytest.mark.parametrize("verbose", ["auto", 0, 1])
+def test_effects_that_are_not_trained_are_announced_where_it_takes_long(
+    verbose, terminal, fitted, monkeypatch
+):
+    monkeypatch.setattr(_line, "LONG", 0.01)
+    model = fitted["SVAEPlus"]._copy().set_params(verbose=verbose)
+    extended = type(model.module_).extended
+
+    def slowly(*arguments, **options):
+        time.sleep(0.1)
+        return extended(*arguments, **options)
+
+    monkeypatch.setattr(type(model.module_), "extended", slowly)
+    with terminal:
+        adapted(model)
+    assert ("new perturbations |" in terminal.text()) is (verbose != 0)
+    if verbose:
+        heading, last = terminal.screen()
+        assert heading == "SVAEPlus.adapt: 30 cells, 20 genes, 2 new perturbations, cpu"
+        assert re.fullmatch(r"SVAEPlus\.adapt: \d+ s", last)
+
+
+@pytest.mark.parametrize("method", [adapted, refined])
+def test_other_methods_are_silent_where_they_are_short(method, terminal, fitted):
+    with terminal:
+        method(fitted["SAMSVAE"])
+    assert terminal.text() == ""
+
+
+def test_what_is_wrong_ends_the_line_of_other_methods(terminal, fitted, monkeypatch):
+    monkeypatch.setattr(_line, "LONG", 0.05)
+    before = threading.active_count()
+    with terminal, pytest.raises(ValueError, match="known"):
+        adapted(fitted["SVAEPlus"], ["P0", "P5"])
+    assert terminal.text() == ""
+    assert threading.active_count() <= before
 
 
 def test_a_short_fit_shows_nothing(terminal):
