@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import issparse
 from sklearn.utils import Bunch
 
+from skpert.datasets import load_screen
 from skpert.metrics import (
     de_recovery,
     de_table,
@@ -205,3 +207,25 @@ def test_differential_expression(cells, tables):
             ours, expected = np.log10(ours), np.log10(expected)
         tolerance = {"atol": 0.05, "rtol": 0.02} if key == "p_value" else {"rtol": 1e-4}
         np.testing.assert_allclose(ours, expected, **tolerance)
+
+
+def test_its_metrics_of_written_files_are_ours(page):
+    found = page("cell-eval2")
+    files = [load_screen(found["folder"] / f"{name}.h5ad") for name in ("measured", "predicted")]
+    profiles = [profile_frame(cells.X, cells.obs["perturbation"].to_numpy()) for cells in files]
+    control = profiles[0].loc["control"]
+    profiles = [frame.drop("control") for frame in profiles]
+    scores = pd.DataFrame(found["scores"].to_dict(as_series=False))
+    scores = scores.pivot(index="perturbation", columns="metric", values="value")
+    ours = {
+        "pds_cosine": perturbation_discrimination(*profiles, reference=control),
+        "delta_pearson": delta_pearson(*profiles, reference=control),
+    }
+    for name, values in ours.items():
+        assert_same(values, scores[name], rtol=1e-4)
+
+
+def profile_frame(X, labels):
+    """Profile of each label, as cell-eval2 has it: log(1 + total counts, scaled to 50,000)."""
+    frame = pd.DataFrame(X.toarray() if issparse(X) else X, columns=GENES).groupby(labels).sum()
+    return np.log1p(frame.mul(5e4 / frame.sum(axis=1), axis=0))

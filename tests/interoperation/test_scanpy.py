@@ -1,4 +1,4 @@
-"""scanpy's functions run on what is written to, and made into, AnnData; the extra ``doc``."""
+"""scanpy's functions run on what is written to, and made into, AnnData."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def screen():
     obs = pd.DataFrame({"perturbation": data.A}, index=[f"cell{i}" for i in range(len(data.A))])
     adata = anndata.AnnData(data.X, obs=obs)
     adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
-    model = SVAEPlus(n_latent=3, max_epochs=40, learning_rate=0.01, random_state=0)
+    model = SVAEPlus(n_latent=3, max_epochs=80, learning_rate=0.01, random_state=0)
     return annotate(adata, model.fit(adata, adata.obs), adata.obs), model, data
 
 
@@ -81,3 +81,14 @@ def test_predictions_of_additive_models_keep_their_design(screen):
     sc.pp.log1p(drawn)
     sc.tl.rank_genes_groups(drawn, "perturbation", groups=["P0+P1"], reference="P2")
     assert len(sc.get.rank_genes_groups_df(drawn, "P0+P1")) == adata.n_vars
+
+
+def test_tests_of_measured_cells_agree_with_effects(page):
+    found = page("scanpy")
+    measured, predicted = found["measured"], found["predicted"]
+    assert found["adata"].obsm["X_umap"].shape == (560, 2)
+    sure = measured[(measured["pvals_adj"] < 0.001)]
+    assert len(sure) >= 5
+    same = np.sign(sure["logfoldchanges"]) == np.sign(predicted[sure.index])
+    assert same.mean() > 0.9
+    assert np.corrcoef(measured["logfoldchanges"], predicted[measured.index])[0, 1] > 0.8
