@@ -4,12 +4,17 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 from scipy.stats import rankdata
-from sklearn.utils import Bunch
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, check_consistent_length
 
+from .._input.cells import check_cells
+from .._input.contexts import context_labels
 from .._input.design import perturbation_labels
-from .._input.values import text
+from .._input.expression import check_same_cells
+from .._input.values import as_design, text
 from ..metrics import perturbation_discrimination
 from ..metrics.latent_recovery import standardize
+from ._conformal import READ
 
 
 def interventional_nll(
@@ -107,22 +112,25 @@ def discrimination_scorer(estimator, X, y) -> float:
     Parameters
     ----------
     estimator : estimator
-        Fitted on the training fold, with ``predict_intervention`` for what was not trained on.
-    X : {array-like, DataFrame} of shape (n_cells, n_genes)
+        Fitted on the training fold, with ``predict_intervention`` for what was not trained on; or
+        a pipeline that ends with one, through whose other steps the cells go first.
+    X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
         Cells of the test fold; control cells among them do not count.
-    y : array-like of shape (n_cells,)
-        Their labels.
+    y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+        Their design A, a frame where the estimator reads contexts.
 
     Returns
     -------
     score : float
         Mean over perturbations of :func:`~skpert.metrics.perturbation_discrimination` among those
-        of the fold, with the predicted control as reference; in [0, 1], chance is 0.5.
+        of the fold, with the predicted control as reference; in [0, 1], chance is 0.5. With
+        contexts, among those of the same context.
 
     Raises
     ------
     ValueError
-        If there are fewer than two perturbations in the fold.
+        If there are fewer than two perturbations in the fold, or in each of its contexts, or X
+        and A are not as the estimator takes them.
 
     Examples
     --------
@@ -139,15 +147,54 @@ def discrimination_scorer(estimator, X, y) -> float:
     >>> search.best_estimator_.predict_intervention(["P03"]).shape
     (1, 50)
     """
-    names = {name: getattr(estimator, name) for name in ("control", "sep", "perturbation")}
+    check_same_cells(X, y)
+    model = estimator
+    while isinstance(model, Pipeline):
+        X = model[:-1].transform(X) if len(model.steps) > 1 else X
+        model = model[-1]
+    parameters = getattr(model, "estimator", model).get_params(deep=False)  # of what is wrapped
+    names = {key: parameters.get(key, value) for key, value in READ.items()}
+    values = check_cells(model, X, counts=None, layer=names.pop("layer"), dtype=np.float64)
     labels = perturbation_labels(y, **names)
-    treated = labels != text(estimator.control)
-    values = pd.DataFrame(np.asarray(X.toarray() if issparse(X) else X, dtype=np.float64)[treated])
-    measured = values.groupby(labels[treated]).mean()
-    predicted = estimator.predict_intervention([*measured.index, text(estimator.control)])
-    return perturbation_discrimination(
-        measured.to_numpy(), predicted[:-1], reference=predicted[-1], aggregate="mean"
+    check_consistent_length(values, labels)
+    contexts = context_labels(y, parameters.get("context"))
+    treated = np.flatnonzero(labels != text(names["control"]))
+    if not len(treated):
+        raise ValueError("there is no cell of a perturbation to score")
+    groups = pd.Series(treated).groupby(contexts[treated])
+    parts = [part.to_numpy() for _, part in groups]
+    several = [part for part in parts if len(set(labels[part])) > 1] or parts[:1]
+    found = []
+    for part in several:
+        first = pd.Series(part).groupby(labels[part]).first()  # cell of each perturbation
+        design = _designs(y, first, names)
+        found.append(_discriminations(model, values[part], labels[part], design))
+    return float(np.concatenate(found).mean())
+
+
+def _discriminations(model, values, labels, design):
+    """Discrimination of each perturbation of these cells; the last design is the control."""
+    values = pd.DataFrame(values.toarray() if issparse(values) else values)
+    measured = values.groupby(labels).mean()
+    predicted = np.asarray(model.predict_intervention(design))
+    scores = perturbation_discrimination(
+        measured.to_numpy(), predicted[:-1], reference=predicted[-1]
     )
+    return np.asarray(scores)
+
+
+def _designs(A, first, names):
+    """Treatments of the ``first`` cells, by label, and the control last, in the form of A."""
+    A, labels = as_design(A), [*first.index, text(names["control"])]
+    if isinstance(A, pd.DataFrame):
+        rows = A.iloc[[*first, first.iloc[0]]].reset_index(drop=True)
+        if names["perturbation"] in A.columns:
+            return rows.assign(**{names["perturbation"]: labels})
+        return rows.mul([1] * len(first) + [0], axis=0)
+    if A.ndim == 1:
+        return labels
+    rows = A.tocsr()[first.to_numpy()].toarray() if issparse(A) else A[first.to_numpy()]
+    return np.vstack([rows, np.zeros_like(rows[:1])])
 
 
 def udr_score(estimators, X, *, threshold: float = 0.01) -> np.ndarray:

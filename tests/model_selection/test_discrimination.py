@@ -3,12 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
+from scipy.sparse import csr_array
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skpert import BilinearRidge, PerturbedMean
+from skpert import BilinearRidge, ContextEffects, PerturbedMean, make_perturbation_pipeline
 from skpert.datasets import make_causal_shift
 from skpert.metrics import perturbation_discrimination
-from skpert.model_selection import LeavePerturbationsOut, discrimination_scorer
+from skpert.model_selection import (
+    ConformalIntervals,
+    LeavePerturbationsOut,
+    discrimination_scorer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +72,60 @@ def test_one_perturbation_cannot_be_distinguished(screen):
     rows = screen.A == "P01"
     with pytest.raises(ValueError, match="one perturbation"):
         discrimination_scorer(model, screen.X[rows], screen.A[rows])
+
+
+@pytest.mark.parametrize("make", [make_pipeline, make_perturbation_pipeline])
+def test_cells_go_through_the_steps_of_a_pipeline(screen, make):
+    scaler, (train, test) = StandardScaler(), (screen.train, screen.test)
+    model = make(scaler, BilinearRidge(screen.features)).fit(screen.X[train], screen.A[train])
+    expected = discrimination_scorer(model[-1], scaler.transform(screen.X[test]), screen.A[test])
+    assert discrimination_scorer(model, screen.X[test], screen.A[test]) == expected
+
+
+def test_intervals_score_as_what_they_wrap(screen):
+    X, A = screen.X[screen.train], screen.A[screen.train]
+    model = ConformalIntervals(BilinearRidge(screen.features), level=0.5, cv=2).fit(X, A)
+    for wrapper in (model, make_pipeline(model)):
+        found, expected = (
+            discrimination_scorer(m, screen.X[screen.test], screen.A[screen.test])
+            for m in (wrapper, model.estimator_)
+        )
+        assert found == expected
+
+
+@pytest.mark.parametrize("form", ["frame", "dosages", "AnnData", "sparse"])
+def test_every_form_of_cells_and_design_agrees(screen, form):
+    X, A = screen.X[screen.test], screen.A[screen.test]
+    model = BilinearRidge(screen.features).fit(screen.X[screen.train], screen.A[screen.train])
+    expected = discrimination_scorer(model, X, A)
+    given = {
+        "frame": (X, pd.DataFrame({"perturbation": pd.Categorical(A), "batch": "a"})),
+        "dosages": (X, pd.get_dummies(pd.Series(A))),
+        "AnnData": (AnnData(X), A),
+        "sparse": (csr_array(X), A),
+    }
+    if form == "AnnData":
+        model.fit(AnnData(screen.X[screen.train]), screen.A[screen.train])
+    assert discrimination_scorer(model, *given[form]) == pytest.approx(expected)
+
+
+def test_perturbations_are_told_apart_within_their_context():
+    A = pd.DataFrame({"perturbation": ["control", "a", "b"] * 2, "donor": list("xxxyyy")})
+    X = np.array([[0, 0], [1, 0], [0, 1], [9, 9], [10, 9], [9, 10.0]])
+    model = ContextEffects("donor").fit(X, A)
+    assert discrimination_scorer(model, X, A) == 1
+    swapped = A.assign(perturbation=["control", "b", "a", "control", "a", "b"])
+    assert discrimination_scorer(model, X, swapped) == 0.5
+    with pytest.raises(ValueError, match="DataFrame"):
+        discrimination_scorer(model, X, A["perturbation"])
+
+
+def test_bad_cells_are_refused(screen):
+    X, A = screen.X[screen.test], screen.A[screen.test]
+    model = BilinearRidge(screen.features).fit(screen.X[screen.train], screen.A[screen.train])
+    with pytest.raises(ValueError, match="NaN"):
+        discrimination_scorer(model, np.full_like(X, np.nan), A)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        discrimination_scorer(model, X, A[:-1])
+    with pytest.raises(ValueError, match="no cell of a perturbation"):
+        discrimination_scorer(model, X[:2], ["control"] * 2)
