@@ -7,21 +7,23 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.values import as_list, check_integer, listed, text
+from .._input.values import check_integer, listed, text
 from ._genesets import as_names
 
 
 class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     """Describe compounds by the genes that they target.
 
-    The features of a compound are the mean of those of its targets.
+    The features of a compound are the mean of those of its targets, of which each counts once.
 
     Parameters
     ----------
     targets : mapping or Series of str to str or list of str
-        The target, or targets, of each compound by its name.
+        The target, or targets, of each compound by its name. A Series may have a row for each
+        pair of compound and target.
     features : transformer
         Features of genes by name, such as ``GeneSetFeatures(gmt)``; a copy is fitted to the
         targets of the training compounds. ``FrozenEstimator`` around a fitted one leaves it as
@@ -70,7 +72,7 @@ class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         Raises
         ------
         ValueError
-            If a compound has no target.
+            If a compound has no target, or one of its targets is missing.
         """
         genes = [gene for row in self._targets_of(as_names(names)) for gene in row]
         self.features_ = clone(self.features).fit(pd.unique(np.array(genes, dtype=object)), None)
@@ -92,7 +94,8 @@ class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         Raises
         ------
         ValueError
-            If a compound has no target, or a target has no features.
+            If a compound has no target, one of its targets is missing, or a target has no
+            features.
         """
         check_is_fitted(self)
         rows = self._targets_of(as_names(names))
@@ -100,19 +103,53 @@ class TargetGenes(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             np.array([gene for row in rows for gene in row], dtype=object)
         )
         values = np.asarray(values.toarray() if issparse(values) else values, dtype=np.float64)
+        if not rows:
+            return values
         parts = np.split(values, np.cumsum([len(row) for row in rows])[:-1])
         return np.array([part.mean(0) for part in parts])
 
+    @available_if(lambda self: hasattr(self.features, "get_feature_names_out"))
+    def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
+        """Names of the features, where the transformer of genes has them.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of shape (n_features,) and dtype object
+            Those of ``features_``.
+        """
+        check_is_fitted(self)
+        return self.features_.get_feature_names_out()
+
     def _targets_of(self, names):
-        known = _by_name(self.targets, "targets")
-        rows = [[text(gene) for gene in as_list(known.get(name))] for name in names]
-        missing = [name for name, row in zip(names, rows, strict=True) if not row]
+        _check_by_name(self.targets, "targets")
+        known = {}
+        for name, targets in self.targets.items():  # a Series may have a name in several rows
+            known.setdefault(text(name), []).extend(_one_or_more(targets))
+        rows = [list(dict.fromkeys(known.get(name, []))) for name in names]
+        missing = [n for n, row in zip(names, rows, strict=True) if all(g is None for g in row)]
         if missing:
             raise ValueError(
                 f"Compounds without a target in `targets`: {listed(missing, 10)}. Give one, or "
                 "leave their cells out."
             )
+        partly = [name for name, row in zip(names, rows, strict=True) if None in row]
+        if partly:
+            raise ValueError(
+                f"Compounds with a missing value among their targets: {listed(partly, 10)}. Leave "
+                "the missing ones out."
+            )
         return rows
+
+
+def _one_or_more(targets):
+    """Targets as a list of text, None for each that is missing."""
+    targets = [targets] if pd.api.types.is_scalar(targets) else list(targets)
+    return [None if pd.isna(target) else text(target) for target in targets]
 
 
 class CompoundFingerprints(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -252,8 +289,12 @@ def _rdkit():
 
 def _by_name(values, what):
     """Dict by name as text, from a mapping or a Series."""
+    _check_by_name(values, what)
+    return {text(name): value for name, value in values.items()}
+
+
+def _check_by_name(values, what):
     if not isinstance(values, (Mapping, pd.Series)):
         raise ValueError(
             f"{what} must be a mapping or Series by name, got a {type(values).__name__}"
         )
-    return {text(name): value for name, value in values.items()}

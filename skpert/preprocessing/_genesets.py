@@ -211,14 +211,7 @@ class GeneSetFeatures(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
         check_is_fitted(self)
         targets = as_names(targets)
         row = pd.Index(self.genes_).get_indexer(targets)
-        outside = list(dict.fromkeys(targets[row < 0]))
-        if outside:
-            warnings.warn(
-                f"Genes in no gene set, whose features are zero ({len(outside)}): "
-                f"{listed(outside, 20)}.",
-                DataWarning,
-                stacklevel=2,
-            )
+        warn_of_unknown(targets[row < 0], "in no gene set")
         member = np.flatnonzero(row >= 0)
         pick = csr_array(
             (np.ones(len(member), dtype=np.float32), (member, row[member])),
@@ -283,6 +276,17 @@ def as_names(targets):
             f"{names.ravel()[:1]}."
         )
     return names
+
+
+def warn_of_unknown(names, where):
+    """One warning, of the line that called ``transform``, for genes without features."""
+    names = list(dict.fromkeys(names))
+    if names:
+        warnings.warn(
+            f"Genes {where}, whose features are zero ({len(names)}): {listed(names, 20)}.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _membership(sets):

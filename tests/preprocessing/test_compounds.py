@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import FunctionTransformer
 
 from skpert import BilinearRidge
 from skpert.preprocessing import CompoundFingerprints, GeneSetFeatures, TargetFeatures, TargetGenes
@@ -29,6 +30,25 @@ def test_targets_of_unknown_compounds_are_refused():
         TargetGenes(["G1"], GeneSetFeatures(SETS)).fit(["a"])
     has = TargetFeatures(features).fit(["a", "b"]).has(["c", "e", "f"])
     assert has.tolist() == [True, False, False]
+
+
+def test_a_series_may_have_a_row_for_each_target():
+    rows = pd.Series(["G1", "G3", "G4", "G3"], ["a", "b", "b", "b"])
+    features = TargetGenes(rows, GeneSetFeatures(SETS)).fit(["a", "b"])
+    np.testing.assert_array_equal(features.transform(["a", "b"]), [[1, 0], [0.5, 1]])
+    assert features.get_feature_names_out().tolist() == ["one", "two"]
+    assert features.transform([]).shape == (0, 2)
+    nameless = FunctionTransformer(lambda genes: np.ones((len(genes), 1)))
+    assert not hasattr(TargetGenes(rows, nameless), "get_feature_names_out")
+
+
+@pytest.mark.parametrize("value", [None, np.nan, pd.NA])
+def test_missing_targets_are_refused(value):
+    for targets in (value, [value]):
+        with pytest.raises(ValueError, match="without a target.*'e'"):
+            TargetGenes(TARGETS | {"e": targets}, GeneSetFeatures(SETS)).fit(["a", "e"])
+    with pytest.raises(ValueError, match="missing value among their targets: 'e'"):
+        TargetGenes(TARGETS | {"e": ["G1", value]}, GeneSetFeatures(SETS)).fit(["a", "e"])
 
 
 def test_fingerprints_tell_structures_apart_and_not_spellings():

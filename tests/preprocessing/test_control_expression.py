@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from scipy.sparse import csr_matrix
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.pipeline import FeatureUnion
 
 from skpert import BilinearRidge
+from skpert.exceptions import DataWarning
 from skpert.preprocessing import ControlExpression, GeneSetFeatures
 
 GENES = [f"G{g}" for g in range(6)]
@@ -47,10 +49,28 @@ def test_sparse_and_reordered_genes_are_described_the_same():
 def test_a_gene_that_is_constant_repeated_or_not_measured_has_no_coexpression():
     X = controls().assign(G0=1.0)
     features = ControlExpression(level=False).fit(X)
-    assert not features.transform(["G0", "other"]).any()
+    with pytest.warns(DataWarning, match=r"not measured .*\(1\): 'other'"):
+        assert not features.transform(["G0", "other"]).any()
     twice = ControlExpression().fit(X.to_numpy(), gene_names=["G", *GENES[1:5], "G"])
     assert twice.genes_.tolist() == GENES[1:5]
-    assert not twice.transform(["G"]).any()
+    with pytest.warns(DataWarning, match=r"under one name.*'G'"):
+        assert not twice.transform(["G"]).any()
+    with pytest.raises(ValueError, match="no gene is known by its name"):
+        ControlExpression().fit(X.to_numpy(), gene_names=["G"] * 6)
+
+
+def test_names_come_from_anndata_and_go_out():
+    X = controls()
+    expected = ControlExpression(n_components=2).fit(X)
+    found = ControlExpression(n_components=2).fit(AnnData(X.set_axis(X.index.map(str))))
+    np.testing.assert_allclose(found.transform(GENES), expected.transform(GENES))
+    names = ["mean", "share expressing", "co-expression 0", "co-expression 1"]
+    assert found.get_feature_names_out().tolist() == names
+
+
+def test_constant_expression_has_features_of_zero():
+    X = pd.DataFrame(np.ones((4, 6)), columns=GENES)
+    assert not ControlExpression().fit(X).transform(GENES).any()
 
 
 def test_a_model_takes_it_beside_gene_sets():
