@@ -56,7 +56,7 @@ def measured_combinations(cells: Cells) -> NDArray[np.int64]:
 def combinations_of(estimator: Any, cells: Cells) -> NDArray[np.int64]:
     """Combinations that are to have interactions, with a warning if there are none.
 
-    A training that goes on from the fit before has the same.
+    A training that goes on from the fit before has the same; ValueError if that had none.
     """
     if estimator.edges != "called":
         raise ValueError(
@@ -66,6 +66,11 @@ def combinations_of(estimator: Any, cells: Cells) -> NDArray[np.int64]:
     if estimator.warm_start and before is not None and len(before):
         return before
     found = measured_combinations(cells)
+    if estimator.warm_start and before is not None and len(found):
+        raise ValueError(
+            "warm_start=True goes on from the fit before, whose data had no combinations with "
+            f"interactions; these have {len(found)}. Fit anew with warm_start=False"
+        )
     if not len(found):
         warn_of_data(
             f"interactions=True finds no combination of at least {LEAST_CELLS} training cells of "

@@ -155,6 +155,16 @@ def test_refining_and_going_on_keep_combinations(screen):
     assert len(interactions(model)) == 2 * len(before)
 
 
+def test_going_on_with_the_first_combinations_is_refused(screen):
+    model = SAMSVAE(interactions=True, warm_start=True, **PARAMETERS)
+    single = ~pd.Series(screen.A).str.contains("+", regex=False).to_numpy()
+    with pytest.warns(DataWarning, match="finds no combination"):
+        model.fit(screen.X[single], screen.A[single])
+    with pytest.raises(ValueError, match="had no combinations with interactions; these have"):
+        model.fit(screen.X, screen.A)
+    model.set_params(warm_start=False).fit(screen.X, screen.A)
+
+
 def test_without_interactions_nothing_changes(screen):
     model = SAMSVAE(**PARAMETERS).fit(screen.X, screen.A)
     assert not any("interactions" in name for name in model.module_.state_dict())
