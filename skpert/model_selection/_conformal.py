@@ -174,6 +174,11 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
             names = {key: names.get(key, value) for key, value in READ.items()}
             screen = Screen(X, y, space="lognorm", **names)
             tested = set(screen.labels) - {screen.control}
+            if len(tested) < 2:
+                raise ValueError(
+                    "intervals need at least 2 perturbations, as one is held out while others are "
+                    f"trained on; A has {len(tested)}"
+                )
             self._check_enough(len(tested))
             cv = min(10, len(tested)) if self.cv is None else self.cv
             random = check_random_state(self.random_state)
@@ -243,6 +248,25 @@ class ConformalIntervals(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         options = {"library_size": library_size, "random_state": random_state}
         return self.estimator_.sample_intervention(A, n_samples, X=X, **options)
+
+    @_has("score")
+    def score(self, X, y) -> float:
+        """Score of the estimator fitted to all cells, so that a search can choose its parameters.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame, AnnData} of shape (n_cells, n_genes)
+            Log-normalised expression.
+        y : array-like of shape (n_cells,) or (n_cells, n_perturbations), or DataFrame
+            The design A.
+
+        Returns
+        -------
+        score : float
+            As the estimator gives it, higher is better. It does not depend on the intervals.
+        """
+        check_is_fitted(self)
+        return self.estimator_.score(X, y)
 
     def predict_interval(self, A) -> np.ndarray:
         """Bounds of the mean expression that is measured under interventions.
@@ -434,7 +458,8 @@ def error_by_share_answered(
     Raises
     ------
     ValueError
-        If the table has no such metric, no reliabilities, or a share is not in (0, 1].
+        If the table lacks a column or reliabilities, the metric is not of numbers, or shares are
+        not a list of numbers in (0, 1], at least one.
 
     Examples
     --------
@@ -447,16 +472,26 @@ def error_by_share_answered(
     estimator
     ridge      1.0  2.0
     """
-    missing = [name for name in (metric, "reliability") if name not in per_perturbation]
+    columns = ("estimator", "split", metric, "reliability")
+    missing = [name for name in columns if name not in per_perturbation]
     if missing:
         raise ValueError(
             f"the table has no {missing}: evaluate an estimator with a reliability, such as "
             "ConformalIntervals"
         )
+    if not pd.api.types.is_numeric_dtype(per_perturbation[metric]):
+        raise ValueError(f"metric={metric!r} must be a column of numbers, and holds others")
+    if np.ndim(shares) != 1 or not len(shares):
+        raise ValueError(f"shares must be a list of at least one number in (0, 1], got {shares!r}")
     shares = [float(share) for share in shares]
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f"shares must be in (0, 1], got {shares}")
     table = per_perturbation.dropna(subset=[metric, "reliability"])
+    if table.empty:
+        raise ValueError(
+            f"no row of the table has both a reliability and {metric!r}: evaluate an estimator "
+            "with a reliability, such as ConformalIntervals"
+        )
     keys = [table["estimator"], table["split"]]
     place = table.groupby(["estimator", "split"])["reliability"].rank(
         ascending=False, method="first"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 
 from skpert import (
     SCCVAE,
@@ -72,6 +73,20 @@ def test_too_few_perturbations_are_refused_with_how_many_are_needed():
     ConformalIntervals(PerturbedMean(), level=0.85).fit(X, A)  # needs 6
     X, A, _ = screen(9)
     ConformalIntervals(PerturbedMean()).fit(X, A)
+    X, A, _ = screen(1)
+    with pytest.raises(ValueError, match="at least 2 perturbations.* A has 1"):
+        ConformalIntervals(PerturbedMean(), level=0.4).fit(X, A)
+
+
+def test_a_search_sets_the_parameters_of_the_estimator_within():
+    X, A, features = screen()
+    model = ConformalIntervals(BilinearRidge(features), cv=3, random_state=0)
+    cv = LeavePerturbationsOut(2, random_state=0)
+    search = GridSearchCV(model, {"estimator__alpha_targets": [1e-3, 1e4]}, cv=cv).fit(X, A)
+    plain = GridSearchCV(BilinearRidge(features), {"alpha_targets": [1e-3, 1e4]}, cv=cv).fit(X, A)
+    scores = [s.cv_results_["mean_test_score"] for s in (search, plain)]
+    np.testing.assert_array_equal(*scores)
+    assert search.score(X, A) == search.best_estimator_.estimator_.score(X, A)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +217,27 @@ def test_the_surest_are_answered_first():
     assert errors.loc["ridge"].tolist() == [2, 2, 4]
     with pytest.raises(ValueError, match=r"shares must be in \(0, 1\]"):
         error_by_share_answered(table, "response_mse", shares=[0])
-    with pytest.raises(ValueError, match="reliability"):
-        error_by_share_answered(table.drop(columns="reliability"), "response_mse")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"reliability": None}, {}, r"no \['reliability'\]"),
+        ({"split": None}, {}, r"no \['split'\]"),
+        ({"reliability": np.nan}, {}, "no row .* both a reliability"),
+        ({"response_mse": "large"}, {}, "column of numbers"),
+        ({}, {"shares": []}, "at least one number"),
+        ({}, {"shares": 0.5}, "at least one number"),
+        ({}, {"shares": [np.nan]}, "shares must be in"),
+    ],
+)
+def test_tables_without_an_answer_are_refused(change, options, message):
+    table = pd.DataFrame(
+        {"estimator": "a", "split": [0, 0], "reliability": [0.2, 0.9], "response_mse": [1.0, 2]}
+    ).assign(**change)
+    table = table.drop(columns=[name for name, value in change.items() if value is None])
+    with pytest.raises(ValueError, match=message):
+        error_by_share_answered(table, "response_mse", **options)
 
 
 def test_a_pipeline_passes_intervals_on():
