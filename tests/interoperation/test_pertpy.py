@@ -44,7 +44,7 @@ def test_a_model_reads_classes_of_mixscape(found):
 
 def test_genes_of_a_target_are_those_that_change(found):
     targets = found["model"].targets()
-    one = targets.index[targets.sum(axis=1) == 1]
-    assert len(one) >= 3
-    first = [found["enriched"][name].index[0] for name in one]
-    assert (targets.loc[one].idxmax(axis=1) == first).mean() >= 0.75
+    moved = targets.index[targets.any(axis=1)]
+    assert len(moved) >= 5
+    first = {name: found["enriched"][name].index[0] for name in moved}
+    assert np.mean([targets.loc[name, latent] != 0 for name, latent in first.items()]) >= 0.75
