@@ -160,6 +160,10 @@ BAD = [
     (["fit", "{screen}", "--perturbation", "gene", "-o", "{screen}"], "is a file: name a folder"),
     (["fit", "{screen}", "--perturbation", "gene", "-o", "{screen}/in"], "cannot be made"),
     (["fit", "{screen}", "--layer", "no", "-o", "{out}"], "no layer 'no'"),
+    (
+        [*"fit {screen} --perturbation gene --control NT -o {out} --environment no".split()],
+        "has no column 'no' of --environment",
+    ),
     (["fit", "{screen}", "-o", "{out}", "--set", "hidden=3"], "no parameter 'hidden'"),
     (["fit", "{screen}", "-o", "{out}", "--set", "hidden"], "not of the form name=value"),
     (["fit", "{screen}", "-o", "{out}", "--max-epochs", "0"], "'max_epochs' parameter"),

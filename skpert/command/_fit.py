@@ -6,7 +6,7 @@ from ..persistence import save
 from ..plotting import TargetsDisplay
 from ..reporting import report
 from . import _arguments as arguments
-from ._screens import Output, read, require, size, write
+from ._screens import Output, check_environments, read, require, size, write
 
 TARGETS, FIGURE, CELLS = "targets.csv", "targets.png", "cells.h5ad"
 MODEL, REPORT = "model.skpert", "report.html"
@@ -31,7 +31,7 @@ def add_to(verbs):
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="compare with simpler models in the report, which takes twice as long again",
+        help="compare with simpler models in the report: three times the time of one fit",
     )
     parser.add_argument("--no-report", action="store_true", help="write no report")
     arguments.add_training(parser)
@@ -48,6 +48,7 @@ def run(options):
     output = Output(options.output, [TARGETS, FIGURE, CELLS, MODEL, REPORT], options.overwrite)
     output.check_keeps(options.screen)
     adata, folder = read(options), output.folder
+    check_environments(adata.obs, options)
     output.make()
     print(size(adata, adata.obs[options.perturbation], estimator.control), flush=True)
     model = estimator.fit(adata, adata.obs)
@@ -66,13 +67,13 @@ def run(options):
 def _targets(model, options, folder):
     """Say which perturbations move which latents; names of the files written."""
     if not hasattr(model, "mask_probability_"):
-        print(f"{model.n_latent_} latents; {options.model} calls no targets")
+        print(f"{_latents(model)}; {options.model} calls no targets")
         return []
     targets = model.targets(fdr=options.fdr)
     edges = targets.to_numpy() != 0
     print(
-        f"{model.n_latent_} latents; {edges.any(1).sum()} of {len(targets)} perturbations move "
-        f"some: {edges.sum()} targets at a false discovery rate of {options.fdr:g}"
+        f"{_latents(model)}; {edges.any(1).sum()} of {len(targets)} perturbations have targets, "
+        f"{edges.sum()} in all, at a false discovery rate of {options.fdr:g}"
     )
     targets.to_csv(folder / TARGETS)
     if options.no_report:
@@ -80,6 +81,10 @@ def _targets(model, options, folder):
     display = TargetsDisplay(targets).plot()
     display.figure_.savefig(folder / FIGURE, dpi=150)
     return [TARGETS, FIGURE]
+
+
+def _latents(model):
+    return f"{model.n_latent_} latent{'s' * (model.n_latent_ != 1)}"
 
 
 def _needed_for_report(name):

@@ -99,6 +99,16 @@ def _check_control(labels, options):
         )
 
 
+def check_environments(obs, options):
+    """ValueError if a column of ``--environment`` is not there."""
+    for column in options.environment or ():
+        if column not in obs:
+            raise ValueError(
+                f"{options.screen} has no column {column!r} of --environment: it has "
+                f"{listed(list(obs.columns), 8)}"
+            )
+
+
 def size(adata, labels, control):
     """How many cells, genes and perturbations there are."""
     n_labels = len(np.setdiff1d(pd.unique(labels.map(text)), [text(control)]))

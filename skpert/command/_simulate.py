@@ -24,6 +24,7 @@ SIZES = {
     "n_latent": 5,
     "n_genes": 60,
 }
+LEAST = {"n_genes": "; of counts at least 40", "n_latent": "; of counts at most 40"}
 TEXT = """Simulate a screen and write it as an h5ad file: counts, labels in the column
 "perturbation" with untreated cells called "control", and the truth, latent states in obsm["Z"]
 and effects in uns."""
@@ -43,7 +44,11 @@ def add_to(verbs):
     for name, default in SIZES.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(
-            flag, type=int, default=default, metavar="N", help=f"default: {default}"
+            flag,
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"default: {default}{LEAST.get(name, '')}",
         )
     parser.add_argument("--random-state", type=int, default=0, metavar="SEED", help="default: 0")
     arguments.add_settings(parser, "any other argument of the simulator; may be repeated")
