@@ -37,6 +37,7 @@ from skpert import SAMSVAE, AdditiveEffects, InteractionRidge, PerturbedMean
 from skpert.exceptions import DataWarning
 from skpert.inspection import interactions, latent_genes
 
+warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\n"  # no path
 start = time.perf_counter()
 folder = Path(os.environ.get("SKPERT_DATA", "."))  # see the list of files
 

@@ -21,6 +21,7 @@
 # %%
 import os
 import time
+import warnings
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +36,7 @@ from skpert import SVAEPlus
 from skpert.inspection import direct_effects, guide_efficacy, responders
 from skpert.plotting import DirectEffectsDisplay
 
+warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\n"  # no path
 start = time.perf_counter()
 folder = Path(os.environ.get("SKPERT_DATA", "."))  # see the list of files
 adata = anndata.read_h5ad(folder / "schraivogel2020_tapseq_86guides.h5ad")
